@@ -1,0 +1,29 @@
+//! The operations of LatentSync's networks and face stages, on channels-last tensors.
+//!
+//! One operation is one file: a checked front function that picks the fastest version for the tensor's
+//! device and dtype, the fused versions, and a plain `*_reference` made of candle's own operations, which
+//! is the definition, runs everywhere, and is what the others are tested against.
+//!
+//! Layout: images are `(batch, height, width, channels)`, token sequences `(batch, tokens, channels)`.
+//! A 1×1 convolution is therefore a linear layer and attention needs no transposes.
+
+// Networks.
+pub mod linear;
+pub mod conv2d;
+pub mod attention;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod activation;
+
+// Faces.
+pub mod warp_affine;
+pub mod resize;
+pub mod erode;
+pub mod gaussian_blur;
+
+pub use activation::{gelu, silu};
+pub use attention::{attention, temporal_attention};
+pub use conv2d::{Conv2d, Padding};
+pub use group_norm::GroupNorm;
+pub use layer_norm::LayerNorm;
+pub use linear::Linear;
