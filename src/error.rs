@@ -12,6 +12,25 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
 
+    // Options, requests and devices.
+    #[error("{option} is {value}: it must be {expected}")]
+    InvalidOption {
+        option: &'static str,
+        value: String,
+        expected: String,
+    },
+
+    #[error("{mode} is not implemented yet")]
+    UnsupportedMode { mode: &'static str },
+
+    #[error("device `{device}` cannot be used")]
+    Device {
+        device: String,
+        #[source]
+        source: candle_core::Error,
+    },
+
+    // Files.
     #[error("cannot read `{}`", path.display())]
     ReadFile {
         path: PathBuf,
@@ -41,15 +60,23 @@ impl Error {
     /// The process's exit code: 2 usage, 3 input, 4 model, 5 device or memory, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::InvalidOption { .. } | Error::UnsupportedMode { .. } => 2,
             Error::ReadFile { .. } | Error::WriteFile { .. } => 3,
-            Error::Compute { .. } => 5,
+            Error::Device { .. } | Error::Compute { .. } => 5,
             Error::Interrupted => 130,
         }
     }
 
     /// What the user can do about it, where there is something to say beyond the message.
     pub fn hint(&self) -> Option<String> {
-        None
+        match self {
+            Error::Device { .. } => {
+                Some("`latentsync doctor` lists what this machine and this build can compute on".to_string())
+            }
+            Error::UnsupportedMode { .. } => Some(
+                "use `--loop-mode pingpong` or `loop`, or a voice and a video of equal length".to_string(),
+            ),
+            _ => None,
+        }
     }
 }

@@ -11,3 +11,5 @@ pub mod report;
 pub mod error;
 
 pub use error::{Error, Result};
+pub use options::{Job, LoadOptions, ModelChoice, Options};
+pub use report::{CancelToken, Progress, Report, Stage};

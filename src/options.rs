@@ -1,1 +1,265 @@
-//! To be written.
+//! Every knob of a job and of loading, validated once; shared by the command line, the library, the
+//! server and the benchmarks. Nothing here opens a file or a device.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::device::{DTypeChoice, DeviceChoice};
+use crate::error::{Error, Result};
+
+mod duration;
+
+pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
+
+/// Denoising steps are spaced over the 1000 the model was trained with; the last usable one is 999.
+pub const MAX_STEPS: usize = 999;
+/// Beyond this the guided prediction is far outside of what the model was trained to follow.
+pub const MAX_GUIDANCE_SCALE: f64 = 10.0;
+/// The interval of the original's DeepCache.
+pub const DEFAULT_DEEPCACHE_INTERVAL: usize = 3;
+
+/// How one job is computed. The defaults are those of the hosted APIs.
+///
+/// ```
+/// use latentsync::Options;
+/// let options = Options { steps: 10, seed: Some(7), ..Options::default() };
+/// options.validate()?;
+/// # Ok::<(), latentsync::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// How strongly the mouth follows the voice; 1 computes one prediction a step, more than 1 two.
+    pub guidance_scale: f64,
+    /// Denoising steps, 1 to [`MAX_STEPS`].
+    pub steps: usize,
+    /// Drawn at random when absent; the report says which one was used.
+    pub seed: Option<u64>,
+    /// What happens when voice and video differ in length.
+    pub duration: DurationPolicy,
+    /// Run the whole network only on every n-th step; `None` runs it on all of them.
+    pub deepcache: Option<usize>,
+    pub on_missing_face: OnMissingFace,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            guidance_scale: 1.0,
+            steps: 20,
+            seed: None,
+            duration: DurationPolicy::default(),
+            deepcache: None,
+            on_missing_face: OnMissingFace::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Refuses values that no job can be computed with, naming the option.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |option, value: String, expected: String| {
+            Err(Error::InvalidOption {
+                option,
+                value,
+                expected,
+            })
+        };
+        if !(1.0..=MAX_GUIDANCE_SCALE).contains(&self.guidance_scale) {
+            return refuse(
+                "guidance_scale",
+                self.guidance_scale.to_string(),
+                format!("a number between 1 and {MAX_GUIDANCE_SCALE}"),
+            );
+        }
+        if !(1..=MAX_STEPS).contains(&self.steps) {
+            return refuse(
+                "steps",
+                self.steps.to_string(),
+                format!("a whole number between 1 and {MAX_STEPS}"),
+            );
+        }
+        match self.deepcache {
+            Some(interval) if !(1..=MAX_STEPS).contains(&interval) => refuse(
+                "deepcache",
+                interval.to_string(),
+                format!("a whole number between 1 and {MAX_STEPS}"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The seed that was asked for, or a fresh one. Fresh ones have 32 bits, so that a person can copy
+    /// them and every JSON reader keeps them exact.
+    pub fn seed_or_random(&self) -> u64 {
+        self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()))
+    }
+}
+
+/// What to do with a frame in which no face is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnMissingFace {
+    /// The frame goes to the output untouched and is listed in the report.
+    #[default]
+    Pass,
+}
+
+/// One run of the engine: a video and a voice go in, `output` comes out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub video: PathBuf,
+    pub audio: PathBuf,
+    pub output: PathBuf,
+    pub options: Options,
+    /// Anchor points of every source frame, brought by the caller: a JSON array with one
+    /// `[[x, y], [x, y], [x, y]]` (left eyebrow, right eyebrow, nose) or `null` per frame.
+    pub anchors: Option<PathBuf>,
+}
+
+/// How a model is loaded, and what is loaded with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadOptions {
+    pub device: DeviceChoice,
+    pub dtype: DTypeChoice,
+    pub face_detector: FaceDetectorChoice,
+    /// InsightFace's networks are for non-commercial research only: they are neither downloaded nor
+    /// loaded before the user says that this is known.
+    pub accept_insightface_license: bool,
+    /// Never ask the network; what is not on this machine is an error.
+    pub offline: bool,
+}
+
+/// Which model to run: one of the published ones by name, or a directory of checkpoint files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ModelChoice {
+    /// 512-pixel faces.
+    #[default]
+    LatentSync16,
+    /// 256-pixel faces: a quarter of the work.
+    LatentSync15,
+    Directory(PathBuf),
+}
+
+impl FromStr for ModelChoice {
+    type Err = Error;
+
+    /// A published model's name, or else a path. A bare word that is no directory is refused as a
+    /// mistyped name.
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "latentsync-1.6" => Ok(Self::LatentSync16),
+            "latentsync-1.5" => Ok(Self::LatentSync15),
+            _ => {
+                let path = PathBuf::from(text);
+                if !path.is_dir() && !text.contains(std::path::is_separator) {
+                    return Err(Error::InvalidOption {
+                        option: "model",
+                        value: text.to_string(),
+                        expected: "`latentsync-1.6`, `latentsync-1.5` or a directory".to_string(),
+                    });
+                }
+                Ok(Self::Directory(path))
+            }
+        }
+    }
+}
+
+impl fmt::Display for ModelChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LatentSync16 => f.write_str("latentsync-1.6"),
+            Self::LatentSync15 => f.write_str("latentsync-1.5"),
+            Self::Directory(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Who finds the faces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FaceDetectorChoice {
+    /// SeetaFace and dlib, which need no consent and no download beyond a system package.
+    #[default]
+    Auto,
+    SeetaDlib,
+    InsightFace,
+}
+
+impl FromStr for FaceDetectorChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "seeta-dlib" => Ok(Self::SeetaDlib),
+            "insightface" => Ok(Self::InsightFace),
+            _ => Err(Error::InvalidOption {
+                option: "face_detector",
+                value: text.to_string(),
+                expected: "`auto`, `seeta-dlib` or `insightface`".to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_range_options_are_refused_by_name() {
+        let refused = |options: Options| options.validate().unwrap_err().to_string();
+        for guidance_scale in [0.99, 10.01, f64::NAN, f64::INFINITY] {
+            let message = refused(Options {
+                guidance_scale,
+                ..Options::default()
+            });
+            assert!(message.contains("guidance_scale"), "{message}");
+        }
+        assert!(
+            refused(Options {
+                steps: 0,
+                ..Options::default()
+            })
+            .contains("steps")
+        );
+        assert!(
+            refused(Options {
+                steps: 1000,
+                ..Options::default()
+            })
+            .contains("999")
+        );
+        assert!(
+            refused(Options {
+                deepcache: Some(0),
+                ..Options::default()
+            })
+            .contains("deepcache")
+        );
+        let edge = Options {
+            guidance_scale: 10.0,
+            steps: 999,
+            deepcache: Some(1),
+            ..Options::default()
+        };
+        assert!(edge.validate().is_ok());
+    }
+
+    #[test]
+    fn a_model_is_a_name_or_a_directory() {
+        assert_eq!(
+            "latentsync-1.5".parse::<ModelChoice>().unwrap(),
+            ModelChoice::LatentSync15
+        );
+        assert_eq!(
+            "./mine".parse::<ModelChoice>().unwrap(),
+            ModelChoice::Directory("./mine".into())
+        );
+        let message = "latentsync-1.7".parse::<ModelChoice>().unwrap_err().to_string();
+        assert!(
+            message.contains("latentsync-1.7") && message.contains("latentsync-1.6"),
+            "{message}"
+        );
+    }
+}

@@ -1,1 +1,215 @@
-//! To be written.
+//! What a job says: its progress while it runs, and afterwards what was done and what it cost.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::error::{Error, Result};
+
+/// The eight stages, in the order in which a frame passes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    DecodeVideo,
+    AlignFaces,
+    AudioFeatures,
+    EncodeLatents,
+    DenoiseLatents,
+    DecodeLatents,
+    BlendFaces,
+    MuxVideo,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 8] = [
+        Stage::DecodeVideo,
+        Stage::AlignFaces,
+        Stage::AudioFeatures,
+        Stage::EncodeLatents,
+        Stage::DenoiseLatents,
+        Stage::DecodeLatents,
+        Stage::BlendFaces,
+        Stage::MuxVideo,
+    ];
+
+    /// The stage's name in the report and in the source tree.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::DecodeVideo => "decode_video",
+            Stage::AlignFaces => "align_faces",
+            Stage::AudioFeatures => "audio_features",
+            Stage::EncodeLatents => "encode_latents",
+            Stage::DenoiseLatents => "denoise_latents",
+            Stage::DecodeLatents => "decode_latents",
+            Stage::BlendFaces => "blend_faces",
+            Stage::MuxVideo => "mux_video",
+        }
+    }
+}
+
+/// Where a running job tells how far it is. Called from the thread that called
+/// `LipSync::run`, often: it must not block.
+pub trait Progress: Send {
+    /// `done` of `total` units of `stage` are finished (frames; denoising counts its steps times its
+    /// frames). `total` is absent while it is not known; `done == total` ends the stage.
+    fn stage(&mut self, stage: Stage, done: usize, total: Option<usize>);
+
+    /// Something that a person may want to know and that is no error.
+    fn log(&mut self, message: &str) {
+        tracing::info!("{message}");
+    }
+}
+
+/// Says nothing.
+impl Progress for () {
+    fn stage(&mut self, _: Stage, _: usize, _: Option<usize>) {}
+
+    fn log(&mut self, _: &str) {}
+}
+
+/// Asks a running job to stop; clones share the request.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// [`Error::Interrupted`] once the token is cancelled: `token.check()?` at every safe place.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What was done and what it cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub output: PathBuf,
+    /// The published model's name, or the directory it was loaded from.
+    pub model: String,
+    pub device: String,
+    pub dtype: String,
+    pub seed: u64,
+    pub steps: usize,
+    pub guidance_scale: f64,
+    pub deepcache: Option<usize>,
+    /// Frames written.
+    pub frames: usize,
+    /// Distinct frames of the input that were used.
+    pub source_frames: usize,
+    pub fps: f64,
+    /// Output frames that passed through untouched, because no face was found in them.
+    pub frames_without_face: Vec<FrameRange>,
+    /// Seconds of work per stage. Stages overlap, so that the sum may exceed `seconds`.
+    pub stage_seconds: StageTimes,
+    pub seconds: f64,
+    /// `seconds` divided by the output's duration.
+    pub seconds_per_output_second: f64,
+    /// The most memory that the process has held, where the system tells.
+    pub peak_memory_bytes: Option<u64>,
+    pub warnings: Vec<String>,
+}
+
+/// Frames `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FrameRange {
+    pub first: usize,
+    pub last: usize,
+}
+
+impl FrameRange {
+    /// Adds a frame to ranges that are built in ascending order.
+    pub fn push(ranges: &mut Vec<FrameRange>, frame: usize) {
+        match ranges.last_mut() {
+            Some(range) if range.last + 1 == frame => range.last = frame,
+            _ => ranges.push(FrameRange {
+                first: frame,
+                last: frame,
+            }),
+        }
+    }
+}
+
+/// Seconds of work per stage; serialised as an object with one key per stage.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StageTimes([f64; Stage::ALL.len()]);
+
+impl StageTimes {
+    pub fn add(&mut self, stage: Stage, time: Duration) {
+        self.0[stage as usize] += time.as_secs_f64();
+    }
+
+    pub fn seconds(&self, stage: Stage) -> f64 {
+        self.0[stage as usize]
+    }
+}
+
+impl Serialize for StageTimes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Stage::ALL.map(|stage| (stage.name(), self.seconds(stage))))
+    }
+}
+
+/// The most memory that this process has held so far; `None` where the system does not tell.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_without_face_become_ranges() {
+        let mut ranges = Vec::new();
+        for frame in [0, 1, 2, 7, 9, 10] {
+            FrameRange::push(&mut ranges, frame);
+        }
+        let pairs: Vec<_> = ranges.iter().map(|r| (r.first, r.last)).collect();
+        assert_eq!(pairs, [(0, 2), (7, 7), (9, 10)]);
+    }
+
+    #[test]
+    fn stage_times_serialise_by_name() {
+        let mut times = StageTimes::default();
+        times.add(Stage::DenoiseLatents, Duration::from_millis(1500));
+        times.add(Stage::DenoiseLatents, Duration::from_millis(500));
+        let json = serde_json::to_value(times).unwrap();
+        assert_eq!(json["denoise_latents"], 2.0);
+        assert_eq!(json.as_object().unwrap().len(), 8);
+        assert!(
+            Stage::ALL
+                .iter()
+                .enumerate()
+                .all(|(i, &stage)| stage as usize == i)
+        );
+    }
+
+    #[test]
+    fn cancelling_reaches_every_clone() {
+        let token = CancelToken::new();
+        let clone = token.clone();
+        assert!(clone.check().is_ok());
+        token.cancel();
+        assert!(matches!(clone.check(), Err(Error::Interrupted)));
+    }
+}
