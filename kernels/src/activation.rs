@@ -1,13 +1,77 @@
 //! Activations that stand alone; those that follow a norm or a linear layer live with them.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice, vector_math};
+
+/// Elements that a thread takes at a time.
+const CHUNK: usize = 1 << 14;
 
 /// x · sigmoid(x).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    x.silu()
+    silu_for(x, Isa::current())
 }
 
 /// GELU in its erf form, the one that the original uses everywhere (candle's `gelu` is the tanh form).
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    gelu_for(x, Isa::current())
+}
+
+pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
+    match (x.device(), x.dtype()) {
+        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [f32]| silu_slice(isa, x, y)),
+        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [bf16]| silu_slice(isa, x, y)),
+        _ => silu_reference(x),
+    }
+}
+
+pub(crate) fn gelu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
+    match (x.device(), x.dtype()) {
+        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [f32]| gelu_slice(isa, x, y)),
+        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [bf16]| gelu_slice(isa, x, y)),
+        _ => gelu_reference(x),
+    }
+}
+
+/// The definition, in plain candle operations.
+pub fn silu_reference(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// The definition, in plain candle operations.
+pub fn gelu_reference(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
+}
+
+/// `apply(input, output)` on every chunk of `x`.
+fn map<T: Element>(x: &Tensor, apply: impl Fn(&[T], &mut [T]) + Sync) -> Result<Tensor> {
+    let contiguous = x.contiguous()?;
+    let values = slice::<T>(&contiguous)?;
+    let values = &values[..];
+    let write = |out: &Shared<T>| {
+        values.par_chunks(CHUNK).enumerate().for_each(|(i, chunk)| {
+            // SAFETY: chunks are disjoint and as many as the output has.
+            apply(chunk, unsafe { out.part(i * CHUNK, chunk.len()) });
+        });
+    };
+    let out = fill(values.len(), write);
+    Tensor::from_vec(out, x.shape(), &Device::Cpu)
+}
+
+multiversion! {
+    fn silu_slice<T: Element>(x: &[T], y: &mut [T]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = T::narrow(vector_math::silu(x.widen()));
+        }
+    }
+}
+
+multiversion! {
+    fn gelu_slice<T: Element>(x: &[T], y: &mut [T]) {
+        for (x, y) in x.iter().zip(y) {
+            *y = T::narrow(vector_math::gelu(x.widen()));
+        }
+    }
 }

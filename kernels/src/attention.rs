@@ -1,53 +1,209 @@
 //! Multi-head attention over tokens and over frames.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::flash::{Head, QUERIES, Rows, Scratch, attend};
+use crate::cpu::{Element, Isa, Shared, fill, slice};
+use crate::reference_dtype;
+
+/// Positions that a thread takes at a time in temporal attention.
+const POSITIONS: usize = 16;
+/// Bytes of scores that the reference holds at a time, as far as a single head allows: at 512 pixels the
+/// whole matrix of a chunk has 17 GB in f16.
+const SCORE_BYTES: usize = 512 << 20;
 
 /// Softmax(q kᵀ / √head_dim) v for every head.
 /// `q`: (batch, tokens, heads × head_dim); `k`, `v`: (batch, others, heads × head_dim) → the shape of `q`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, _, channels) = q.dims3()?;
-    let (kb, others, kc) = k.dims3()?;
-    if (kb, kc) != (batch, channels) || v.dims() != [batch, others, channels] || channels % heads != 0 {
-        bail!(
-            "attention: q {:?}, k {:?}, v {:?}, {heads} heads",
-            q.shape(),
-            k.shape(),
-            v.shape()
-        );
-    }
-    attention_reference(q, k, v, heads)
+    attention_for(q, k, v, heads, Isa::current())
 }
 
 /// Attention over the frames of each position by itself.
 /// `q`, `k`, `v`: (batch, frames, positions, heads × head_dim) → the same shape.
 pub fn temporal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    let (_, _, _, channels) = q.dims4()?;
-    if k.dims() != q.dims() || v.dims() != q.dims() || channels % heads != 0 {
-        bail!(
-            "temporal attention: q {:?}, k {:?}, v {:?}, {heads} heads",
-            q.shape(),
-            k.shape(),
-            v.shape()
-        );
+    temporal_attention_for(q, k, v, heads, Isa::current())
+}
+
+pub(crate) fn attention_for(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, isa: Isa) -> Result<Tensor> {
+    let (batch, _, channels) = q.dims3()?;
+    let (kb, others, kc) = k.dims3()?;
+    let same = (kb, kc) == (batch, channels) && v.dims() == [batch, others, channels];
+    if !same || heads == 0 || !channels.is_multiple_of(heads) || others == 0 {
+        bail!("attention: q {:?}, k {:?}, v {:?}, {heads} heads", q.shape(), k.shape(), v.shape());
     }
-    temporal_attention_reference(q, k, v, heads)
+    check_dtypes("attention", q, k, v)?;
+    if q.elem_count() == 0 {
+        return Ok(q.clone());
+    }
+    match version(q, channels / heads) {
+        Version::F32 => attention_fused::<f32>(q, k, v, heads, isa),
+        Version::Bf16 => attention_fused::<bf16>(q, k, v, heads, isa),
+        Version::Widened => widened(q, k, v, |q, k, v| attention_fused::<f32>(q, k, v, heads, isa)),
+        Version::Reference => attention_reference(q, k, v, heads),
+    }
+}
+
+pub(crate) fn temporal_attention_for(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    isa: Isa,
+) -> Result<Tensor> {
+    let (_, frames, _, channels) = q.dims4()?;
+    let same = k.dims() == q.dims() && v.dims() == q.dims();
+    if !same || heads == 0 || !channels.is_multiple_of(heads) || frames == 0 {
+        bail!("temporal attention: q {:?}, k {:?}, v {:?}, {heads} heads", q.shape(), k.shape(), v.shape());
+    }
+    check_dtypes("temporal attention", q, k, v)?;
+    if q.elem_count() == 0 {
+        return Ok(q.clone());
+    }
+    match version(q, channels / heads) {
+        Version::F32 => temporal_attention_fused::<f32>(q, k, v, heads, isa),
+        Version::Bf16 => temporal_attention_fused::<bf16>(q, k, v, heads, isa),
+        Version::Widened => widened(q, k, v, |q, k, v| temporal_attention_fused::<f32>(q, k, v, heads, isa)),
+        Version::Reference => temporal_attention_reference(q, k, v, heads),
+    }
+}
+
+fn check_dtypes(name: &str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+    if k.dtype() != q.dtype() || v.dtype() != q.dtype() {
+        bail!("{name}: q {:?}, k {:?}, v {:?}", q.dtype(), k.dtype(), v.dtype());
+    }
+    Ok(())
+}
+
+/// What computes an attention.
+enum Version {
+    F32,
+    Bf16,
+    /// The f32 version, between casts.
+    Widened,
+    Reference,
+}
+
+fn version(q: &Tensor, head_dim: usize) -> Version {
+    match (q.device(), q.dtype()) {
+        (Device::Cpu, DType::F32) => Version::F32,
+        // By pairs of dimensions.
+        (Device::Cpu, DType::BF16) if head_dim.is_multiple_of(2) => Version::Bf16,
+        (Device::Cpu, DType::BF16 | DType::F16) => Version::Widened,
+        _ => Version::Reference,
+    }
+}
+
+fn widened(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    attention: impl Fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let wide = |x: &Tensor| x.to_dtype(DType::F32);
+    attention(&wide(q)?, &wide(k)?, &wide(v)?)?.to_dtype(q.dtype())
+}
+
+fn attention_fused<T: Element>(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, isa: Isa) -> Result<Tensor> {
+    let (batch, tokens, channels) = q.dims3()?;
+    let others = k.dim(1)?;
+    let dim = channels / heads;
+    let (q_dense, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
+    let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
+    let rows = |values| Rows { values, stride: channels };
+    let write = |out: &Shared<T>| {
+        let of_head = |head: &mut Head<T>, item: usize| {
+            let (image, at) = (item / heads, item % heads * dim);
+            let keys = image * others * channels + at;
+            head.pack(rows(&ks[keys..]), rows(&vs[keys..]));
+            let first = image * tokens * channels + at;
+            let queries = rows(&qs[first..]);
+            let blocks = (0..tokens.div_ceil(QUERIES)).into_par_iter();
+            blocks.for_each_init(Scratch::new, |scratch, block| {
+                let block = block * QUERIES..tokens.min((block + 1) * QUERIES);
+                // SAFETY: queries and heads own disjoint parts of the output.
+                let to = |i: usize| unsafe { out.part(first + i * channels, dim) };
+                attend(isa, (queries, block), head, scratch, to);
+            });
+        };
+        let items = (0..batch * heads).into_par_iter();
+        items.for_each_init(|| Head::new(others, dim), of_head);
+    };
+    let out = fill(q.elem_count(), write);
+    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+}
+
+fn temporal_attention_fused<T: Element>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    isa: Isa,
+) -> Result<Tensor> {
+    let (batch, frames, positions, channels) = q.dims4()?;
+    let dim = channels / heads;
+    let (q_dense, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
+    let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
+    let stride = positions * channels;
+    let rows = |values| Rows { values, stride };
+    let write = |out: &Shared<T>| {
+        let scratch = || (Head::new(frames, dim), Scratch::new());
+        let chunks = (0..batch * positions).into_par_iter().with_min_len(POSITIONS);
+        chunks.for_each_init(scratch, |(head, scratch), item| {
+            let position = item / positions * frames * stride + item % positions * channels;
+            for first in (position..position + channels).step_by(dim) {
+                head.pack(rows(&ks[first..]), rows(&vs[first..]));
+                for block in (0..frames).step_by(QUERIES) {
+                    let block = block..frames.min(block + QUERIES);
+                    // SAFETY: positions, frames and heads own disjoint parts of the output.
+                    let to = |i: usize| unsafe { out.part(first + i * stride, dim) };
+                    attend(isa, (rows(&qs[first..]), block), head, scratch, to);
+                }
+            }
+        });
+    };
+    let out = fill(q.elem_count(), write);
+    Tensor::from_vec(out, q.shape(), &Device::Cpu)
 }
 
 /// The definition, in plain candle operations.
 pub fn attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    reference_within(q, k, v, heads, SCORE_BYTES)
+}
+
+/// The reference, a few heads of the batch at a time, so that their scores have at most `score_bytes`.
+pub(crate) fn reference_within(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    score_bytes: usize,
+) -> Result<Tensor> {
     let (batch, tokens, channels) = q.dims3()?;
-    let head_dim = channels / heads;
+    let (others, head_dim) = (k.dim(1)?, channels / heads);
+    let dtype = reference_dtype(q);
+    // (batch × heads, tokens, head_dim)
     let split = |x: &Tensor| {
-        x.reshape((batch, x.dim(1)?, heads, head_dim))?
-            .transpose(1, 2)?
-            .contiguous()
+        let tokens = x.dim(1)?;
+        let x = x.to_dtype(dtype)?.reshape((batch, tokens, heads, head_dim))?.transpose(1, 2)?;
+        x.contiguous()?.reshape((batch * heads, tokens, head_dim))
     };
-    let scores = (split(q)?.matmul(&split(k)?.transpose(2, 3)?)? * (head_dim as f64).powf(-0.5))?;
-    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    weights
-        .matmul(&split(v)?)?
-        .transpose(1, 2)?
-        .reshape((batch, tokens, channels))
+    // Before the product, whose sums can be beyond f16.
+    let q_scaled = (split(q)? * (head_dim as f64).powf(-0.5))?;
+    let (k, v) = (split(k)?, split(v)?);
+    let at_a_time = (score_bytes / (tokens * others * dtype.size_in_bytes()).max(1)).max(1);
+    let of_heads = |first: usize| {
+        let heads = at_a_time.min(batch * heads - first);
+        let part = |x: &Tensor| x.narrow(0, first, heads);
+        let scores = part(&q_scaled)?.matmul(&part(&k)?.transpose(1, 2)?)?;
+        candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(&v)?)
+    };
+    let parts = (0..batch * heads).step_by(at_a_time).map(of_heads).collect::<Result<Vec<_>>>()?;
+    let y = Tensor::cat(&parts, 0)?.reshape((batch, heads, tokens, head_dim))?.transpose(1, 2)?;
+    y.reshape((batch, tokens, channels))?.to_dtype(q.dtype())
 }
 
 /// The definition, in plain candle operations.
@@ -55,7 +211,5 @@ pub fn temporal_attention_reference(q: &Tensor, k: &Tensor, v: &Tensor, heads: u
     let (batch, frames, positions, channels) = q.dims4()?;
     let by_position = |x: &Tensor| x.transpose(1, 2)?.reshape((batch * positions, frames, channels));
     let y = attention_reference(&by_position(q)?, &by_position(k)?, &by_position(v)?, heads)?;
-    y.reshape((batch, positions, frames, channels))?
-        .transpose(1, 2)?
-        .contiguous()
+    y.reshape((batch, positions, frames, channels))?.transpose(1, 2)?.contiguous()
 }

@@ -1,6 +1,11 @@
 //! 2-D convolutions on channels-last images, with the additions that follow them in these networks.
 
+use std::sync::Arc;
+
 use candle_core::{D, Result, Tensor, bail};
+
+use crate::cpu::{Activation, Call, Geometry, Isa, Weights};
+use crate::reference_dtype;
 
 /// Rows and columns of zeros around the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,84 +19,142 @@ pub struct Padding {
 impl Padding {
     /// The same on all four sides.
     pub const fn all(n: usize) -> Self {
-        Self {
-            top: n,
-            bottom: n,
-            left: n,
-            right: n,
-        }
+        Self { top: n, bottom: n, left: n, right: n }
     }
 
     /// Below and to the right only, as the VAE encoder pads before it halves the size.
     pub const fn bottom_right(n: usize) -> Self {
-        Self {
-            top: 0,
-            bottom: n,
-            left: 0,
-            right: n,
-        }
+        Self { top: 0, bottom: n, left: 0, right: n }
     }
 }
 
 /// The weights of a convolution, packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weights: Form,
+    /// (out, in, kernel, kernel).
+    dims: (usize, usize, usize, usize),
     stride: usize,
     padding: Padding,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    /// For the CPU versions.
+    Packed(Arc<Weights>, Isa),
+    /// For the reference.
+    Plain { weight: Tensor, bias: Option<Tensor> },
 }
 
 impl Conv2d {
     /// `weight`: (out, in, kernel, kernel), the order of the checkpoints; `bias`: (out).
     pub fn new(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: Padding) -> Result<Self> {
-        let (out, _, kh, kw) = weight.dims4()?;
-        if kh != kw || stride == 0 || bias.as_ref().is_some_and(|b| b.dims() != [out]) {
+        Self::for_isa(weight, bias, (stride, padding), Isa::current())
+    }
+
+    pub(crate) fn for_isa(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        (stride, padding): (usize, Padding),
+        isa: Isa,
+    ) -> Result<Self> {
+        let dims = weight.dims4()?;
+        let (out, _, kh, kw) = dims;
+        if kh != kw || kh == 0 || stride == 0 || bias.as_ref().is_some_and(|b| b.dims() != [out]) {
             bail!(
                 "conv2d: weight {:?}, bias {:?}, stride {stride}",
                 weight.shape(),
                 bias.map(|b| b.shape().clone())
             );
         }
-        Ok(Self {
-            weight,
-            bias,
-            stride,
-            padding,
-        })
+        let weights = match Weights::pack(&weight, bias.as_ref())? {
+            Some(packed) => Form::Packed(Arc::new(packed), isa),
+            None => Form::Plain { weight, bias },
+        };
+        Ok(Self { weights, dims, stride, padding })
     }
 
     pub fn in_channels(&self) -> usize {
-        self.weight.dims()[1]
+        self.dims.1
     }
 
     pub fn out_channels(&self) -> usize {
-        self.weight.dims()[0]
+        self.dims.0
     }
 
     /// `x`: (batch, height, width, in) → (batch, height', width', out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, _, _, channels) = x.dims4()?;
-        if channels != self.in_channels() {
-            bail!("conv2d: input {:?}, weight {:?}", x.shape(), self.weight.shape());
-        }
-        conv2d_reference(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+        self.run(x, 1, None)
     }
 
     /// `forward(x) + residual`; `residual`: the shape of the output, or (batch, 1, 1, out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.forward(x)?.broadcast_add(residual)
+        self.run(x, 1, Some(residual))
     }
 
     /// `x` doubled in height and width by nearest neighbour, then convolved.
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = x.dims4()?;
-        let x = x
-            .reshape((b, h, 1, w, 1, c))?
-            .broadcast_as((b, h, 2, w, 2, c))?
-            .reshape((b, 2 * h, 2 * w, c))?;
-        self.forward(&x)
+        self.run(x, 2, None)
     }
+
+    fn run(&self, x: &Tensor, upsample: usize, residual: Option<&Tensor>) -> Result<Tensor> {
+        let (batch, height, width, channels) = x.dims4()?;
+        let (out, inner, kernel, _) = self.dims;
+        let Padding { top, bottom, left, right } = self.padding;
+        let (high, wide) = (height * upsample + top + bottom, width * upsample + left + right);
+        if channels != inner || high < kernel || wide < kernel {
+            bail!("conv2d: input {:?}, weight {:?}, {:?}", x.shape(), self.dims, self.padding);
+        }
+        let geometry = Geometry {
+            height,
+            width,
+            kernel,
+            stride: self.stride,
+            top,
+            left,
+            upsample,
+            out_height: (high - kernel) / self.stride + 1,
+            out_width: (wide - kernel) / self.stride + 1,
+        };
+        let dims = [batch, geometry.out_height, geometry.out_width, out];
+        if let Some(residual) = residual
+            && residual.dims() != dims
+            && residual.dims() != [batch, 1, 1, out]
+        {
+            bail!("conv2d: output {dims:?}, residual {:?}", residual.shape());
+        }
+        match &self.weights {
+            Form::Packed(weights, isa) => {
+                let call = Call {
+                    name: "conv2d",
+                    isa: *isa,
+                    geometry: Some(geometry),
+                    activation: Activation::None,
+                    residual,
+                };
+                weights.apply(x, &dims, &call)
+            }
+            Form::Plain { weight, bias } => {
+                let x = if upsample > 1 { upsample_reference(x, upsample)? } else { x.clone() };
+                let y = conv2d_reference(&x, weight, bias.as_ref(), self.stride, self.padding)?;
+                match residual {
+                    Some(residual) => y.broadcast_add(residual),
+                    None => Ok(y),
+                }
+            }
+        }
+    }
+}
+
+/// Nearest-neighbour enlargement, in plain candle operations.
+pub fn upsample_reference(x: &Tensor, factor: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    x.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, factor, w, factor, c))?.reshape((
+        b,
+        factor * h,
+        factor * w,
+        c,
+    ))
 }
 
 /// The definition, in plain candle operations.
@@ -102,17 +165,19 @@ pub fn conv2d_reference(
     stride: usize,
     padding: Padding,
 ) -> Result<Tensor> {
-    let x = x.permute((0, 3, 1, 2))?;
-    let x =
-        x.pad_with_zeros(2, padding.top, padding.bottom)?
-            .pad_with_zeros(3, padding.left, padding.right)?;
+    let dtype = reference_dtype(x);
     let y = x
+        .to_dtype(dtype)?
+        .permute((0, 3, 1, 2))?
+        .pad_with_zeros(2, padding.top, padding.bottom)?
+        .pad_with_zeros(3, padding.left, padding.right)?
         .contiguous()?
-        .conv2d(weight, 0, stride, 1, 1)?
+        .conv2d(&weight.to_dtype(dtype)?, 0, stride, 1, 1)?
         .permute((0, 2, 3, 1))?
         .contiguous()?;
-    match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, 1, 1, bias.dim(D::Minus1)?))?),
-        None => Ok(y),
-    }
+    let y = match bias {
+        Some(bias) => y.broadcast_add(&bias.to_dtype(dtype)?.reshape((1, 1, 1, bias.dim(D::Minus1)?))?)?,
+        None => y,
+    };
+    y.to_dtype(x.dtype())
 }

@@ -1,1 +1,151 @@
-//! To be written: see the skeleton's plan.
+//! Erosion by a square: the minimum around each pixel.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::pixels::with_slice;
+
+/// Columns that go through the vertical pass together.
+const LANES: usize = 16;
+
+/// The minimum over offsets −⌊size / 2⌋ .. size − ⌊size / 2⌋ in both directions (so an even square reaches one
+/// further up and left, as in OpenCV and kornia); what lies outside the image does not count.
+/// `image`: (height, width), f32 → the same shape.
+pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
+    let (height, width) = image.dims2()?;
+    if size == 0 {
+        bail!("erode: the square is empty");
+    }
+    match (image.device(), image.dtype()) {
+        (Device::Cpu, DType::F32) if height * width > 0 => erode_cpu(image, size),
+        _ => erode_reference(image, size),
+    }
+}
+
+fn erode_cpu(image: &Tensor, size: usize) -> Result<Tensor> {
+    let (height, width) = image.dims2()?;
+    let mut wide = vec![0f32; height * width];
+    with_slice::<f32, _>(image, |data| {
+        wide.par_chunks_mut(width).zip(data.par_chunks(width)).for_each_init(
+            SlidingMinimum::default,
+            |minimum, (out, source)| {
+                minimum.load(size, source.chunks_exact(1));
+                out.copy_from_slice(minimum.run(size, 1, width));
+            },
+        );
+        Ok(())
+    })?;
+    // Strips of columns, each a contiguous piece of the transposed result.
+    let strips: Vec<Vec<f32>> = (0..width.div_ceil(LANES))
+        .into_par_iter()
+        .map_init(SlidingMinimum::default, |minimum, strip| {
+            let first = strip * LANES;
+            let lanes = LANES.min(width - first);
+            minimum.load(size, wide.chunks_exact(width).map(|row| &row[first..first + lanes]));
+            minimum.run(size, lanes, height).to_vec()
+        })
+        .collect();
+    let mut out = Vec::with_capacity(height * width);
+    for row in 0..height {
+        for strip in &strips {
+            let lanes = strip.len() / height;
+            out.extend_from_slice(&strip[row * lanes..][..lanes]);
+        }
+    }
+    Tensor::from_vec(out, (height, width), image.device())
+}
+
+/// Minima of all windows of a line by doubling: those of length 2n are the minima of two of length n, and
+/// two overlapping ones of a power of two make any length. Each step is one pass without branches.
+/// A line's elements may be groups of several lanes, which do not mix.
+#[derive(Default)]
+struct SlidingMinimum {
+    line: Vec<f32>,
+    next: Vec<f32>,
+}
+
+impl SlidingMinimum {
+    /// Takes a line, with infinity before and after it, so that the first window is that of element 0.
+    fn load<'a>(&mut self, size: usize, groups: impl Iterator<Item = &'a [f32]> + Clone) {
+        let lanes = groups.clone().next().map_or(1, <[f32]>::len);
+        self.line.clear();
+        self.line.resize(size / 2 * lanes, f32::INFINITY);
+        for group in groups {
+            self.line.extend_from_slice(group);
+        }
+        let length = self.line.len() + (size - size / 2 - 1) * lanes;
+        self.line.resize(length, f32::INFINITY);
+    }
+
+    fn run(&mut self, size: usize, lanes: usize, count: usize) -> &[f32] {
+        let mut reach = 1;
+        while reach < size {
+            // Twice as far, or just as far as the window goes.
+            let step = reach.min(size - reach);
+            self.next.clear();
+            let shifted = &self.line[step * lanes..];
+            self.next.extend(self.line.iter().zip(shifted).map(|(&a, &b)| if b < a { b } else { a }));
+            std::mem::swap(&mut self.line, &mut self.next);
+            reach += step;
+        }
+        &self.line[..count * lanes]
+    }
+}
+
+/// The definition, in plain candle operations: the minimum of shifted copies.
+pub fn erode_reference(image: &Tensor, size: usize) -> Result<Tensor> {
+    let mut out = image.clone();
+    for dim in 0..2 {
+        let length = out.dim(dim)?;
+        let mut shape = out.dims().to_vec();
+        shape[dim] = size;
+        let outside = (Tensor::ones(shape, image.dtype(), image.device())? * f64::INFINITY)?;
+        let framed = Tensor::cat(&[&outside, &out, &outside], dim)?;
+        let first = size - size / 2;
+        let mut minimum = framed.narrow(dim, first, length)?;
+        for offset in 1..size {
+            minimum = minimum.minimum(&framed.narrow(dim, first + offset, length)?)?;
+        }
+        out = minimum;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pixels::testing::{max_difference, random};
+
+    #[test]
+    fn fast_equals_the_reference() -> Result<()> {
+        for (height, width) in [(1, 1), (7, 33), (40, 5), (29, 64)] {
+            let image = random((height, width))?;
+            for size in [1, 2, 3, 5, 8, 13, 40, 90] {
+                let difference = max_difference(&erode(&image, size)?, &erode_reference(&image, size)?)?;
+                assert_eq!(difference, 0.0, "{height}x{width} by {size}");
+            }
+        }
+        Ok(())
+    }
+
+    /// `cv2.erode` of a 9×9 image of ones with a zero at (4, 4), by 4×4: zeros in rows and columns 3..=6.
+    #[test]
+    fn an_even_square_reaches_up_and_left() -> Result<()> {
+        let mut image = vec![1f32; 81];
+        image[4 * 9 + 4] = 0.0;
+        let out = erode(&Tensor::from_vec(image, (9, 9), &Device::Cpu)?, 4)?.to_vec2::<f32>()?;
+        for (y, row) in out.iter().enumerate() {
+            for (x, &value) in row.iter().enumerate() {
+                let dark = (3..=6).contains(&y) && (3..=6).contains(&x);
+                assert_eq!(value, if dark { 0.0 } else { 1.0 }, "({x}, {y})");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_empty_square_is_refused() -> Result<()> {
+        assert!(erode(&random((3, 3))?, 0).is_err());
+        Ok(())
+    }
+}

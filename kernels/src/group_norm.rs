@@ -1,6 +1,16 @@
 //! Group norm, alone and followed by SiLU.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice, vector_math};
+
+/// Positions whose sums are taken together in f32, before they go into sums in f64.
+const POSITIONS: usize = 64;
 
 /// The weights of a group norm.
 #[derive(Debug, Clone)]
@@ -9,49 +19,195 @@ pub struct GroupNorm {
     bias: Tensor,
     groups: usize,
     eps: f64,
+    /// Weights and biases, for the CPU version.
+    affine: Arc<(Vec<f32>, Vec<f32>)>,
+    isa: Isa,
+}
+
+/// What follows the norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    Silu,
 }
 
 impl GroupNorm {
     /// `weight`, `bias`: (channels).
     pub fn new(weight: Tensor, bias: Tensor, groups: usize, eps: f64) -> Result<Self> {
+        Self::for_isa(weight, bias, (groups, eps), Isa::current())
+    }
+
+    pub(crate) fn for_isa(
+        weight: Tensor,
+        bias: Tensor,
+        (groups, eps): (usize, f64),
+        isa: Isa,
+    ) -> Result<Self> {
         let channels = weight.dims1()?;
-        if bias.dims() != [channels] || groups == 0 || channels % groups != 0 {
-            bail!(
-                "group norm: weight {:?}, bias {:?}, {groups} groups",
-                weight.shape(),
-                bias.shape()
-            );
+        if bias.dims() != [channels] || groups == 0 || !channels.is_multiple_of(groups) {
+            bail!("group norm: weight {:?}, bias {:?}, {groups} groups", weight.shape(), bias.shape());
         }
-        Ok(Self {
-            weight,
-            bias,
-            groups,
-            eps,
-        })
+        let floats = |x: &Tensor| x.to_dtype(DType::F32)?.to_vec1::<f32>();
+        let affine = Arc::new((floats(&weight)?, floats(&bias)?));
+        Ok(Self { weight, bias, groups, eps, affine, isa })
     }
 
     /// `x`: (batch, ..., channels). The statistics of a group run over everything but the batch, so what
     /// is normalised together is decided by the shape: (batch, frames × height × width, channels) for a
     /// norm over frames, (batch × frames, height × width, channels) for one per frame. In f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.check(x)?;
-        group_norm_reference(x, &self.weight, &self.bias, self.groups, self.eps)
+        self.normalise(x, Then::Nothing)
     }
 
     /// [`Self::forward`], then SiLU.
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(x)?.silu()
+        self.normalise(x, Then::Silu)
     }
 
-    fn check(&self, x: &Tensor) -> Result<()> {
+    fn normalise(&self, x: &Tensor, then: Then) -> Result<Tensor> {
         if x.rank() < 2 || x.dim(D::Minus1)? != self.weight.dims1()? {
-            bail!(
-                "group norm: input {:?}, weight {:?}",
-                x.shape(),
-                self.weight.shape()
-            );
+            bail!("group norm: input {:?}, weight {:?}", x.shape(), self.weight.shape());
         }
-        Ok(())
+        if x.elem_count() == 0 {
+            return Ok(x.clone());
+        }
+        match (x.device(), x.dtype()) {
+            (Device::Cpu, DType::F32) => self.fused::<f32>(x, then),
+            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, then),
+            _ => {
+                let y = group_norm_reference(x, &self.weight, &self.bias, self.groups, self.eps)?;
+                if then == Then::Silu { crate::silu(&y) } else { Ok(y) }
+            }
+        }
+    }
+
+    /// One pass for the sums, one that writes.
+    fn fused<T: Element>(&self, x: &Tensor, then: Then) -> Result<Tensor> {
+        let contiguous = x.contiguous()?;
+        let values = slice::<T>(&contiguous)?;
+        let values = &values[..];
+        let channels = self.affine.0.len();
+        let image = values.len() / x.dim(0)?.max(1);
+        let chunk = POSITIONS * channels;
+        let per_image = image.div_ceil(chunk.max(1)).max(1);
+        let chunks: Vec<_> =
+            (0..values.len()).step_by(image.max(1)).flat_map(|at| pieces(at..at + image, chunk)).collect();
+        let origins: Vec<Vec<f32>> =
+            values.chunks(image.max(1)).map(|image| self.origins(&image[..channels])).collect();
+        // For every chunk the sums of its channels, then the sums of their squares.
+        let partial: Vec<Vec<f32>> = chunks
+            .par_iter()
+            .enumerate()
+            .map(|(i, range)| {
+                let mut sums = vec![0.; 2 * channels];
+                let (sum, squares) = sums.split_at_mut(channels);
+                add_up(self.isa, &values[range.clone()], &origins[i / per_image], sum, squares);
+                sums
+            })
+            .collect();
+        let lines: Vec<_> = partial
+            .chunks(per_image)
+            .zip(origins)
+            .map(|(of_image, origins)| self.lines(of_image, origins, image / channels.max(1)))
+            .collect();
+        let write = |out: &Shared<T>| {
+            chunks.par_iter().enumerate().for_each(|(i, range)| {
+                let lines = &lines[i / per_image];
+                // SAFETY: the chunks are disjoint ranges of the output.
+                let out = unsafe { out.part(range.start, range.len()) };
+                match then {
+                    Then::Nothing => apply(self.isa, &values[range.clone()], lines, out),
+                    Then::Silu => apply_silu(self.isa, &values[range.clone()], lines, out),
+                }
+            });
+        };
+        let out = fill(values.len(), write);
+        Tensor::from_vec(out, x.shape(), &Device::Cpu)
+    }
+
+    /// For every channel of an image one value of its group: the sums are taken of the
+    /// distances to it, so that squares of large means do not drown the variance.
+    fn origins<T: Element>(&self, first: &[T]) -> Vec<f32> {
+        let width = first.len() / self.groups;
+        (0..first.len()).map(|c| first[c / width * width].widen()).collect()
+    }
+
+    /// Norm, weight and bias of one image.
+    fn lines(&self, partial: &[Vec<f32>], origins: Vec<f32>, positions: usize) -> Lines {
+        let (weight, bias) = &*self.affine;
+        let channels = weight.len();
+        let mut sums = vec![0f64; 2 * channels];
+        for chunk in partial {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *sum += f64::from(*x);
+            }
+        }
+        let width = channels / self.groups;
+        let count = (positions * width) as f64;
+        let (mut scale, mut shift) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
+        for group in 0..self.groups {
+            let of_group = group * width..(group + 1) * width;
+            // Both of the distances to the group's origin.
+            let mean = sums[of_group.clone()].iter().sum::<f64>() / count;
+            let squares = &sums[channels + of_group.start..channels + of_group.end];
+            let variance = (squares.iter().sum::<f64>() / count - mean * mean).max(0.);
+            let inverse = 1. / (variance + self.eps).sqrt();
+            for c in of_group {
+                let slope = f64::from(weight[c]) * inverse;
+                scale.push(slope as f32);
+                shift.push((f64::from(bias[c]) - slope * mean) as f32);
+            }
+        }
+        Lines { origin: origins, scale, shift }
+    }
+}
+
+/// y = (x − origin) · scale + shift, per channel. Without the origin, a large mean would cancel only after
+/// its rounding.
+struct Lines {
+    origin: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+/// `range` in pieces of `step`, the last one shorter.
+fn pieces(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(step.max(1)).map(move |at| at..range.end.min(at + step))
+}
+
+multiversion! {
+    /// Sums and sums of squares per channel, of the distances to `origins`.
+    fn add_up<T: Element>(x: &[T], origins: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+        for row in x.chunks_exact(sums.len()) {
+            let row = row.iter().zip(origins);
+            for (((x, origin), sum), square) in row.zip(sums.iter_mut()).zip(squares.iter_mut()) {
+                let x = x.widen() - origin;
+                *sum += x;
+                *square += x * x;
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn apply<T: Element>(x: &[T], lines: &Lines, out: &mut [T]) {
+        let Lines { origin, scale, shift } = lines;
+        for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+            for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {
+                *y = T::narrow((x.widen() - o) * a + b);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn apply_silu<T: Element>(x: &[T], lines: &Lines, out: &mut [T]) {
+        let Lines { origin, scale, shift } = lines;
+        for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
+            for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {
+                *y = T::narrow(vector_math::silu((x.widen() - o) * a + b));
+            }
+        }
     }
 }
 
@@ -65,21 +221,12 @@ pub fn group_norm_reference(
 ) -> Result<Tensor> {
     let (batch, channels) = (x.dim(0)?, x.dim(D::Minus1)?);
     let positions = x.elem_count() / (batch * channels);
-    let xs = x
-        .to_dtype(DType::F32)?
-        .reshape((batch, positions, groups, channels / groups))?;
-    let xs = xs
-        .transpose(1, 2)?
-        .reshape((batch, groups, positions * (channels / groups)))?;
+    let xs = x.to_dtype(DType::F32)?.reshape((batch, positions, groups, channels / groups))?;
+    let xs = xs.transpose(1, 2)?.reshape((batch, groups, positions * (channels / groups)))?;
     let xs = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
     let variance = xs.sqr()?.mean_keepdim(D::Minus1)?;
     let xs = xs.broadcast_div(&(variance + eps)?.sqrt()?)?;
-    let xs = xs
-        .reshape((batch, groups, positions, channels / groups))?
-        .transpose(1, 2)?
-        .reshape(x.dims())?;
-    let xs = xs
-        .broadcast_mul(&weight.to_dtype(DType::F32)?)?
-        .broadcast_add(&bias.to_dtype(DType::F32)?)?;
+    let xs = xs.reshape((batch, groups, positions, channels / groups))?.transpose(1, 2)?.reshape(x.dims())?;
+    let xs = xs.broadcast_mul(&weight.to_dtype(DType::F32)?)?.broadcast_add(&bias.to_dtype(DType::F32)?)?;
     xs.to_dtype(x.dtype())
 }

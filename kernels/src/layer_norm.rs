@@ -1,6 +1,17 @@
 //! Layer norm over the channels.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+
+/// Elements that a thread takes at a time.
+const CHUNK: usize = 1 << 14;
+/// Independent sums, so that adding vectorises.
+const LANES: usize = 16;
 
 /// The weights of a layer norm.
 #[derive(Debug, Clone)]
@@ -8,28 +19,88 @@ pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    /// Weights and biases in f32, for the CPU version.
+    affine: Arc<(Vec<f32>, Vec<f32>)>,
+    isa: Isa,
 }
 
 impl LayerNorm {
     /// `weight`, `bias`: (channels).
     pub fn new(weight: Tensor, bias: Tensor, eps: f64) -> Result<Self> {
+        Self::for_isa(weight, bias, eps, Isa::current())
+    }
+
+    pub(crate) fn for_isa(weight: Tensor, bias: Tensor, eps: f64, isa: Isa) -> Result<Self> {
         if weight.dims1()? != bias.dims1()? {
             bail!("layer norm: weight {:?}, bias {:?}", weight.shape(), bias.shape());
         }
-        Ok(Self { weight, bias, eps })
+        let floats = |x: &Tensor| x.to_dtype(DType::F32)?.to_vec1::<f32>();
+        let affine = Arc::new((floats(&weight)?, floats(&bias)?));
+        Ok(Self { weight, bias, eps, affine, isa })
     }
 
     /// `x`: (..., channels) → the same shape. Statistics in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if x.dim(D::Minus1)? != self.weight.dims1()? {
-            bail!(
-                "layer norm: input {:?}, weight {:?}",
-                x.shape(),
-                self.weight.shape()
-            );
+            bail!("layer norm: input {:?}, weight {:?}", x.shape(), self.weight.shape());
         }
-        layer_norm_reference(x, &self.weight, &self.bias, self.eps)
+        if x.elem_count() == 0 {
+            return Ok(x.clone());
+        }
+        match (x.device(), x.dtype()) {
+            (Device::Cpu, DType::F32) => self.fused::<f32>(x),
+            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x),
+            _ => layer_norm_reference(x, &self.weight, &self.bias, self.eps),
+        }
     }
+
+    fn fused<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
+        let contiguous = x.contiguous()?;
+        let values = slice::<T>(&contiguous)?;
+        let values = &values[..];
+        let (weight, bias) = &*self.affine;
+        let channels = weight.len().max(1);
+        let chunk = (CHUNK / channels).max(1) * channels;
+        let write = |out: &Shared<T>| {
+            values.par_chunks(chunk).enumerate().for_each(|(i, rows)| {
+                // SAFETY: chunks are disjoint and as many as the output has.
+                let out = unsafe { out.part(i * chunk, rows.len()) };
+                for (x, y) in rows.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+                    normalise_row(self.isa, x, weight, bias, self.eps as f32, y);
+                }
+            });
+        };
+        let out = fill(values.len(), write);
+        Tensor::from_vec(out, x.shape(), &Device::Cpu)
+    }
+}
+
+multiversion! {
+    fn normalise_row<T: Element>(x: &[T], weight: &[f32], bias: &[f32], eps: f32, y: &mut [T]) {
+        let count = x.len() as f32;
+        let mean = sum(x, |v| v) / count;
+        let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
+        let scale = 1. / (variance + eps).sqrt();
+        for (((x, y), w), b) in x.iter().zip(y).zip(weight).zip(bias) {
+            *y = T::narrow((x.widen() - mean) * scale * w + b);
+        }
+    }
+}
+
+/// The sum of `of(x)`, in an order that only the length decides.
+#[inline(always)]
+fn sum<T: Element>(x: &[T], of: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += of(x.widen());
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += of(x.widen());
+    }
+    lanes.iter().sum()
 }
 
 /// The definition, in plain candle operations.
@@ -38,8 +109,6 @@ pub fn layer_norm_reference(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64
     let xs = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
     let variance = xs.sqr()?.mean_keepdim(D::Minus1)?;
     let xs = xs.broadcast_div(&(variance + eps)?.sqrt()?)?;
-    let xs = xs
-        .broadcast_mul(&weight.to_dtype(DType::F32)?)?
-        .broadcast_add(&bias.to_dtype(DType::F32)?)?;
+    let xs = xs.broadcast_mul(&weight.to_dtype(DType::F32)?)?.broadcast_add(&bias.to_dtype(DType::F32)?)?;
     xs.to_dtype(x.dtype())
 }

@@ -7,6 +7,10 @@
 //! Layout: images are `(batch, height, width, channels)`, token sequences `(batch, tokens, channels)`.
 //! A 1×1 convolution is therefore a linear layer and attention needs no transposes.
 
+use candle_core::{DType, Tensor};
+
+pub mod cpu;
+
 // Networks.
 pub mod linear;
 pub mod conv2d;
@@ -16,10 +20,12 @@ pub mod layer_norm;
 pub mod activation;
 
 // Faces.
+pub mod pixels;
 pub mod warp_affine;
 pub mod resize;
 pub mod erode;
 pub mod gaussian_blur;
+pub mod blend;
 
 pub use activation::{gelu, silu};
 pub use attention::{attention, temporal_attention};
@@ -27,3 +33,14 @@ pub use conv2d::{Conv2d, Padding};
 pub use group_norm::GroupNorm;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+
+/// What a reference computes in: on a CPU candle has no products of the 16-bit types.
+fn reference_dtype(x: &Tensor) -> DType {
+    match x.dtype() {
+        DType::BF16 | DType::F16 if x.device().is_cpu() => DType::F32,
+        dtype => dtype,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,84 +1,155 @@
 //! Linear layers, with the additions that follow them in these networks.
 
-use candle_core::{Result, Tensor, bail};
+use std::sync::Arc;
+
+use candle_core::{D, Result, Tensor, bail};
+
+use crate::cpu::{self, Activation, Call, Isa, Weights};
+use crate::reference_dtype;
 
 /// The weights of a linear layer (or of a 1×1 convolution), packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weights: Form,
+    in_features: usize,
+    out_features: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    /// For the CPU versions.
+    Packed(Arc<Weights>, Isa),
+    /// For the reference.
+    Plain { weight: Tensor, bias: Option<Tensor> },
 }
 
 impl Linear {
     /// `weight`: (out, in); `bias`: (out).
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let (out, _) = weight.dims2()?;
+        Self::for_isa(weight, bias, Isa::current())
+    }
+
+    pub(crate) fn for_isa(weight: Tensor, bias: Option<Tensor>, isa: Isa) -> Result<Self> {
+        let (out_features, in_features) = weight.dims2()?;
         if let Some(bias) = &bias
-            && bias.dims() != [out]
+            && bias.dims() != [out_features]
         {
-            bail!(
-                "linear: weight {:?} does not go with bias {:?}",
-                weight.shape(),
-                bias.shape()
-            );
+            bail!("linear: weight {:?} does not go with bias {:?}", weight.shape(), bias.shape());
         }
-        Ok(Self { weight, bias })
+        let weights = match Weights::pack(&weight, bias.as_ref())? {
+            Some(packed) => Form::Packed(Arc::new(packed), isa),
+            None => Form::Plain { weight, bias },
+        };
+        Ok(Self { weights, in_features, out_features })
     }
 
     pub fn in_features(&self) -> usize {
-        self.weight.dims()[1]
+        self.in_features
     }
 
     pub fn out_features(&self) -> usize {
-        self.weight.dims()[0]
+        self.out_features
     }
 
     /// `x`: (..., in) → (..., out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.check(x)?;
-        linear_reference(x, &self.weight, self.bias.as_ref())
+        self.activated(x, Activation::None)
+    }
+
+    /// SiLU of [`Self::forward`].
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        self.activated(x, Activation::Silu)
+    }
+
+    /// GELU (erf form) of [`Self::forward`].
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        self.activated(x, Activation::Gelu)
     }
 
     /// `forward(x) + residual`; `residual`: (..., out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.forward(x)? + residual
+        self.check(x)?;
+        let (last, leading) = (residual.dims().last(), residual.rank().saturating_sub(1));
+        if last != Some(&self.out_features) || residual.dims()[..leading] != x.dims()[..x.rank() - 1] {
+            bail!("linear: input {:?}, residual {:?}", x.shape(), residual.shape());
+        }
+        match &self.weights {
+            Form::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
+            Form::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
+        }
     }
 
     /// The first layer of a GEGLU feed-forward: the output's first half times GELU (erf form) of its second.
     /// `x`: (..., in) → (..., out / 2).
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
-        if self.out_features() % 2 != 0 {
-            bail!(
-                "linear: GEGLU needs an even number of outputs, got {}",
-                self.out_features()
-            );
+        if !self.out_features.is_multiple_of(2) {
+            bail!("linear: GEGLU needs an even number of outputs, got {}", self.out_features);
         }
-        let both = self.forward(x)?;
-        let half = self.out_features() / 2;
-        let last = both.rank() - 1;
-        both.narrow(last, 0, half)? * both.narrow(last, half, half)?.gelu_erf()?
+        // The two halves must not share a group of packed columns.
+        if self.out_features.is_multiple_of(2 * cpu::GROUP) {
+            return self.activated(x, Activation::Geglu);
+        }
+        geglu(&self.forward(x)?)
+    }
+
+    fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.check(x)?;
+        let (weight, bias) = match &self.weights {
+            Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
+            Form::Plain { weight, bias } => (weight, bias.as_ref()),
+        };
+        let y = linear_reference(x, weight, bias)?;
+        match activation {
+            Activation::None => Ok(y),
+            Activation::Silu => crate::silu(&y),
+            Activation::Gelu => crate::gelu(&y),
+            Activation::Geglu => geglu(&y),
+        }
     }
 
     fn check(&self, x: &Tensor) -> Result<()> {
-        if x.dims().last() != Some(&self.in_features()) {
-            bail!("linear: input {:?}, weight {:?}", x.shape(), self.weight.shape());
+        if x.dims().last() != Some(&self.in_features) {
+            bail!("linear: input {:?}, weight ({}, {})", x.shape(), self.out_features, self.in_features);
         }
         Ok(())
     }
+
+    /// The CPU version.
+    fn run(
+        &self,
+        x: &Tensor,
+        (weights, isa): (&Weights, Isa),
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let mut dims = x.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
+        }
+        let call = Call { name: "linear", isa, geometry: None, activation, residual };
+        weights.apply(x, &dims, &call)
+    }
+}
+
+/// (..., 2 × n) → (..., n).
+fn geglu(both: &Tensor) -> Result<Tensor> {
+    let half = both.dim(D::Minus1)? / 2;
+    both.narrow(D::Minus1, 0, half)? * crate::gelu(&both.narrow(D::Minus1, half, half)?)?
 }
 
 /// The definition, in plain candle operations.
 pub fn linear_reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out, inner) = weight.dims2()?;
-    let rows = x.elem_count() / inner;
-    let y = x.reshape((rows, inner))?.matmul(&weight.t()?)?;
+    let rows: usize = x.dims()[..x.rank().saturating_sub(1)].iter().product();
+    let dtype = reference_dtype(x);
+    let y = x.reshape((rows, inner))?.to_dtype(dtype)?.matmul(&weight.to_dtype(dtype)?.t()?)?;
     let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
+        Some(bias) => y.broadcast_add(&bias.to_dtype(dtype)?)?,
         None => y,
     };
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = out;
     }
-    y.reshape(dims)
+    y.reshape(dims)?.to_dtype(x.dtype())
 }

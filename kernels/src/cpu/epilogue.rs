@@ -1,0 +1,68 @@
+//! What follows a matrix product while its sums are still in the cache.
+
+use super::Element;
+use super::isa::multiversion;
+use super::vector_math;
+
+/// Applied after the bias and the residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    None,
+    Silu,
+    Gelu,
+    /// The output's first half times GELU of its second.
+    Geglu,
+}
+
+/// Added after the bias.
+#[derive(Debug, Clone, Copy)]
+pub struct Residual<'a, T> {
+    /// Row-major, as wide as the output.
+    pub values: &'a [T],
+    /// Consecutive output rows that share a row of `values`.
+    pub rows_per_value: usize,
+}
+
+/// Bias, residual and activation of one output.
+#[derive(Debug, Clone, Copy)]
+pub struct Epilogue<'a, T> {
+    pub bias: &'a [f32],
+    pub residual: Option<Residual<'a, T>>,
+    pub activation: Activation,
+}
+
+multiversion! {
+    /// One row: `out` = activation(`sums` + `bias` + `residual`); an empty `residual` is none.
+    pub fn finish<T: Element>(sums: &[f32], bias: &[f32], residual: &[T], activation: Activation, out: &mut [T]) {
+        if residual.is_empty() {
+            let values = sums.iter().zip(bias).map(|(s, b)| s + b);
+            store(values, activation, out);
+        } else {
+            let values = sums.iter().zip(bias).zip(residual).map(|((s, b), r)| s + b + r.widen());
+            store(values, activation, out);
+        }
+    }
+}
+
+#[inline(always)]
+fn store<T: Element>(values: impl Iterator<Item = f32>, activation: Activation, out: &mut [T]) {
+    let out = out.iter_mut().zip(values);
+    match activation {
+        Activation::Silu => out.for_each(|(o, v)| *o = T::narrow(vector_math::silu(v))),
+        Activation::Gelu => out.for_each(|(o, v)| *o = T::narrow(vector_math::gelu(v))),
+        Activation::None | Activation::Geglu => out.for_each(|(o, v)| *o = T::narrow(v)),
+    }
+}
+
+multiversion! {
+    /// One row of GEGLU: `out` = (`values` + `value_bias`) · gelu(`gates` + `gate_bias`).
+    pub fn finish_geglu<T: Element>(
+        values: &[f32], value_bias: &[f32], gates: &[f32], gate_bias: &[f32], out: &mut [T],
+    ) {
+        let values = values.iter().zip(value_bias).map(|(v, b)| v + b);
+        let gates = gates.iter().zip(gate_bias).map(|(g, b)| vector_math::gelu(g + b));
+        for ((o, v), g) in out.iter_mut().zip(values).zip(gates) {
+            *o = T::narrow(v * g);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The blocked matrix product: rows gathered by pointer times packed weights. A linear layer has one
+//! pointer per row, a convolution one per row and tap, so no patch is ever copied.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::element::Shared;
+use super::epilogue::{finish, finish_geglu};
+use super::microkernel::{GROUP, Strip};
+use super::{Activation, Element, Epilogue, Isa, Packed, fill};
+
+/// Bytes of a row that are summed before the next columns: with [`ROWS`] rows they stay in the L2 cache.
+const ROW_BYTES: usize = 1536;
+/// Rows that share a pass over the weights.
+const ROWS: usize = 240;
+/// Groups of columns whose sums a task keeps.
+const GROUPS: usize = 20;
+/// Pieces of work per thread, so that a slow thread does not hold up the others.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Where the left-hand rows are. Their channels are as many as the packed weight's, padded ones included.
+pub enum Source<'a, T> {
+    /// Row-major (rows, channels).
+    Matrix(&'a [T]),
+    /// The patches of channels-last images (batch, height, width, channels).
+    Patches(&'a [T], Geometry),
+}
+
+/// How a convolution walks over an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Geometry {
+    pub height: usize,
+    pub width: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    /// Zeros above and to the left of the image; those below and to the right follow from the output's size.
+    pub top: usize,
+    pub left: usize,
+    /// The image is seen enlarged by this factor, by nearest neighbour.
+    pub upsample: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+}
+
+/// One product and what follows it.
+pub struct Problem<'a, T: Element> {
+    pub isa: Isa,
+    /// Rows of the output.
+    pub rows: usize,
+    pub source: Source<'a, T>,
+    pub weights: &'a Packed<T>,
+    pub epilogue: Epilogue<'a, T>,
+}
+
+/// A run of taps, or a range of one tap's channels, that is summed in one go.
+struct Stretch {
+    taps: Range<usize>,
+    /// In elements, of the packed (padded) channels.
+    channels: Range<usize>,
+}
+
+/// What a thread keeps between its tasks.
+struct Scratch<T> {
+    sums: Vec<f32>,
+    pointers: Vec<*const T>,
+}
+
+/// The rows and the groups of columns of one task.
+struct Task {
+    rows: Range<usize>,
+    groups: Range<usize>,
+}
+
+impl<T: Element> Problem<'_, T> {
+    /// The output, row-major: `out` columns, or half of them after GEGLU.
+    pub fn run(&self) -> Vec<T> {
+        let columns = if self.is_geglu() { self.weights.out / 2 } else { self.weights.out };
+        if self.rows == 0 || columns == 0 {
+            return Vec::new();
+        }
+        let zeros = vec![T::default(); self.weights.padded_channels()];
+        let tasks = self.tasks();
+        let write = |out: &Shared<T>| {
+            let scratch = || Scratch { sums: Vec::new(), pointers: Vec::new() };
+            tasks.par_iter().for_each_init(scratch, |scratch, task| {
+                self.sum(task, &zeros, scratch);
+                self.finish(task, &scratch.sums, columns, out);
+            });
+        };
+        fill(self.rows * columns, write)
+    }
+
+    fn is_geglu(&self) -> bool {
+        self.epilogue.activation == Activation::Geglu
+    }
+
+    /// Groups of columns that tasks are made of: after GEGLU those of the first half.
+    fn task_groups(&self) -> usize {
+        self.weights.groups() / if self.is_geglu() { 2 } else { 1 }
+    }
+
+    /// Large tasks, but enough of them for all threads. The sums do not depend on this choice.
+    fn tasks(&self) -> Vec<Task> {
+        let groups = self.task_groups();
+        let unit = T::microkernel(self.isa).max_rows;
+        let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
+        let mut high = ROWS.min(self.rows).max(1);
+        let mut wide = (GROUPS / if self.is_geglu() { 2 } else { 1 }).min(groups).max(1);
+        let count = |high: usize, wide: usize| self.rows.div_ceil(high) * groups.div_ceil(wide);
+        while count(high, wide) < wanted && (wide > 4 || high > 4 * unit) {
+            if wide > 4 && (high <= 4 * unit || wide * GROUP > high) {
+                wide = wide.div_ceil(2);
+            } else {
+                high = high.div_ceil(2);
+            }
+        }
+        // Even pieces, in whole strips.
+        let high = self.rows.div_ceil(self.rows.div_ceil(high).max(1)).next_multiple_of(unit);
+        let wide = groups.div_ceil(groups.div_ceil(wide).max(1)).max(1);
+        pieces(&(0..self.rows), high)
+            .flat_map(|rows| {
+                pieces(&(0..groups), wide).map(move |groups| Task { rows: rows.clone(), groups })
+            })
+            .collect()
+    }
+
+    /// In the order in which the sums are taken, which only the weights' shape decides.
+    fn stretches(&self) -> Vec<Stretch> {
+        let (taps, channels) = (self.weights.taps, self.weights.padded_channels());
+        let limit = ROW_BYTES / size_of::<T>();
+        if channels <= limit {
+            let step = (limit / channels.max(1)).max(1);
+            let starts = (0..taps).step_by(step);
+            return starts
+                .map(|tap| Stretch { taps: tap..taps.min(tap + step), channels: 0..channels })
+                .collect();
+        }
+        let step = channels.div_ceil(channels.div_ceil(limit)).next_multiple_of(T::PAIR);
+        let of_tap = |tap: usize| {
+            (0..channels)
+                .step_by(step)
+                .map(move |c| Stretch { taps: tap..tap + 1, channels: c..channels.min(c + step) })
+        };
+        (0..taps).flat_map(of_tap).collect()
+    }
+
+    /// The sums of a task into `scratch.sums`, row-major with the width of [`Self::width`].
+    fn sum(&self, task: &Task, zeros: &[T], scratch: &mut Scratch<T>) {
+        let kernel = T::microkernel(self.isa);
+        let (taps, width) = (self.weights.taps, self.width(task));
+        scratch.sums.resize(task.rows.len() * width, 0.);
+        scratch.pointers.clear();
+        let strips = pieces(&task.rows, kernel.max_rows);
+        for strip in strips.clone() {
+            for tap in 0..taps {
+                let pointer = |row| self.source.pointer(row, tap, self.weights.padded_channels(), zeros);
+                scratch.pointers.extend(strip.clone().map(pointer));
+            }
+        }
+        for (i, stretch) in self.stretches().iter().enumerate() {
+            let mut column = 0;
+            for range in self.ranges(task) {
+                for panel in pieces(&range, kernel.max_groups) {
+                    let at = panel.start * self.weights.group_stride()
+                        + (stretch.taps.start * self.weights.padded_channels() + stretch.channels.start)
+                            * GROUP;
+                    for strip in strips.clone() {
+                        let first = strip.start - task.rows.start;
+                        // SAFETY: `pointers` holds taps × rows of this strip from `first * taps` on; the
+                        // microkernel reads whole channels of them and of the packed lines, whose counts
+                        // these are, and writes within the rows and columns that `sums` was sized for.
+                        unsafe {
+                            let piece = Strip {
+                                rows: scratch
+                                    .pointers
+                                    .as_ptr()
+                                    .add(first * taps + stretch.taps.start * strip.len()),
+                                shift: stretch.channels.start,
+                                segments: stretch.taps.len(),
+                                steps: stretch.channels.len() / T::PAIR,
+                                columns: self.weights.as_ptr().add(at),
+                                group_stride: self.weights.group_stride(),
+                                sums: scratch.sums.as_mut_ptr().add(first * width + column),
+                                sums_stride: width,
+                                accumulate: i > 0,
+                            };
+                            (kernel.run)(strip.len(), panel.len(), &piece);
+                        }
+                    }
+                    column += panel.len() * GROUP;
+                }
+            }
+        }
+    }
+
+    /// The ranges of groups that a task sums: for GEGLU those of the values, then those of the gates.
+    fn ranges(&self, task: &Task) -> impl Iterator<Item = Range<usize>> {
+        let half = self.task_groups();
+        let gates = self.is_geglu().then(|| task.groups.start + half..task.groups.end + half);
+        std::iter::once(task.groups.clone()).chain(gates)
+    }
+
+    /// Columns of a task's sums.
+    fn width(&self, task: &Task) -> usize {
+        self.ranges(task).map(|groups| groups.len() * GROUP).sum()
+    }
+
+    /// Bias, residual and activation, into the output's rows and columns of the task.
+    fn finish(&self, task: &Task, sums: &[f32], columns: usize, out: &Shared<T>) {
+        let Epilogue { bias, residual, activation } = self.epilogue;
+        let width = self.width(task);
+        let first = task.groups.start * GROUP;
+        let here = first..columns.min(task.groups.end * GROUP);
+        for (row, sums) in task.rows.clone().zip(sums.chunks_exact(width)) {
+            // SAFETY: within the output; no other task has these rows and columns.
+            let out = unsafe { out.part(row * columns + first, here.len()) };
+            if self.is_geglu() {
+                let (values, gates) = sums.split_at(width / 2);
+                let gate_bias = &bias[columns + first..columns + here.end];
+                finish_geglu(self.isa, values, &bias[here.clone()], gates, gate_bias, out);
+            } else {
+                let residual = residual.map_or(&[][..], |residual| {
+                    let at = row / residual.rows_per_value * columns;
+                    &residual.values[at + here.start..at + here.end]
+                });
+                finish(self.isa, sums, &bias[here.clone()], residual, activation, out);
+            }
+        }
+    }
+}
+
+impl<T> Source<'_, T> {
+    /// The channels that output row `row` reads at `tap`; `zeros` outside of the image.
+    fn pointer(&self, row: usize, tap: usize, channels: usize, zeros: &[T]) -> *const T {
+        match self {
+            Source::Matrix(values) => values[row * channels..].as_ptr(),
+            Source::Patches(pixels, geometry) => match geometry.pixel(row, tap) {
+                Some(pixel) => pixels[pixel * channels..].as_ptr(),
+                None => zeros.as_ptr(),
+            },
+        }
+    }
+}
+
+impl Geometry {
+    /// The index of the pixel under `tap` of output pixel `row`; `None` outside of the image.
+    fn pixel(&self, row: usize, tap: usize) -> Option<usize> {
+        let (x, rest) = (row % self.out_width, row / self.out_width);
+        let (y, image) = (rest % self.out_height, rest / self.out_height);
+        let y = (y * self.stride + tap / self.kernel).checked_sub(self.top)? / self.upsample;
+        let x = (x * self.stride + tap % self.kernel).checked_sub(self.left)? / self.upsample;
+        (y < self.height && x < self.width).then_some((image * self.height + y) * self.width + x)
+    }
+}
+
+/// `range` in pieces of `step`, the last one shorter.
+fn pieces(range: &Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+    let end = range.end;
+    range.clone().step_by(step).map(move |at| at..end.min(at + step))
+}

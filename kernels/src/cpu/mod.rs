@@ -1,0 +1,30 @@
+//! The CPU versions: one matrix-product core with a microkernel per instruction set, on which linear
+//! layers, convolutions and attention stand, and the row-wise operations beside it.
+//!
+//! Results do not depend on the number of threads: every output element is summed in an order that only
+//! the shapes decide.
+
+mod isa;
+mod element;
+mod microkernel;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod packed;
+mod matmul;
+mod epilogue;
+mod weights;
+pub(crate) mod flash;
+pub(crate) mod vector_math;
+
+pub use isa::{Features, Isa, features};
+
+pub(crate) use element::{Element, Shared, fill, slice};
+pub(crate) use epilogue::{Activation, Epilogue, Residual};
+pub(crate) use isa::multiversion;
+pub(crate) use matmul::{Geometry, Problem, Source};
+pub(crate) use microkernel::GROUP;
+pub(crate) use packed::Packed;
+pub(crate) use weights::{Call, Weights};

@@ -1,0 +1,132 @@
+//! Packed weights with their bias, and their application to tensors: what linear layers and
+//! convolutions share.
+
+use std::fmt;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use half::{bf16, f16};
+
+use super::{Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Source, slice};
+
+/// A packed weight and its bias.
+pub struct Weights {
+    packed: AnyPacked,
+    /// Of the checkpoint, hence of the inputs and outputs.
+    dtype: DType,
+    /// Zeros where there is none.
+    bias: Vec<f32>,
+}
+
+enum AnyPacked {
+    F32(Packed<f32>),
+    Bf16(Packed<bf16>),
+}
+
+/// How weights are applied.
+pub struct Call<'a> {
+    /// The operation, for messages.
+    pub name: &'static str,
+    pub isa: Isa,
+    /// `None` for a linear layer.
+    pub geometry: Option<Geometry>,
+    pub activation: Activation,
+    /// As wide as the output; each of its rows is added to equally many consecutive rows of the output.
+    pub residual: Option<&'a Tensor>,
+}
+
+impl Weights {
+    /// `weight`: (out, channels, ...), the remaining dimensions being the taps; `bias`: (out). `None` where
+    /// there is no CPU version for the device or the dtype. The f16 of a checkpoint is kept as f32.
+    pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
+        if !weight.device().is_cpu() {
+            return Ok(None);
+        }
+        let (out, channels) = (weight.dim(0)?, weight.dim(1)?);
+        let taps = weight.dims()[2..].iter().product();
+        let weight = weight.contiguous()?;
+        let packed = match weight.dtype() {
+            DType::F32 => {
+                let w = &slice::<f32>(&weight)?[..];
+                AnyPacked::F32(Packed::new(out, channels, taps, |i| w[i]))
+            }
+            DType::BF16 => {
+                let w = &slice::<bf16>(&weight)?[..];
+                AnyPacked::Bf16(Packed::new(out, channels, taps, |i| w[i]))
+            }
+            DType::F16 => {
+                let w = &slice::<f16>(&weight)?[..];
+                AnyPacked::F32(Packed::new(out, channels, taps, |i| w[i].to_f32()))
+            }
+            _ => return Ok(None),
+        };
+        let bias = match bias {
+            Some(bias) => bias.to_dtype(DType::F32)?.to_vec1()?,
+            None => vec![0.; out],
+        };
+        Ok(Some(Self { packed, dtype: weight.dtype(), bias }))
+    }
+
+    /// `x`: (..., channels), for a convolution (batch, height, width, channels) → `dims`.
+    pub fn apply(&self, x: &Tensor, dims: &[usize], call: &Call) -> Result<Tensor> {
+        if x.dtype() != self.dtype || !x.device().is_cpu() {
+            bail!(
+                "{}: the weights are {:?} on the CPU, the input {:?} on {:?}",
+                call.name,
+                self.dtype,
+                x.dtype(),
+                x.device().location()
+            );
+        }
+        match &self.packed {
+            AnyPacked::F32(packed) => self.apply_packed(packed, x, dims, call),
+            AnyPacked::Bf16(packed) => self.apply_packed(packed, x, dims, call),
+        }
+    }
+
+    fn apply_packed<T: Element>(
+        &self,
+        packed: &Packed<T>,
+        x: &Tensor,
+        dims: &[usize],
+        call: &Call,
+    ) -> Result<Tensor> {
+        let padding = packed.padded_channels() - packed.channels;
+        let x = x.to_dtype(T::DTYPE)?;
+        let x = if padding > 0 { x.pad_with_zeros(D::Minus1, 0, padding)? } else { x };
+        let x = x.contiguous()?;
+        let x = slice::<T>(&x)?;
+
+        let columns = dims.last().copied().unwrap_or(1);
+        let rows = dims.iter().product::<usize>() / columns.max(1);
+        let residual = call.residual.map(|r| r.to_dtype(T::DTYPE)?.contiguous()).transpose()?;
+        let residual = residual.as_ref().map(slice::<T>).transpose()?;
+        let problem = Problem {
+            isa: call.isa,
+            rows,
+            source: match call.geometry {
+                Some(geometry) => Source::Patches(&x, geometry),
+                None => Source::Matrix(&x),
+            },
+            weights: packed,
+            epilogue: Epilogue {
+                bias: &self.bias,
+                residual: residual.as_deref().map(|values| Residual {
+                    values,
+                    rows_per_value: (rows * columns / values.len().max(1)).max(1),
+                }),
+                activation: call.activation,
+            },
+        };
+        Tensor::from_vec(problem.run(), dims, &Device::Cpu)?.to_dtype(self.dtype)
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (out, channels, taps) = match &self.packed {
+            AnyPacked::F32(w) => (w.out, w.channels, w.taps),
+            AnyPacked::Bf16(w) => (w.out, w.channels, w.taps),
+        };
+        write!(f, "Weights({out}, {channels}, {taps}; {:?})", self.dtype)
+    }
+}

@@ -1,0 +1,161 @@
+//! Linear layers and convolutions.
+
+use candle_core::{DType, Result};
+
+use super::{assert_close, random, same_on_all_threads};
+use crate::conv2d::{conv2d_reference, upsample_reference};
+use crate::cpu::Isa;
+use crate::linear::linear_reference;
+use crate::{Conv2d, Linear, Padding, gelu, silu};
+
+const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+
+#[test]
+fn linear_equals_its_reference() -> Result<()> {
+    // Rows, inputs, outputs: single ones, odd ones, several blocks of each.
+    let shapes = [(1, 1, 1), (5, 13, 4), (50, 384, 33), (7, 40, 640), (251, 1100, 70), (1024, 64, 336)];
+    for isa in Isa::available() {
+        for dtype in DTYPES {
+            for (rows, inner, out) in shapes {
+                let what = format!("{isa:?} {dtype:?} linear {rows}x{inner}x{out}");
+                let x = random(&[1, rows, inner], 1, dtype)?;
+                let weight = random(&[out, inner], 2, dtype)?;
+                let bias = random(&[out], 3, dtype)?;
+                let residual = random(&[1, rows, out], 4, dtype)?;
+                let layer = Linear::for_isa(weight.clone(), Some(bias.clone()), isa)?;
+                let want = linear_reference(&x, &weight, Some(&bias))?;
+                assert_close(&same_on_all_threads(|| layer.forward(&x), &what)?, &want, &what)?;
+                assert_close(&layer.forward_add(&x, &residual)?, &(&want + &residual)?, &what)?;
+                assert_close(&layer.forward_gelu(&x)?, &gelu(&want)?, &what)?;
+                assert_close(&layer.forward_silu(&x)?, &silu(&want)?, &what)?;
+                let plain = Linear::for_isa(weight.clone(), None, isa)?;
+                assert_close(&plain.forward(&x)?, &linear_reference(&x, &weight, None)?, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn geglu_equals_its_reference_whether_the_halves_are_aligned_or_not() -> Result<()> {
+    for isa in Isa::available() {
+        for dtype in DTYPES {
+            for (rows, inner, out) in [(3, 8, 10), (50, 40, 64), (130, 320, 2560)] {
+                let x = random(&[rows, inner], 5, dtype)?;
+                let weight = (random(&[out, inner], 6, dtype)? * 0.1)?;
+                let bias = random(&[out], 7, dtype)?;
+                let both = linear_reference(&x, &weight, Some(&bias))?;
+                let want = (both.narrow(1, 0, out / 2)? * both.narrow(1, out / 2, out / 2)?.gelu_erf()?)?;
+                let layer = Linear::for_isa(weight, Some(bias), isa)?;
+                let what = format!("{isa:?} {dtype:?} geglu {rows}x{inner}x{out}");
+                assert_close(&same_on_all_threads(|| layer.forward_geglu(&x), &what)?, &want, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transposed_input_is_read_as_what_it_says() -> Result<()> {
+    let x = random(&[6, 9], 8, DType::F32)?.t()?;
+    let weight = random(&[5, 6], 9, DType::F32)?;
+    let want = linear_reference(&x.contiguous()?, &weight, None)?;
+    assert_close(&Linear::new(weight, None)?.forward(&x)?, &want, "transposed")
+}
+
+/// Input (batch, height, width, channels), outputs, kernel, stride, padding.
+struct Case([usize; 4], usize, usize, usize, Padding);
+
+#[test]
+fn conv2d_equals_its_reference() -> Result<()> {
+    let cases = [
+        Case([1, 1, 1, 1], 1, 1, 1, Padding::all(0)),
+        Case([1, 1, 1, 13], 320, 3, 1, Padding::all(1)),
+        Case([5, 4, 6, 13], 20, 3, 1, Padding::all(1)),
+        Case([2, 9, 7, 4], 4, 3, 2, Padding::all(1)),
+        Case([2, 8, 6, 3], 17, 3, 2, Padding::bottom_right(1)),
+        Case([1, 5, 5, 48], 80, 1, 1, Padding::all(0)),
+        Case([1, 11, 12, 6], 8, 5, 3, Padding { top: 2, bottom: 0, left: 1, right: 3 }),
+        Case([1, 6, 20, 900], 65, 3, 1, Padding::all(1)),
+        Case([2, 32, 32, 128], 128, 3, 1, Padding::all(1)),
+    ];
+    for isa in Isa::available() {
+        for dtype in DTYPES {
+            for Case(dims, out, kernel, stride, padding) in &cases {
+                let what = format!("{isa:?} {dtype:?} conv2d {dims:?} -> {out}, {kernel}, {stride}");
+                let x = random(dims, 10, dtype)?;
+                let weight = random(&[*out, dims[3], *kernel, *kernel], 11, dtype)?;
+                let bias = random(&[*out], 12, dtype)?;
+                let layer = Conv2d::for_isa(weight.clone(), Some(bias.clone()), (*stride, *padding), isa)?;
+                let want = conv2d_reference(&x, &weight, Some(&bias), *stride, *padding)?;
+                assert_close(&same_on_all_threads(|| layer.forward(&x), &what)?, &want, &what)?;
+
+                let whole = random(want.dims(), 13, dtype)?;
+                assert_close(&layer.forward_add(&x, &whole)?, &(&want + &whole)?, &what)?;
+                let embedding = random(&[dims[0], 1, 1, *out], 14, dtype)?;
+                let want = want.broadcast_add(&embedding)?;
+                assert_close(&layer.forward_add(&x, &embedding)?, &want, &what)?;
+
+                let large = upsample_reference(&x, 2)?;
+                let want = conv2d_reference(&large, &weight, Some(&bias), *stride, *padding)?;
+                assert_close(&layer.forward_upsampled(&x)?, &want, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn empty_inputs_give_empty_outputs() -> Result<()> {
+    for dtype in DTYPES {
+        let layer = Linear::new(random(&[64, 6], 1, dtype)?, None)?;
+        let x = random(&[0, 3, 6], 1, dtype)?;
+        assert_eq!(layer.forward_gelu(&x)?.dims(), [0, 3, 64]);
+        assert_eq!(layer.forward_geglu(&x)?.dims(), [0, 3, 32]);
+        assert_eq!(layer.forward_add(&x, &random(&[0, 3, 64], 1, dtype)?)?.dims(), [0, 3, 64]);
+        let nothing = Linear::new(random(&[0, 6], 1, dtype)?, None)?;
+        assert_eq!(nothing.forward(&random(&[3, 6], 1, dtype)?)?.dims(), [3, 0]);
+
+        let layer = Conv2d::new(random(&[4, 6, 3, 3], 1, dtype)?, None, 1, Padding::all(1))?;
+        let x = random(&[0, 5, 7, 6], 1, dtype)?;
+        assert_eq!(layer.forward(&x)?.dims(), [0, 5, 7, 4]);
+        assert_eq!(layer.forward_upsampled(&x)?.dims(), [0, 10, 14, 4]);
+        assert_eq!(layer.forward_add(&x, &random(&[0, 1, 1, 4], 1, dtype)?)?.dims(), [0, 5, 7, 4]);
+    }
+    Ok(())
+}
+
+#[test]
+fn sums_over_nothing_are_the_bias() -> Result<()> {
+    for dtype in DTYPES {
+        let bias = random(&[5], 1, dtype)?;
+        let (weight, x) = (random(&[5, 0], 1, dtype)?, random(&[2, 0], 1, dtype)?);
+        let want = linear_reference(&x, &weight, Some(&bias))?;
+        let got = Linear::new(weight, Some(bias.clone()))?.forward(&x)?;
+        assert_close(&got, &want, "linear")?;
+        assert_close(&got, &bias.broadcast_as((2, 5))?, "bias")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn mismatched_shapes_and_types_are_refused() -> Result<()> {
+    let weight = random(&[4, 6], 1, DType::F32)?;
+    assert!(Linear::new(weight.clone(), Some(random(&[5], 1, DType::F32)?)).is_err());
+    let layer = Linear::new(weight, None)?;
+    assert!(layer.forward(&random(&[2, 5], 1, DType::F32)?).is_err());
+    assert!(layer.forward(&random(&[2, 6], 1, DType::BF16)?).is_err());
+    let x = random(&[2, 6], 1, DType::F32)?;
+    assert!(layer.forward_add(&x, &random(&[3, 4], 1, DType::F32)?).is_err());
+
+    let weight = random(&[4, 6, 3, 3], 1, DType::F32)?;
+    let layer = Conv2d::new(weight.clone(), None, 1, Padding::all(0))?;
+    assert!(layer.forward(&random(&[1, 4, 4, 5], 1, DType::F32)?).is_err());
+    assert!(layer.forward(&random(&[1, 2, 2, 6], 1, DType::F32)?).is_err());
+    let x = random(&[1, 4, 4, 6], 1, DType::F32)?;
+    assert!(layer.forward_add(&x, &random(&[1, 4, 4, 4], 1, DType::F32)?).is_err());
+    assert!(Conv2d::new(weight, None, 0, Padding::all(0)).is_err());
+    let weight = random(&[4, 6, 0, 0], 1, DType::F32)?;
+    assert!(Conv2d::new(weight, None, 1, Padding::all(0)).is_err());
+    Ok(())
+}
