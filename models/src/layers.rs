@@ -1,1 +1,87 @@
-//! To be written.
+//! Loading the operations of the `kernels` crate from a checkpoint, and the layers that several networks share.
+//!
+//! Every function reads its tensors below `vb` by the checkpoint's own names (`weight`, `bias`).
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding};
+
+/// The shape of a square convolution.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConvShape {
+    pub input: usize,
+    pub output: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: Padding,
+}
+
+impl ConvShape {
+    /// 3×3 with a border of one: the size of the image stays.
+    pub const fn same(input: usize, output: usize) -> Self {
+        Self { input, output, kernel: 3, stride: 1, padding: Padding::all(1) }
+    }
+
+    /// 3×3 with a stride of two: half the size, rounded as `padding` has it.
+    pub const fn halving(channels: usize, padding: Padding) -> Self {
+        Self { input: channels, output: channels, kernel: 3, stride: 2, padding }
+    }
+}
+
+/// `weight`: (out, in, kernel, kernel); `bias`: (out).
+pub(crate) fn conv2d(shape: ConvShape, vb: VarBuilder) -> Result<Conv2d> {
+    let dims = (shape.output, shape.input, shape.kernel, shape.kernel);
+    let (weight, bias) = (vb.get(dims, "weight")?, vb.get(shape.output, "bias")?);
+    Conv2d::new(weight, Some(bias), shape.stride, shape.padding)
+}
+
+/// `weight`: (out, in); `bias`: (out).
+pub(crate) fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::new(vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
+}
+
+/// `weight`: (out, in).
+pub(crate) fn linear_no_bias(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::new(vb.get((output, input), "weight")?, None)
+}
+
+/// A 1×1 convolution of the checkpoint, which is a linear layer on channels-last tensors.
+/// `weight`: (out, in, 1, 1); `bias`: (out).
+pub(crate) fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    let weight = vb.get((output, input, 1, 1), "weight")?.reshape((output, input))?;
+    Linear::new(weight, Some(vb.get(output, "bias")?))
+}
+
+/// `weight`, `bias`: (channels).
+pub(crate) fn group_norm(channels: usize, groups: usize, eps: f64, vb: VarBuilder) -> Result<GroupNorm> {
+    GroupNorm::new(vb.get(channels, "weight")?, vb.get(channels, "bias")?, groups, eps)
+}
+
+/// `weight`, `bias`: (channels); PyTorch's default epsilon.
+pub(crate) fn layer_norm(channels: usize, vb: VarBuilder) -> Result<LayerNorm> {
+    LayerNorm::new(vb.get(channels, "weight")?, vb.get(channels, "bias")?, 1e-5)
+}
+
+/// The GEGLU feed-forward of the transformers: `channels` → 4 · `channels` → `channels`.
+#[derive(Debug)]
+pub(crate) struct FeedForward {
+    proj: Linear,
+    out: Linear,
+}
+
+impl FeedForward {
+    /// Keys `net.0.proj` and `net.2` (`net.1` is the dropout of training).
+    pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
+        let inner = 4 * channels;
+        let net = vb.pp("net");
+        Ok(Self {
+            proj: linear(channels, 2 * inner, net.pp(0).pp("proj"))?,
+            out: linear(inner, channels, net.pp(2))?,
+        })
+    }
+
+    /// `x`, `residual`: (..., channels) → `residual` + the feed-forward of `x`.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        self.out.forward_add(&self.proj.forward_geglu(x)?, residual)
+    }
+}

@@ -1,1 +1,144 @@
-//! To be written.
+//! The mouth mask: which part of a face crop is generated (black) and which is kept (white). Drawn from a
+//! table, so that no picture has to be found at run time.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use kernels::resize::resize_lanczos4;
+
+/// Height and width of the mask as drawn.
+const SIZE: usize = 256;
+
+/// Pixels per latent, in each direction.
+const LATENT_SCALE: usize = 8;
+
+/// (row, from, to): columns from..to are black on this row and on those below it, down to the next row named.
+#[rustfmt::skip]
+const SPANS: [(u8, u8, u8); 81] = [
+    (95, 9, 78), (95, 178, 247), (128, 9, 248), (135, 9, 247), (136, 10, 247), (149, 10, 246),
+    (150, 11, 246), (163, 11, 245), (164, 12, 245), (170, 12, 244), (171, 13, 244), (172, 13, 243),
+    (173, 14, 243), (174, 14, 242), (175, 15, 242), (176, 15, 241), (177, 16, 241), (178, 16, 240),
+    (179, 17, 239), (180, 18, 239), (181, 18, 238), (182, 19, 237), (184, 20, 236), (185, 21, 235),
+    (187, 22, 234), (188, 22, 233), (189, 23, 233), (190, 24, 232), (191, 25, 231), (192, 26, 231),
+    (193, 26, 230), (194, 27, 229), (195, 28, 229), (196, 29, 228), (197, 30, 227), (198, 31, 226),
+    (199, 32, 225), (200, 33, 224), (201, 34, 224), (202, 34, 223), (203, 35, 222), (204, 36, 221),
+    (205, 37, 220), (206, 38, 219), (207, 39, 218), (208, 40, 217), (209, 42, 216), (210, 43, 215),
+    (211, 44, 214), (212, 45, 213), (213, 47, 212), (214, 48, 211), (215, 49, 209), (216, 51, 208),
+    (217, 52, 207), (218, 54, 205), (219, 56, 204), (220, 57, 203), (221, 59, 201), (222, 60, 200),
+    (223, 62, 198), (224, 64, 197), (225, 66, 195), (226, 68, 193), (227, 70, 192), (228, 72, 190),
+    (229, 74, 188), (230, 76, 186), (231, 78, 184), (232, 80, 181), (233, 82, 179), (234, 85, 176),
+    (235, 87, 174), (236, 90, 172), (237, 93, 169), (238, 95, 167), (239, 99, 165), (240, 104, 161),
+    (241, 108, 157), (242, 131, 153), (243, 0, 0),
+];
+
+/// The mask that the published models were trained with: 0 where the face is generated, 255 where it is
+/// kept. → (256, 256), u8.
+pub fn mouth_mask() -> Result<Tensor> {
+    let mut pixels = vec![255u8; SIZE * SIZE];
+    for spans in SPANS.chunk_by(|a, b| a.0 == b.0) {
+        // Each group paints down to the bottom, over what the group above it painted there.
+        for row in pixels.chunks_exact_mut(SIZE).skip(usize::from(spans[0].0)) {
+            row.fill(255);
+            for &(_, from, to) in spans {
+                row[usize::from(from)..usize::from(to)].fill(0);
+            }
+        }
+    }
+    Tensor::from_vec(pixels, (SIZE, SIZE), &Device::Cpu)
+}
+
+/// The mask at a model's resolution, 1 where the face is kept.
+#[derive(Debug, Clone)]
+pub struct MouthMask {
+    pixels: Tensor,
+    latents: Tensor,
+}
+
+impl MouthMask {
+    /// `resolution`: height and width of the face crops; a multiple of 8.
+    pub fn new(resolution: usize) -> Result<Self> {
+        if resolution == 0 || !resolution.is_multiple_of(LATENT_SCALE) {
+            bail!("mouth mask: resolution {resolution} is not a multiple of {LATENT_SCALE}");
+        }
+        let mask = resize_lanczos4(&mouth_mask()?.unsqueeze(2)?, resolution, resolution)?;
+        let pixels = (mask.to_dtype(DType::F64)? / 255.0)?.to_dtype(DType::F32)?;
+        let nearest: Vec<u32> = (0..resolution as u32).step_by(LATENT_SCALE).collect();
+        let nearest = Tensor::new(nearest, &Device::Cpu)?;
+        Ok(Self { latents: pixels.index_select(&nearest, 0)?.index_select(&nearest, 1)?, pixels })
+    }
+
+    /// For images: Lanczos-resized, so with grey edges. (resolution, resolution, 1), f32 in 0..=1, on the CPU.
+    pub fn pixels(&self) -> &Tensor {
+        &self.pixels
+    }
+
+    /// For latents: the nearest pixels of [`Self::pixels`]. (resolution / 8, resolution / 8, 1), on the CPU.
+    pub fn latents(&self) -> &Tensor {
+        &self.latents
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fnv1a(bytes: &[u8]) -> u64 {
+        bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    }
+
+    fn bytes(x: &Tensor) -> Result<Vec<u8>> {
+        x.flatten_all()?.to_vec1::<u8>()
+    }
+
+    #[test]
+    fn the_mask_is_the_published_one() -> Result<()> {
+        assert_eq!(fnv1a(&bytes(&mouth_mask()?)?), 0xc884_7ec1_3ac1_5176);
+        Ok(())
+    }
+
+    #[test]
+    fn the_mask_equals_the_picture() -> Result<()> {
+        let golden = std::env::var_os("LATENTSYNC_GOLDEN")
+            .map_or_else(|| "../../shared/golden".into(), std::path::PathBuf::from);
+        let path = golden.join("mask.png");
+        if !path.exists() {
+            eprintln!("skipped: the golden set has no `{}`", path.display());
+            return Ok(());
+        }
+        let picture = image::open(&path).map_err(candle_core::Error::wrap)?.to_luma8();
+        assert_eq!(picture.dimensions(), (SIZE as u32, SIZE as u32));
+        assert!(picture.as_raw() == &bytes(&mouth_mask()?)?, "pixels differ");
+        Ok(())
+    }
+
+    /// `cv2.resize(mask, (n, n), interpolation=cv2.INTER_LANCZOS4)` has these bytes.
+    #[test]
+    fn resized_it_has_opencvs_bytes() -> Result<()> {
+        for (resolution, hash) in
+            [(128, 0x3541_7384_67b0_b1cc), (256, 0xc884_7ec1_3ac1_5176), (512, 0x7a94_fef9_dc3d_2d27)]
+        {
+            let mask = MouthMask::new(resolution)?;
+            assert_eq!(mask.pixels().dims(), [resolution, resolution, 1]);
+            let levels = ((mask.pixels() * 255.0)?.round()?).to_dtype(DType::U8)?;
+            assert_eq!(fnv1a(&bytes(&levels)?), hash, "at {resolution}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn latents_are_every_eighth_pixel() -> Result<()> {
+        let mask = MouthMask::new(128)?;
+        let pixels = mask.pixels().squeeze(2)?.to_vec2::<f32>()?;
+        let latents = mask.latents().squeeze(2)?.to_vec2::<f32>()?;
+        assert_eq!((latents.len(), latents[0].len()), (16, 16));
+        for (y, row) in latents.iter().enumerate() {
+            for (x, &value) in row.iter().enumerate() {
+                assert_eq!(value, pixels[8 * y][8 * x]);
+            }
+        }
+        // Kept at the top, generated where the mouth is.
+        assert_eq!((latents[0][8], latents[12][8]), (1.0, 0.0));
+        assert!(MouthMask::new(100).is_err());
+        Ok(())
+    }
+}

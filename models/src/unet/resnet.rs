@@ -1,0 +1,139 @@
+//! Residual blocks of convolutions, and the layers that change the size of the image.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use kernels::{Conv2d, GroupNorm, Linear, Padding};
+
+use super::{Pass, UNet3DConfig};
+use crate::layers::{self, ConvShape};
+
+/// A group norm followed by SiLU, whose statistics run over the frames of a video or over each frame.
+#[derive(Debug)]
+pub(super) struct VideoNorm {
+    norm: GroupNorm,
+    per_frame: bool,
+}
+
+impl VideoNorm {
+    pub fn load(cfg: &UNet3DConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            norm: layers::group_norm(channels, cfg.norm_num_groups, cfg.norm_eps, vb)?,
+            per_frame: cfg.use_inflated_groupnorm,
+        })
+    }
+
+    /// `x`: (batch · frames, h, w, channels) → the same shape.
+    pub fn forward_silu(&self, x: &Tensor, frames: usize) -> Result<Tensor> {
+        if self.per_frame {
+            return self.norm.forward_silu(x);
+        }
+        let (images, h, w, channels) = x.dims4()?;
+        let video = x.reshape((images / frames, frames * h * w, channels))?;
+        self.norm.forward_silu(&video)?.reshape((images, h, w, channels))
+    }
+}
+
+/// norm → SiLU → conv, the time embedding added, norm → SiLU → conv, the input added.
+#[derive(Debug)]
+pub(super) struct ResnetBlock3D {
+    norm1: VideoNorm,
+    conv1: Conv2d,
+    time_emb_proj: Linear,
+    norm2: VideoNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Linear>,
+}
+
+impl ResnetBlock3D {
+    pub fn load(cfg: &UNet3DConfig, input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        let conv_shortcut = if input == output {
+            None
+        } else {
+            Some(layers::pointwise(input, output, vb.pp("conv_shortcut"))?)
+        };
+        Ok(Self {
+            norm1: VideoNorm::load(cfg, input, vb.pp("norm1"))?,
+            conv1: layers::conv2d(ConvShape::same(input, output), vb.pp("conv1"))?,
+            time_emb_proj: layers::linear(cfg.time_channels(), output, vb.pp("time_emb_proj"))?,
+            norm2: VideoNorm::load(cfg, output, vb.pp("norm2"))?,
+            conv2: layers::conv2d(ConvShape::same(output, output), vb.pp("conv2"))?,
+            conv_shortcut,
+        })
+    }
+
+    /// `x`: (batch · frames, h, w, in) → (batch · frames, h, w, out).
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let images = x.dim(0)?;
+        let time = self.time_emb_proj.forward(&pass.time)?;
+        let time = time.broadcast_as((images, time.dim(1)?))?.reshape((images, 1, 1, time.dim(1)?))?;
+        let h = self.norm1.forward_silu(x, pass.frames)?;
+        let h = self.conv1.forward_add(&h, &time)?;
+        let h = self.norm2.forward_silu(&h, pass.frames)?;
+        match &self.conv_shortcut {
+            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
+            None => self.conv2.forward_add(&h, x),
+        }
+    }
+}
+
+/// Half the size, rounded up.
+#[derive(Debug)]
+pub(super) struct Downsample3D {
+    conv: Conv2d,
+}
+
+impl Downsample3D {
+    pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
+        let shape = ConvShape::halving(channels, Padding::all(1));
+        Ok(Self { conv: layers::conv2d(shape, vb.pp("conv"))? })
+    }
+
+    /// `x`: (batch · frames, h, w, channels) → (batch · frames, ⌈h / 2⌉, ⌈w / 2⌉, channels).
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(x)
+    }
+}
+
+/// The size of the encoder's output that is joined next.
+#[derive(Debug)]
+pub(super) struct Upsample3D {
+    conv: Conv2d,
+}
+
+impl Upsample3D {
+    pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { conv: layers::conv2d(ConvShape::same(channels, channels), vb.pp("conv"))? })
+    }
+
+    /// `x`: (batch · frames, h, w, channels) → (batch · frames, height, width, channels), `size` being
+    /// (height, width).
+    pub fn forward(&self, x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+        let (_, h, w, _) = x.dims4()?;
+        if size == (2 * h, 2 * w) {
+            return self.conv.forward_upsampled(x);
+        }
+        let rows = Tensor::from_vec(nearest(h, size.0), size.0, x.device())?;
+        let columns = Tensor::from_vec(nearest(w, size.1), size.1, x.device())?;
+        let x = x.index_select(&rows, 1)?.index_select(&columns, 2)?;
+        self.conv.forward(&x)
+    }
+}
+
+/// For each of `to` positions the nearest of `from`, by PyTorch's rule (rounded down, in f32).
+fn nearest(from: usize, to: usize) -> Vec<u32> {
+    let scale = from as f32 / to as f32;
+    (0..to).map(|i| ((i as f32 * scale) as u32).min(from as u32 - 1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    /// The values of `torch.nn.functional.interpolate(arange(3.)[None, None], size=5)`.
+    #[test]
+    fn nearest_rounds_down() {
+        assert_eq!(nearest(3, 5), [0, 0, 1, 1, 2]);
+        assert_eq!(nearest(2, 3), [0, 0, 1]);
+        assert_eq!(nearest(1, 2), [0, 0]);
+    }
+}

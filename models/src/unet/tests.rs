@@ -1,0 +1,140 @@
+//! What the golden cases cannot show: odd sizes, refused options, norms per frame.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::{Heads, MotionModuleConfig, UNet3D, UNet3DConfig};
+use crate::synthetic::{Synthetic, unit_variance};
+
+const AUDIO_CHANNELS: usize = 16;
+
+/// Two levels, so that one goes down and one comes up again.
+fn tiny() -> UNet3DConfig {
+    UNet3DConfig {
+        in_channels: 13,
+        block_out_channels: vec![32, 64],
+        down_block_types: vec!["CrossAttnDownBlock3D".into(), "DownBlock3D".into()],
+        up_block_types: vec!["UpBlock3D".into(), "CrossAttnUpBlock3D".into()],
+        layers_per_block: 1,
+        cross_attention_dim: AUDIO_CHANNELS,
+        attention_head_dim: Heads::PerLevel(vec![4, 8]),
+        norm_num_groups: 8,
+        use_motion_module: true,
+        motion_module_type: Some("Vanilla".into()),
+        motion_module_kwargs: MotionModuleConfig {
+            temporal_position_encoding: true,
+            temporal_position_encoding_max_len: 3,
+            ..Default::default()
+        },
+        add_audio_layer: true,
+        ..Default::default()
+    }
+}
+
+fn load(cfg: &UNet3DConfig) -> Result<UNet3D> {
+    let weights = Synthetic::new("test.unet.", 1.0);
+    UNet3D::load(cfg, weights.var_builder(DType::F32, &Device::Cpu))
+}
+
+fn sample(frames: usize, h: usize, w: usize) -> Result<Tensor> {
+    unit_variance("test.sample", (1, frames, h, w, 13), &Device::Cpu)
+}
+
+fn audio(frames: usize) -> Result<Tensor> {
+    unit_variance("test.audio", (1, frames, 6, AUDIO_CHANNELS), &Device::Cpu)
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> Result<f32> {
+    (a - b)?.abs()?.max_all()?.to_scalar()
+}
+
+#[test]
+fn any_size_comes_back_as_it_went_in() -> Result<()> {
+    let unet = load(&tiny())?;
+    let context = unet.context(&audio(2)?)?;
+    for (h, w) in [(5, 7), (8, 3), (1, 1)] {
+        let out = unet.forward(&sample(2, h, w)?, 10, &context)?;
+        assert_eq!(out.dims(), [1, 2, h, w, 4]);
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_are_alone_where_nothing_looks_across_them() -> Result<()> {
+    for use_inflated_groupnorm in [true, false] {
+        let unet = load(&UNet3DConfig { use_inflated_groupnorm, use_motion_module: false, ..tiny() })?;
+        let (sample, audio) = (sample(2, 4, 4)?, audio(2)?);
+        let both = unet.forward(&sample, 10, &unet.context(&audio)?)?;
+        let context = unet.context(&audio.narrow(1, 1, 1)?)?;
+        let second = unet.forward(&sample.narrow(1, 1, 1)?, 10, &context)?;
+        let difference = largest_difference(&both.narrow(1, 1, 1)?, &second)?;
+        assert_eq!(
+            difference < 1e-5,
+            use_inflated_groupnorm,
+            "per frame: {use_inflated_groupnorm}, difference {difference:.1e}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_observer_can_end_the_pass() -> Result<()> {
+    let unet = load(&tiny())?;
+    let context = unet.context(&audio(2)?)?;
+    let mut seen = Vec::new();
+    let mut observe = |name: &str, _: &Tensor| {
+        seen.push(name.to_string());
+        if name == "mid_block" {
+            candle_core::bail!("cancelled")
+        }
+        Ok(())
+    };
+    let result = unet.forward_observed(&sample(2, 4, 4)?, 10, &context, &mut observe);
+    assert!(result.is_err());
+    assert_eq!(seen, ["time_embedding", "conv_in", "down_blocks.0", "down_blocks.1", "mid_block"]);
+    Ok(())
+}
+
+#[test]
+fn more_frames_than_positions_are_refused() -> Result<()> {
+    let unet = load(&tiny())?;
+    let context = unet.context(&audio(4)?)?;
+    let error = unet.forward(&sample(4, 4, 4)?, 10, &context).unwrap_err();
+    assert!(error.to_string().contains("4 frames at a time, at most 3"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn audio_of_another_length_is_refused() -> Result<()> {
+    let unet = load(&tiny())?;
+    let context = unet.context(&audio(3)?)?;
+    let error = unet.forward(&sample(2, 4, 4)?, 10, &context).unwrap_err();
+    assert!(error.to_string().contains("frames of the audio"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn unknown_options_are_refused_by_name() {
+    type Change = fn(&mut UNet3DConfig);
+    let changes: [(&str, Change); 12] = [
+        ("dual_cross_attention", |cfg| cfg.dual_cross_attention = true),
+        ("center_input_sample", |cfg| cfg.center_input_sample = true),
+        ("num_class_embeds", |cfg| cfg.num_class_embeds = Some(3)),
+        ("resnet_time_scale_shift", |cfg| cfg.resnet_time_scale_shift = "scale_shift".into()),
+        ("act_fn", |cfg| cfg.act_fn = "gelu".into()),
+        ("mid_block_type", |cfg| cfg.mid_block_type = "None".into()),
+        ("mid_block_scale_factor", |cfg| cfg.mid_block_scale_factor = 2.0),
+        ("downsample_padding", |cfg| cfg.downsample_padding = 0),
+        ("down_block_types", |cfg| cfg.down_block_types[0] = "AttnDownBlock2D".into()),
+        ("up_block_types", |cfg| cfg.up_block_types.clear()),
+        ("motion_module_type", |cfg| cfg.motion_module_type = None),
+        ("attention_block_types", |cfg| {
+            cfg.motion_module_kwargs.attention_block_types[1] = "Temporal_Cross".into()
+        }),
+    ];
+    for (name, change) in changes {
+        let mut cfg = tiny();
+        change(&mut cfg);
+        let error = load(&cfg).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+}
