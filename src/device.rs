@@ -22,23 +22,19 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// Opens the device. Only `Auto` falls back to another one.
     pub fn open(self) -> Result<Device> {
-        let unavailable = |source| Error::Device {
-            device: self.to_string(),
-            source,
-        };
+        let unavailable = |source| Error::Device { device: self.to_string(), source };
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(unavailable),
             Self::Metal => Device::new_metal(0).map_err(unavailable),
             Self::Auto => {
-                let first = match (
-                    candle_core::utils::cuda_is_available(),
-                    candle_core::utils::metal_is_available(),
-                ) {
-                    (true, _) => Device::new_cuda(0),
-                    (_, true) => Device::new_metal(0),
-                    _ => return Ok(Device::Cpu),
-                };
+                let first =
+                    match (candle_core::utils::cuda_is_available(), candle_core::utils::metal_is_available())
+                    {
+                        (true, _) => Device::new_cuda(0),
+                        (_, true) => Device::new_metal(0),
+                        _ => return Ok(Device::Cpu),
+                    };
                 Ok(first.unwrap_or_else(|error| {
                     tracing::warn!("no GPU answers, computing on the CPU: {error}");
                     Device::Cpu
@@ -100,7 +96,14 @@ impl DTypeChoice {
             Self::Auto => DType::F16,
             Self::F32 => DType::F32,
             Self::BF16 => DType::BF16,
-            Self::F16 => DType::F16,
+            Self::F16 => {
+                if device.is_cpu() {
+                    tracing::warn!(
+                        "f16 is slow on a CPU: bf16 takes as little memory and is several times faster"
+                    );
+                }
+                DType::F16
+            }
         }
     }
 }
@@ -148,10 +151,7 @@ mod tests {
         }
         for name in ["gpu", "cuda:", "cuda:-1", "cuda:x", ""] {
             let message = name.parse::<DeviceChoice>().unwrap_err().to_string();
-            assert!(
-                message.contains("device") && message.contains("cuda:0"),
-                "{message}"
-            );
+            assert!(message.contains("device") && message.contains("cuda:0"), "{message}");
         }
     }
 

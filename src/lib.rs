@@ -1,15 +1,85 @@
 //! A local LatentSync engine: a video and a voice go in, a lip-synced video comes out.
+//!
+//! [`LipSync`] is a loaded model: load once, run many [`Job`]s. [`Options`] has every knob of a job,
+//! [`LoadOptions`] those of loading, [`Report`] what a job did, [`Error`] what can go wrong. `pipeline` tells
+//! how a video goes through; read it first.
+//!
+#![cfg_attr(feature = "media", doc = "```")]
+#![cfg_attr(not(feature = "media"), doc = "```ignore")]
+//! use latentsync::options::SyncMode;
+//! use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let shared = std::env::var("LATENTSYNC_SHARED").unwrap_or_else(|_| "../shared".to_string());
+//! # let shared = std::path::PathBuf::from(shared);
+//! # if !shared.join("golden/small").is_dir() {
+//! #     eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", shared.join("golden/small").display());
+//! #     return Ok(());
+//! # }
+//! # let directory = tempfile::tempdir()?;
+//! # let output = directory.path().join("out.mp4");
+//! // `ModelChoice::LatentSync16` is the published model; this is a small one in a directory.
+//! let model = ModelChoice::Directory(shared.join("golden/small"));
+//! let lipsync = LipSync::load(&model, &LoadOptions::default())?;
+//!
+//! let job = Job {
+//!     video: shared.join("media/woman_2s.mp4"),
+//!     audio: shared.join("media/speech_3s.wav"),
+//!     output: output.clone(),
+//!     options: Options {
+//!         steps: 1,
+//!         seed: Some(7),
+//!         duration: SyncMode::CutOff.into(),
+//!         ..Options::default()
+//!     },
+//!     anchors: None,
+//! };
+//! // `()` keeps the progress to itself; the token's clones stop the job from another thread.
+//! let report = lipsync.run(&job, &mut (), &CancelToken::new())?;
+//! println!("{} frames in {:.1} s", report.frames, report.seconds);
+//! # assert_eq!((report.seed, report.frames), (7, 50));
+//! # assert!(output.is_file());
+//! # Ok(())
+//! # }
+//! ```
 
+#[cfg(feature = "media")]
 pub mod pipeline;
+#[cfg(feature = "media")]
+mod lip_sync;
 pub mod stages;
+#[cfg(feature = "media")]
+mod source_frames;
+#[cfg(feature = "media")]
+mod meter;
+#[cfg(feature = "media")]
+mod anchors;
+#[cfg(feature = "media")]
+mod preflight;
 pub mod options;
 pub mod request;
 pub mod weights;
 pub mod device;
+pub mod system;
 pub mod noise;
 pub mod report;
+#[cfg(feature = "media")]
+pub mod media;
+#[cfg(feature = "media")]
+pub mod frame_store;
+mod unfinished;
 pub mod error;
 
 pub use error::{Error, Result};
+#[cfg(feature = "media")]
+pub use lip_sync::LipSync;
 pub use options::{Job, LoadOptions, ModelChoice, Options};
+#[cfg(feature = "media")]
+pub use preflight::preflight;
 pub use report::{CancelToken, Progress, Report, Stage};
+pub use unfinished::remove_unfinished_outputs;
+
+/// README.md's example, compiled with the tests.
+#[cfg(all(doctest, feature = "media"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

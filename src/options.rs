@@ -40,6 +40,9 @@ pub struct Options {
     /// Run the whole network only on every n-th step; `None` runs it on all of them.
     pub deepcache: Option<usize>,
     pub on_missing_face: OnMissingFace,
+    /// Do as the original does where this engine departs from it: colours are read as BT.601 whatever
+    /// the file says, two frames too many are made at the end, and InsightFace sees red and blue exchanged.
+    pub reference_compat: bool,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             duration: DurationPolicy::default(),
             deepcache: None,
             on_missing_face: OnMissingFace::default(),
+            reference_compat: false,
         }
     }
 }
@@ -58,13 +62,8 @@ impl Default for Options {
 impl Options {
     /// Refuses values that no job can be computed with, naming the option.
     pub fn validate(&self) -> Result<()> {
-        let refuse = |option, value: String, expected: String| {
-            Err(Error::InvalidOption {
-                option,
-                value,
-                expected,
-            })
-        };
+        let refuse =
+            |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
         if !(1.0..=MAX_GUIDANCE_SCALE).contains(&self.guidance_scale) {
             return refuse(
                 "guidance_scale",
@@ -80,11 +79,9 @@ impl Options {
             );
         }
         match self.deepcache {
-            Some(interval) if !(1..=MAX_STEPS).contains(&interval) => refuse(
-                "deepcache",
-                interval.to_string(),
-                format!("a whole number between 1 and {MAX_STEPS}"),
-            ),
+            Some(interval) if !(1..=MAX_STEPS).contains(&interval) => {
+                refuse("deepcache", interval.to_string(), format!("a whole number between 1 and {MAX_STEPS}"))
+            }
             _ => Ok(()),
         }
     }
@@ -152,7 +149,7 @@ impl FromStr for ModelChoice {
             "latentsync-1.5" => Ok(Self::LatentSync15),
             _ => {
                 let path = PathBuf::from(text);
-                if !path.is_dir() && !text.contains(std::path::is_separator) {
+                if !path.exists() && !text.contains(std::path::is_separator) {
                     return Err(Error::InvalidOption {
                         option: "model",
                         value: text.to_string(),
@@ -210,56 +207,21 @@ mod tests {
     fn out_of_range_options_are_refused_by_name() {
         let refused = |options: Options| options.validate().unwrap_err().to_string();
         for guidance_scale in [0.99, 10.01, f64::NAN, f64::INFINITY] {
-            let message = refused(Options {
-                guidance_scale,
-                ..Options::default()
-            });
+            let message = refused(Options { guidance_scale, ..Options::default() });
             assert!(message.contains("guidance_scale"), "{message}");
         }
-        assert!(
-            refused(Options {
-                steps: 0,
-                ..Options::default()
-            })
-            .contains("steps")
-        );
-        assert!(
-            refused(Options {
-                steps: 1000,
-                ..Options::default()
-            })
-            .contains("999")
-        );
-        assert!(
-            refused(Options {
-                deepcache: Some(0),
-                ..Options::default()
-            })
-            .contains("deepcache")
-        );
-        let edge = Options {
-            guidance_scale: 10.0,
-            steps: 999,
-            deepcache: Some(1),
-            ..Options::default()
-        };
+        assert!(refused(Options { steps: 0, ..Options::default() }).contains("steps"));
+        assert!(refused(Options { steps: 1000, ..Options::default() }).contains("999"));
+        assert!(refused(Options { deepcache: Some(0), ..Options::default() }).contains("deepcache"));
+        let edge = Options { guidance_scale: 10.0, steps: 999, deepcache: Some(1), ..Options::default() };
         assert!(edge.validate().is_ok());
     }
 
     #[test]
     fn a_model_is_a_name_or_a_directory() {
-        assert_eq!(
-            "latentsync-1.5".parse::<ModelChoice>().unwrap(),
-            ModelChoice::LatentSync15
-        );
-        assert_eq!(
-            "./mine".parse::<ModelChoice>().unwrap(),
-            ModelChoice::Directory("./mine".into())
-        );
+        assert_eq!("latentsync-1.5".parse::<ModelChoice>().unwrap(), ModelChoice::LatentSync15);
+        assert_eq!("./mine".parse::<ModelChoice>().unwrap(), ModelChoice::Directory("./mine".into()));
         let message = "latentsync-1.7".parse::<ModelChoice>().unwrap_err().to_string();
-        assert!(
-            message.contains("latentsync-1.7") && message.contains("latentsync-1.6"),
-            "{message}"
-        );
+        assert!(message.contains("latentsync-1.7") && message.contains("latentsync-1.6"), "{message}");
     }
 }

@@ -1,13 +1,14 @@
 //! What a job says: its progress while it runs, and afterwards what was done and what it cost.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Result};
+use crate::system::proc_bytes;
 
 /// The eight stages, in the order in which a frame passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -72,34 +73,40 @@ impl Progress for () {
 
 /// Asks a running job to stop; clones share the request.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken {
+    cancelled: Arc<AtomicBool>,
+    parent: Option<Box<CancelToken>>,
+}
 
 impl CancelToken {
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// A token for a part of the work: cancelled with this one, or alone.
+    pub(crate) fn child(&self) -> Self {
+        Self { cancelled: Arc::default(), parent: Some(Box::new(self.clone())) }
+    }
+
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        let parent = self.parent.as_ref().is_some_and(|parent| parent.is_cancelled());
+        parent || self.cancelled.load(Ordering::Relaxed)
     }
 
     /// [`Error::Interrupted`] once the token is cancelled: `token.check()?` at every safe place.
     pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() {
-            Err(Error::Interrupted)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 
 /// What was done and what it cost.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
+    #[serde(serialize_with = "as_text")]
     pub output: PathBuf,
     /// The published model's name, or the directory it was loaded from.
     pub model: String,
@@ -138,10 +145,7 @@ impl FrameRange {
     pub fn push(ranges: &mut Vec<FrameRange>, frame: usize) {
         match ranges.last_mut() {
             Some(range) if range.last + 1 == frame => range.last = frame,
-            _ => ranges.push(FrameRange {
-                first: frame,
-                last: frame,
-            }),
+            _ => ranges.push(FrameRange { first: frame, last: frame }),
         }
     }
 }
@@ -160,18 +164,39 @@ impl StageTimes {
     }
 }
 
+/// Adds up the work of a job's threads.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(Mutex<StageTimes>);
+
+#[cfg_attr(not(feature = "media"), expect(dead_code, reason = "only jobs are timed"))]
+impl Clock {
+    /// Runs `work` and counts its time to `stage`.
+    pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(stage, started.elapsed());
+        result
+    }
+
+    pub fn times(&self) -> StageTimes {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Serialize for StageTimes {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(Stage::ALL.map(|stage| (stage.name(), self.seconds(stage))))
     }
 }
 
+/// A name need not be UTF-8, JSON has to be: what has no letter becomes U+FFFD.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// The most memory that this process has held so far; `None` where the system does not tell.
 pub fn peak_memory_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
+    proc_bytes("/proc/self/status", "VmHWM:")
 }
 
 #[cfg(test)]
@@ -196,12 +221,15 @@ mod tests {
         let json = serde_json::to_value(times).unwrap();
         assert_eq!(json["denoise_latents"], 2.0);
         assert_eq!(json.as_object().unwrap().len(), 8);
-        assert!(
-            Stage::ALL
-                .iter()
-                .enumerate()
-                .all(|(i, &stage)| stage as usize == i)
-        );
+        assert!(Stage::ALL.iter().enumerate().all(|(i, &stage)| stage as usize == i));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_output_whose_name_is_not_utf_8_can_be_reported() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = Path::new(std::ffi::OsStr::from_bytes(b"a\xff.mp4"));
+        assert_eq!(as_text(path, serde_json::value::Serializer).unwrap(), "a\u{fffd}.mp4");
     }
 
     #[test]

@@ -64,9 +64,7 @@ impl DurationPolicy {
             match self.audio_longer {
                 AudioLonger::PingPong | AudioLonger::Loop | AudioLonger::Hold => Ok(audio_frames),
                 AudioLonger::Cut => Ok(source_frames),
-                AudioLonger::Slow => Err(Error::UnsupportedMode {
-                    mode: "slowing the video down (`remap`)",
-                }),
+                AudioLonger::Slow => Err(Error::UnsupportedMode { mode: "slowing the video down (`remap`)" }),
             }
         } else if audio_frames < source_frames {
             match self.video_longer {
@@ -74,9 +72,7 @@ impl DurationPolicy {
                 VideoLonger::PadSilence => Err(Error::UnsupportedMode {
                     mode: "padding the voice with silence (`silence`, `normal_reverse`)",
                 }),
-                VideoLonger::Speed => Err(Error::UnsupportedMode {
-                    mode: "speeding the video up (`remap`)",
-                }),
+                VideoLonger::Speed => Err(Error::UnsupportedMode { mode: "speeding the video up (`remap`)" }),
             }
         } else {
             Ok(audio_frames)
@@ -96,6 +92,19 @@ impl DurationPolicy {
             }
             AudioLonger::Loop => output % source_frames.max(1),
             AudioLonger::Cut | AudioLonger::Hold | AudioLonger::Slow => last,
+        }
+    }
+
+    /// Whether an output of `output_frames` shows frame `source` of `source_frames` more than once.
+    pub fn shown_again(&self, source: usize, source_frames: usize, output_frames: usize) -> bool {
+        if output_frames <= source_frames {
+            return false;
+        }
+        match self.audio_longer {
+            AudioLonger::PingPong => source + output_frames >= 2 * source_frames,
+            AudioLonger::Loop => source + source_frames < output_frames,
+            AudioLonger::Hold => source + 1 == source_frames,
+            AudioLonger::Cut | AudioLonger::Slow => false,
         }
     }
 }
@@ -184,9 +193,7 @@ mod tests {
 
     fn order(policy: DurationPolicy, source_frames: usize, audio_frames: usize) -> Vec<usize> {
         let frames = policy.output_frames(source_frames, audio_frames).unwrap();
-        (0..frames)
-            .map(|i| policy.source_frame(i, source_frames))
-            .collect()
+        (0..frames).map(|i| policy.source_frame(i, source_frames)).collect()
     }
 
     #[test]
@@ -199,6 +206,25 @@ mod tests {
             assert_eq!(order(policy, 5, 3), [0, 1, 2]);
         }
         assert_eq!(order(LoopMode::PingPong.into(), 1, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn frames_that_are_shown_again_are_told_in_advance() {
+        let policies = [LoopMode::PingPong.into(), LoopMode::Loop.into()];
+        let policies =
+            policies.into_iter().chain([SyncMode::CutOff, SyncMode::Silence].map(SyncMode::policy));
+        for policy in policies {
+            for source_frames in 1..12 {
+                for audio_frames in (1..40).filter(|&n| policy.output_frames(source_frames, n).is_ok()) {
+                    let order = order(policy, source_frames, audio_frames);
+                    for source in 0..source_frames {
+                        let again = order.iter().filter(|&&shown| shown == source).count() > 1;
+                        let told = policy.shown_again(source, source_frames, order.len());
+                        assert_eq!(told, again, "{policy:?}: {source} of {source_frames}, {audio_frames}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -218,9 +244,6 @@ mod tests {
             assert_eq!(name.parse::<SyncMode>().unwrap().to_string(), *name);
         }
         let message = "cutoff".parse::<SyncMode>().unwrap_err().to_string();
-        assert!(
-            message.contains("sync_mode") && message.contains("cut_off"),
-            "{message}"
-        );
+        assert!(message.contains("sync_mode") && message.contains("cut_off"), "{message}");
     }
 }

@@ -1,1 +1,81 @@
-//! To be written.
+//! Stage 4: face crops and the mouth mask → posteriors → the nine channels that tell the UNet what to keep.
+//!
+//! The VAE runs once per distinct source frame. Every use of that frame draws its own sample from the
+//! posterior, so that a looped video is not frozen noise.
+
+use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
+use models::mouth_mask::MouthMask;
+use models::vae::AutoencoderKL;
+
+use crate::noise::{LatentShape, NoiseFor, NoiseSource};
+
+/// What the VAE says about one face: mean and standard deviation of the masked and of the whole image,
+/// stacked as (4, height, width, channels) in f32 on the CPU.
+#[derive(Debug, Clone)]
+pub struct FacePosteriors(Tensor);
+
+impl FacePosteriors {
+    /// Little-endian bytes for the frame store.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.0.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect())
+    }
+
+    /// The inverse of [`Self::to_bytes`] for latents of `shape`.
+    pub fn from_bytes(bytes: &[u8], shape: LatentShape) -> Result<Self> {
+        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Ok(Self(Tensor::from_vec(values, (4, shape.height, shape.width, shape.channels), &Device::Cpu)?))
+    }
+
+    /// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
+    /// with the noise of output frame `frame`.
+    fn sample(&self, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {
+        let (_, height, width, channels) = self.0.dims4()?;
+        let shape = LatentShape { height, width, channels };
+        let draw = |what, first| {
+            let noise =
+                Tensor::from_vec(noise.frame(what, frame, shape), (height, width, channels), &Device::Cpu)?;
+            self.0.i(first)? + (self.0.i(first + 1)? * noise)?
+        };
+        Ok((draw(NoiseFor::MaskedLatents, 0)?, draw(NoiseFor::ReferenceLatents, 2)?))
+    }
+}
+
+/// Encodes a face crop, (resolution, resolution, 3) u8, on `device`, where the VAE is.
+pub fn encode_face(
+    vae: &AutoencoderKL,
+    device: &Device,
+    mask: &MouthMask,
+    crop: &Tensor,
+) -> Result<FacePosteriors> {
+    let pixels = face_pixels(crop)?;
+    let masked = pixels.broadcast_mul(mask.pixels())?;
+    let posterior = vae.encode(&Tensor::stack(&[masked, pixels], 0)?.to_device(device)?)?;
+    let (mean, std) = (posterior.mean.to_device(&Device::Cpu)?, posterior.std.to_device(&Device::Cpu)?);
+    Ok(FacePosteriors(Tensor::stack(&[mean.i(0)?, std.i(0)?, mean.i(1)?, std.i(1)?], 0)?))
+}
+
+/// A crop's values as the networks see them: u8 → f32 in [-1, 1].
+pub fn face_pixels(crop: &Tensor) -> Result<Tensor> {
+    (crop.to_dtype(DType::F32)? / 127.5)? - 1.0
+}
+
+/// One face of a chunk and the output frame that it is for.
+pub struct ChunkFace<'a> {
+    pub output_frame: usize,
+    pub posteriors: &'a FacePosteriors,
+}
+
+/// The channels beside the noisy latents: mask 1 | masked latents | reference latents.
+/// → (1, faces, height, width, 1 + 2 × channels), f32 on the CPU.
+pub fn conditioning(
+    vae: &AutoencoderKL,
+    mask: &MouthMask,
+    faces: &[ChunkFace],
+    noise: &dyn NoiseSource,
+) -> Result<Tensor> {
+    let frames = faces.iter().map(|face| {
+        let (masked, reference) = face.posteriors.sample(face.output_frame, noise)?;
+        Tensor::cat(&[mask.latents().clone(), vae.scale(&masked)?, vae.scale(&reference)?], D::Minus1)
+    });
+    Tensor::stack(&frames.collect::<Result<Vec<_>>>()?, 0)?.unsqueeze(0)
+}

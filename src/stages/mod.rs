@@ -1,5 +1,6 @@
 //! The eight stages, in running order.
 
+#[cfg(feature = "media")]
 pub mod decode_video;
 pub mod align_faces;
 pub mod audio_features;
@@ -7,4 +8,8 @@ pub mod encode_latents;
 pub mod denoise_latents;
 pub mod decode_latents;
 pub mod blend_faces;
+#[cfg(feature = "media")]
 pub mod mux_video;
+
+/// Frames of video a second, everywhere between the first stage and the last: the networks know no other rate.
+pub const FPS: usize = 25;

@@ -1,0 +1,64 @@
+//! A loaded model: the networks of one checkpoint on one device. What it does is in `pipeline.rs`.
+
+use candle_core::{DType, Device};
+use models::mouth_mask::MouthMask;
+use models::unet::UNet3D;
+use models::vae::AutoencoderKL;
+use models::whisper::WhisperEncoder;
+
+use crate::anchors::FaceFinder;
+use crate::error::{Result, compute};
+use crate::noise::LatentShape;
+use crate::options::{LoadOptions, ModelChoice};
+use crate::weights::{Checkpoint, HubSettings};
+
+/// A loaded model. Load once, run many jobs.
+pub struct LipSync {
+    pub(crate) name: String,
+    pub(crate) unet: UNet3D,
+    pub(crate) vae: AutoencoderKL,
+    pub(crate) whisper: WhisperEncoder,
+    pub(crate) mask: MouthMask,
+    /// Output frames that the UNet sees at a time.
+    pub(crate) chunk_frames: usize,
+    /// Windows of audio before and after each frame.
+    pub(crate) audio_feat_length: [usize; 2],
+    pub(crate) resolution: usize,
+    pub(crate) device: Device,
+    pub(crate) dtype: DType,
+    pub(crate) face_finder: FaceFinder,
+}
+
+impl LipSync {
+    /// Reads a model's files and puts its networks on a device.
+    pub fn load(model: &ModelChoice, options: &LoadOptions) -> Result<Self> {
+        let device = options.device.open()?;
+        let dtype = options.dtype.resolve(&device);
+        let settings = HubSettings {
+            offline: options.offline || HubSettings::from_env().offline,
+            ..HubSettings::from_env()
+        };
+        let checkpoint = Checkpoint::open(model, &settings)?;
+        checkpoint.check_memory(dtype, &device)?;
+        Ok(Self {
+            name: model.to_string(),
+            unet: checkpoint.unet(dtype, &device)?,
+            vae: checkpoint.vae(dtype, &device)?,
+            // Small, and what it says is amplified by every attention: not worth a rounding.
+            whisper: checkpoint.whisper(DType::F32, &device)?,
+            mask: MouthMask::new(checkpoint.resolution()).map_err(compute("mouth mask"))?,
+            chunk_frames: checkpoint.num_frames(),
+            audio_feat_length: checkpoint.audio_feat_length(),
+            resolution: checkpoint.resolution(),
+            device,
+            dtype,
+            face_finder: FaceFinder::new(options, settings),
+        })
+    }
+
+    /// Height, width and channels of one frame of latents.
+    pub(crate) fn latent_shape(&self) -> LatentShape {
+        let side = self.resolution / self.vae.downscale();
+        LatentShape { height: side, width: side, channels: self.vae.latent_channels() }
+    }
+}

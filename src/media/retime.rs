@@ -1,0 +1,179 @@
+//! Any frame rate to 25 a second, by timestamps: the choice that FFmpeg's `fps` filter makes (round to nearest),
+//! counted from the first frame.
+
+use ffmpeg_next::Rational;
+
+use super::FRAME_RATE;
+
+/// A step back of this many seconds, or ahead where the container is known for it, is a new time line, not time.
+const DISCONTINUITY_SECONDS: i64 = 10;
+
+/// Turns a stream's timestamps into time since its first frame, across breaks in them.
+#[derive(Debug, Clone)]
+pub(crate) struct Timeline {
+    time_base: Rational,
+    /// Frames of this many ticks follow each other where nothing better is known.
+    frame_ticks: i64,
+    /// The container (MPEG-TS and its like) may jump ahead in the middle.
+    jumps_ahead: bool,
+    /// What to add to a timestamp; set by the first.
+    offset: Option<i64>,
+    /// End of the latest frame on our time line.
+    end: i64,
+    broken: bool,
+}
+
+impl Timeline {
+    pub(crate) fn new(time_base: Rational, frame_rate: f64, jumps_ahead: bool) -> Self {
+        let ticks_per_second = f64::from(time_base.denominator()) / f64::from(time_base.numerator().max(1));
+        let frame_rate = if frame_rate > 0.0 { frame_rate } else { f64::from(FRAME_RATE) };
+        let frame_ticks = ((ticks_per_second / frame_rate).round() as i64).max(1);
+        Self { time_base, frame_ticks, jumps_ahead, offset: None, end: 0, broken: false }
+    }
+
+    /// The time of a frame in ticks since the first. A frame without timestamp follows its predecessor.
+    pub(crate) fn time(&mut self, timestamp: Option<i64>, duration: i64) -> i64 {
+        let duration = if duration > 0 { duration } else { self.frame_ticks };
+        let time = match (timestamp, self.offset) {
+            (None, _) => self.end,
+            (Some(timestamp), None) => {
+                self.offset = Some(timestamp.saturating_neg());
+                0
+            }
+            (Some(timestamp), Some(offset)) => {
+                let time = timestamp.saturating_add(offset);
+                let jump = self.ticks(DISCONTINUITY_SECONDS);
+                if time < self.end - jump || (self.jumps_ahead && time > self.end + jump) {
+                    self.broken = true;
+                    self.offset = Some(self.end.saturating_sub(timestamp));
+                    self.end
+                } else {
+                    time
+                }
+            }
+        };
+        self.end = self.end.max(time.saturating_add(duration));
+        time
+    }
+
+    /// Where the latest frame ends, in ticks.
+    pub(crate) fn end(&self) -> i64 {
+        self.end
+    }
+
+    /// Was there a break in the time line?
+    pub(crate) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The output frame nearest to a time, halves away from zero.
+    pub(crate) fn slot(&self, time: i64) -> i64 {
+        let numerator = i128::from(time) * i128::from(self.time_base.numerator()) * i128::from(FRAME_RATE);
+        let denominator = i128::from(self.time_base.denominator().max(1));
+        let rounded = (2 * numerator.abs() + denominator) / (2 * denominator);
+        i64::try_from(rounded * numerator.signum()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn seconds(&self, time: i64) -> f64 {
+        time as f64 * f64::from(self.time_base)
+    }
+
+    fn ticks(&self, seconds: i64) -> i64 {
+        seconds * i64::from(self.time_base.denominator()) / i64::from(self.time_base.numerator().max(1))
+    }
+}
+
+/// Holds one frame back until it is known how long it stays.
+#[derive(Debug)]
+pub(crate) struct Retimer<T> {
+    held: Option<T>,
+    /// The first output frame that is not given out yet.
+    next: i64,
+}
+
+impl<T> Default for Retimer<T> {
+    fn default() -> Self {
+        Self { held: None, next: 0 }
+    }
+}
+
+impl<T> Retimer<T> {
+    /// A frame arrives for `slot`. Returns the frame before it and how many output frames it fills; a frame whose
+    /// successor lands on the same output frame is dropped.
+    pub(crate) fn push(&mut self, slot: i64, frame: T) -> Option<(T, u64)> {
+        let shown = self.release(slot);
+        self.held = Some(frame);
+        shown
+    }
+
+    /// No more frames; the last one stays until `end`. A video of any length has at least one frame.
+    pub(crate) fn finish(&mut self, end: i64) -> Option<(T, u64)> {
+        self.release(if self.next == 0 { end.max(1) } else { end })
+    }
+
+    fn release(&mut self, until: i64) -> Option<(T, u64)> {
+        let held = self.held.take()?;
+        let count = u64::try_from(until - self.next).unwrap_or(0);
+        self.next = self.next.max(until);
+        (count > 0).then_some((held, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which source frame every output frame shows.
+    fn choice(timestamps: &[i64], time_base: (i32, i32), rate: f64) -> Vec<usize> {
+        let mut timeline = Timeline::new(Rational::new(time_base.0, time_base.1), rate, false);
+        let mut retimer = Retimer::default();
+        let mut shown = Vec::new();
+        for (i, &timestamp) in timestamps.iter().enumerate() {
+            let time = timeline.time(Some(timestamp), 0);
+            shown.extend(retimer.push(timeline.slot(time), i));
+        }
+        shown.extend(retimer.finish(timeline.slot(timeline.end())));
+        shown.into_iter().flat_map(|(i, count)| std::iter::repeat_n(i, count as usize)).collect()
+    }
+
+    #[test]
+    fn twenty_five_frames_a_second_pass_one_by_one() {
+        let timestamps: Vec<i64> = (0..100).map(|i| 777 + i * 512).collect();
+        assert_eq!(choice(&timestamps, (1, 12800), 25.0), (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn other_rates_keep_their_duration_and_their_time() {
+        for rate in [1, 12, 16, 24, 30, 50, 60, 120] {
+            let frames = 3 * rate;
+            let shown = choice(&(0..frames).collect::<Vec<_>>(), (1, rate as i32), rate as f64);
+            assert_eq!(shown.len(), 75, "{rate} frames a second");
+            for (n, &source) in shown.iter().enumerate() {
+                let late = n as f64 / 25.0 - source as f64 / rate as f64;
+                let longest = (1.0 / rate as f64).max(0.04) + 0.0201;
+                assert!((-0.0201..longest).contains(&late), "{rate}: frame {n} shows {source}");
+            }
+        }
+    }
+
+    #[test]
+    fn variable_rate_follows_the_timestamps() {
+        // milliseconds: a still of 120 ms, two frames in one slot, then 40 ms steps
+        assert_eq!(choice(&[0, 120, 130, 160, 200], (1, 1000), 25.0), [0, 0, 0, 2, 3, 4]);
+    }
+
+    #[test]
+    fn one_frame_of_any_rate_is_one_frame() {
+        assert_eq!(choice(&[0], (1, 120), 120.0), [0]);
+        assert_eq!(choice(&[5], (1, 25), 25.0), [0]);
+    }
+
+    #[test]
+    fn a_break_in_the_time_line_is_bridged() {
+        let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, true);
+        let times: Vec<i64> =
+            [0, 1, 2, 90_000, 90_001, 0, 1].iter().map(|&t| timeline.time(Some(t), 1)).collect();
+        assert_eq!(times, [0, 1, 2, 3, 4, 5, 6]);
+        assert!(timeline.broken());
+    }
+}

@@ -1,0 +1,26 @@
+//! Mistakes in a job that can be found before a model of gigabytes is read for it.
+
+use ffmpeg_next::media::Type;
+
+use crate::anchors::{AnchorFile, FaceFinder};
+use crate::error::{Error, Result};
+use crate::media::open_input;
+use crate::options::{Job, LoadOptions, ModelChoice};
+use crate::stages::decode_video::{VideoOptions, VideoReader};
+use crate::weights::{Checkpoint, HubSettings};
+
+/// Opens everything that a job will need, and closes it again: the model's files, the anchors or the face
+/// detector's files, the video, the voice. What fails here would fail the job, after the model is loaded.
+pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
+    let settings = HubSettings::from_env();
+    Checkpoint::open(model, &settings)?;
+    match &job.anchors {
+        Some(path) => drop(AnchorFile::read(path, 0)?),
+        None => FaceFinder::new(options, settings).check()?,
+    }
+    VideoReader::open(&job.video, VideoOptions::default())?;
+    match open_input(&job.audio)?.streams().best(Type::Audio) {
+        Some(_) => Ok(()),
+        None => Err(Error::NoAudioStream { path: job.audio.clone() }),
+    }
+}

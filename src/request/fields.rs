@@ -1,0 +1,132 @@
+//! Reading typed fields out of a JSON object, with errors that name the field.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde_json::Value;
+
+use super::Object;
+use crate::error::Error;
+
+/// What is wrong with a request, and where. `field` is a dotted path, empty for the body as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", if field.is_empty() { "the body ".to_string() } else { format!("`{field}` ") })]
+pub struct FieldError {
+    pub field: String,
+    pub problem: String,
+}
+
+impl FieldError {
+    pub(super) fn new(field: &str, problem: &str) -> Self {
+        Self { field: field.to_string(), problem: problem.to_string() }
+    }
+
+    pub(super) fn wrong_type(field: &str, expected: &str, got: &Value) -> Self {
+        Self::new(field, &format!("must be {expected}, not {}", describe(got)))
+    }
+}
+
+/// A value as an error quotes it: short, so that a body full of nonsense stays readable.
+fn describe(value: &Value) -> String {
+    let text = value.to_string();
+    match value {
+        Value::Array(_) => "an array".to_string(),
+        Value::Object(_) => "an object".to_string(),
+        _ if text.chars().count() > 60 => format!("{}…", text.chars().take(60).collect::<String>()),
+        _ => text,
+    }
+}
+
+/// A JSON object and where it sits in the body. A field that is `null` counts as absent, as it does with
+/// every one of the vendors' own clients; fields that nobody asks for are no error.
+pub(super) struct Fields<'a> {
+    path: String,
+    object: &'a Object,
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(body: &'a Value) -> Result<Self, FieldError> {
+        Self::at("", body)
+    }
+
+    /// The object at `path`.
+    pub fn at(path: &str, value: &'a Value) -> Result<Self, FieldError> {
+        match value {
+            Value::Object(object) => Ok(Self { path: path.to_string(), object }),
+            other => Err(FieldError::wrong_type(path, "an object", other)),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
+    pub fn object(&self, name: &str) -> Result<Option<Fields<'a>>, FieldError> {
+        self.get(name).map(|value| Fields::at(&self.path(name), value)).transpose()
+    }
+
+    pub fn required<T>(&self, name: &str, value: Option<T>) -> Result<T, FieldError> {
+        value.ok_or_else(|| FieldError::new(&self.path(name), "is missing"))
+    }
+
+    pub fn string(&self, name: &str) -> Result<Option<&'a str>, FieldError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(FieldError::wrong_type(&self.path(name), "a string", other)),
+        }
+    }
+
+    /// A required URL or path.
+    pub fn url(&self, name: &str) -> Result<String, FieldError> {
+        let text = self.required(name, self.string(name)?)?;
+        if text.trim().is_empty() {
+            return Err(FieldError::new(&self.path(name), "is empty"));
+        }
+        Ok(text.to_string())
+    }
+
+    pub fn number(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, FieldError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let number =
+            value.as_f64().ok_or_else(|| FieldError::wrong_type(&self.path(name), "a number", value))?;
+        if !range.contains(&number) {
+            let problem = format!("is {value}: it must be between {} and {}", range.start(), range.end());
+            return Err(FieldError::new(&self.path(name), &problem));
+        }
+        Ok(Some(number))
+    }
+
+    /// A seed: any whole number from 0 up; −1 asks for a random one, as in the original.
+    pub fn seed(&self, name: &str) -> Result<Option<u64>, FieldError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        match (value.as_u64(), value.as_i64()) {
+            (Some(seed), _) => Ok(Some(seed)),
+            (None, Some(-1)) => Ok(None),
+            _ => Err(FieldError::wrong_type(&self.path(name), "a whole number from 0 up", value)),
+        }
+    }
+
+    /// One of a vendor's words for a mode.
+    pub fn name<T: FromStr<Err = Error>>(&self, name: &str, names: &[&str]) -> Result<Option<T>, FieldError> {
+        let Some(text) = self.string(name)? else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            FieldError::new(&self.path(name), &format!("is `{text}`: it must be one of {}", names.join(", ")))
+        })
+    }
+
+    /// Those of `names` that are present, for fields that this engine cannot act upon.
+    pub fn present(&self, names: &[&str]) -> Vec<String> {
+        names.iter().filter(|name| self.get(name).is_some()).map(|name| self.path(name)).collect()
+    }
+}

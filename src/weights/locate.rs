@@ -1,0 +1,245 @@
+//! Which files make up a model: in the hub's cache, or in a directory of the layouts that people have.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::inventory::located;
+use super::{HubSettings, InsightFaceLicence, ManifestFile, Package, Role, pull_command};
+use crate::options::ModelChoice;
+use crate::{Error, Result};
+
+/// Where Debian's `libdlib-data` puts dlib's predictor.
+const DEBIAN_PREDICTOR: &str = "/usr/share/dlib/shape_predictor_68_face_landmarks.dat";
+
+/// The configuration of every published UNet, for 512-pixel faces.
+const PUBLISHED_CONFIG: &str = include_str!("../../models/latentsync-unet.yaml");
+
+const WEIGHT_FORMATS: [&str; 3] = ["safetensors", "pt", "bin"];
+
+/// InsightFace's two ONNX files.
+#[derive(Debug, Clone)]
+pub struct InsightFaceFiles {
+    /// `det_10g.onnx`
+    pub detector: PathBuf,
+    /// `2d106det.onnx`
+    pub landmarks: PathBuf,
+}
+
+/// dlib's predictor: from the hub's cache if it was ever fetched, else Debian's copy.
+pub fn shape_predictor(settings: &HubSettings) -> Result<PathBuf> {
+    published_file(Package::Dlib, Role::ShapePredictor, settings)
+}
+
+/// InsightFace's files in the hub's cache, only with the licence accepted.
+pub fn insightface_files(licence: InsightFaceLicence, settings: &HubSettings) -> Result<InsightFaceFiles> {
+    match licence {
+        InsightFaceLicence::NotAccepted => Err(Error::LicenceNotAccepted),
+        InsightFaceLicence::Accepted => Ok(InsightFaceFiles {
+            detector: published_file(Package::InsightFace, Role::FaceDetector, settings)?,
+            landmarks: published_file(Package::InsightFace, Role::FaceLandmarks, settings)?,
+        }),
+    }
+}
+
+/// A published file on this machine, of whatever size it is.
+pub(super) fn find(file: &ManifestFile, settings: &HubSettings) -> Option<PathBuf> {
+    let debian = Path::new(DEBIAN_PREDICTOR);
+    let is_whole = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.len() == file.bytes);
+    let cached = settings.find(file);
+    // A copy in the cache was fetched for a reason: Debian's was damaged.
+    if file.role == Role::ShapePredictor && !cached.as_deref().is_some_and(is_whole) && is_whole(debian) {
+        return Some(debian.to_owned());
+    }
+    cached
+}
+
+fn published_file(package: Package, role: Role, settings: &HubSettings) -> Result<PathBuf> {
+    let manifest = package.manifest();
+    let file = manifest.file(role).ok_or_else(|| Error::ModelNotPulled {
+        model: manifest.name.clone(),
+        file: format!("{role:?}"),
+        cache: settings.cache.clone(),
+    })?;
+    Ok(located(manifest, file, settings)?.path)
+}
+
+/// What to do about a file that is cut off.
+pub(super) fn remedy_for(path: &Path) -> String {
+    let in_cache = |package: &Package| {
+        let mut files = package.manifest().files.iter();
+        files.any(|file| {
+            let folder = format!("models--{}", file.repository.replace('/', "--"));
+            path.components().any(|part| part.as_os_str() == folder.as_str())
+        })
+    };
+    match Package::ALL.iter().find(|package| in_cache(package)) {
+        Some(package) => format!("run `{}`", pull_command(package.name())),
+        None => "copy the file again, or run `latentsync models pull latentsync-1.6` and use `--model latentsync-1.6`"
+            .into(),
+    }
+}
+
+/// A UNet's configuration and where it is from.
+#[derive(Debug, Clone)]
+pub(super) struct UnetConfigText {
+    pub yaml: String,
+    /// The file, or what else to call it in a message.
+    pub origin: String,
+}
+
+impl UnetConfigText {
+    /// The built-in one, for faces of `resolution` pixels.
+    pub fn published(resolution: usize) -> Self {
+        Self {
+            yaml: PUBLISHED_CONFIG.replace("resolution: 512\n", &format!("resolution: {resolution}\n")),
+            origin: "the built-in configuration".into(),
+        }
+    }
+}
+
+/// The files of a LatentSync. The Whisper depends on the UNet's configuration: see [`whisper`].
+#[derive(Debug)]
+pub(super) struct ModelFiles {
+    pub unet: PathBuf,
+    /// `None` where a directory has none.
+    pub unet_config: Option<UnetConfigText>,
+    pub vae: PathBuf,
+    pub vae_config: PathBuf,
+}
+
+/// Finds the files of `model`.
+pub(super) fn model_files(model: &ModelChoice, settings: &HubSettings) -> Result<ModelFiles> {
+    match model {
+        ModelChoice::LatentSync16 => published_files(Package::LatentSync16, settings),
+        ModelChoice::LatentSync15 => published_files(Package::LatentSync15, settings),
+        ModelChoice::Directory(directory) => directory_files(directory, settings),
+    }
+}
+
+fn published_files(package: Package, settings: &HubSettings) -> Result<ModelFiles> {
+    Ok(ModelFiles {
+        unet: published_file(package, Role::Unet, settings)?,
+        unet_config: package.manifest().resolution.map(UnetConfigText::published),
+        vae: published_file(package, Role::Vae, settings)?,
+        vae_config: published_file(package, Role::VaeConfig, settings)?,
+    })
+}
+
+fn directory_files(directory: &Path, settings: &HubSettings) -> Result<ModelFiles> {
+    if directory.is_file() {
+        let problem = "it is a file: give the directory that it is in".into();
+        return Err(Error::ModelFile { path: directory.to_owned(), problem });
+    }
+    if !directory.is_dir() {
+        return Err(Error::ModelFile {
+            path: directory.to_owned(),
+            problem:
+                "there is no such directory; the published models are `latentsync-1.6` and `latentsync-1.5`"
+                    .into(),
+        });
+    }
+    let unet = first_file(directory, &["", "checkpoints"], &["latentsync_unet"])
+        .ok_or_else(|| incomplete(directory, "UNet", "`latentsync_unet.safetensors`, `.pt` or `.bin`"))?;
+    let beside = [unet.with_file_name("unet_config.yaml"), directory.join("unet_config.yaml")];
+    let unet_config = match beside.into_iter().find(|path| path.is_file()) {
+        None => None,
+        Some(path) => Some(UnetConfigText {
+            yaml: fs::read_to_string(&path)
+                .map_err(|source| Error::ReadModel { path: path.clone(), source })?,
+            origin: format!("`{}`", path.display()),
+        }),
+    };
+    let (vae, vae_config) = directory_vae(directory, settings)?;
+    Ok(ModelFiles { unet, unet_config, vae, vae_config })
+}
+
+/// The VAE beside the UNet, else the published one from the cache: the original takes it from there as well.
+fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, PathBuf)> {
+    const FOLDERS: [&str; 6] = [
+        "vae",
+        "sd-vae-ft-mse",
+        "stabilityai/sd-vae-ft-mse",
+        "checkpoints/vae",
+        "checkpoints/sd-vae-ft-mse",
+        "checkpoints/stabilityai/sd-vae-ft-mse",
+    ];
+    if let Some(vae) = first_file(directory, &FOLDERS, &["diffusion_pytorch_model"]) {
+        let config = vae.with_file_name("config.json");
+        return match config.is_file() {
+            true => Ok((vae, config)),
+            false => Err(Error::ModelIncomplete {
+                directory: directory.to_owned(),
+                what: "VAE configuration",
+                looked_for: format!("`{}`", config.display()),
+                remedy:
+                    "copy it from where the VAE is from; stabilityai/sd-vae-ft-mse has it beside the weights"
+                        .into(),
+            }),
+        };
+    }
+    let published = |role| published_file(Package::LatentSync16, role, settings);
+    match (published(Role::Vae), published(Role::VaeConfig)) {
+        (Ok(vae), Ok(config)) => {
+            tracing::info!("`{}` has no VAE, taking the published one", directory.display());
+            Ok((vae, config))
+        }
+        _ => Err(incomplete(directory, "VAE", "`vae/diffusion_pytorch_model.safetensors` or `.bin`")),
+    }
+}
+
+/// The Whisper whose features have `width` channels: `tiny` for 384, `small` for 768.
+pub(super) fn whisper(model: &ModelChoice, width: usize, settings: &HubSettings) -> Result<PathBuf> {
+    let directory = match model {
+        ModelChoice::LatentSync16 => return published_file(Package::LatentSync16, Role::Whisper, settings),
+        ModelChoice::LatentSync15 => return published_file(Package::LatentSync15, Role::Whisper, settings),
+        ModelChoice::Directory(directory) => directory,
+    };
+    let names = if width == 768 { ["small", "tiny"] } else { ["tiny", "small"] };
+    if let Some(path) = first_file(directory, &["whisper", "checkpoints/whisper"], &names) {
+        return Ok(path);
+    }
+    match (width, published_file(Package::LatentSync16, Role::Whisper, settings)) {
+        (384, Ok(path)) => {
+            tracing::info!("`{}` has no Whisper, taking the published one", directory.display());
+            Ok(path)
+        }
+        (384, Err(_)) => Err(incomplete(directory, "Whisper", "`whisper/tiny.pt` or `.safetensors`")),
+        // No published model has it, so that nothing can be pulled.
+        _ => Err(Error::ModelIncomplete {
+            directory: directory.clone(),
+            what: "Whisper",
+            looked_for: format!("`whisper/{}.pt` or `.safetensors`", names[0]),
+            remedy: format!(
+                "the UNet listens to {width} channels (`cross_attention_dim`): copy the Whisper whose \
+                 `n_audio_state` is {width} there"
+            ),
+        }),
+    }
+}
+
+/// The first that exists of `directory/FOLDER/STEM.FORMAT`.
+fn first_file(directory: &Path, folders: &[&str], stems: &[&str]) -> Option<PathBuf> {
+    let names =
+        folders.iter().flat_map(|folder| stems.iter().map(move |stem| directory.join(folder).join(stem)));
+    let files = names.flat_map(|name| WEIGHT_FORMATS.map(|format| name.with_added_extension(format)));
+    files.into_iter().find(|path| path.is_file())
+}
+
+pub(super) fn incomplete(directory: &Path, what: &'static str, looked_for: &str) -> Error {
+    let remedy = match what {
+        "UNet configuration" => {
+            "copy the file that the checkpoint was trained with (such as `configs/unet/stage2_512.yaml`) there".into()
+        }
+        "VAE" | "Whisper" => format!(
+            "run `latentsync models pull latentsync-1.6`, which fetches it for every directory, or copy it to `{}`",
+            directory.display()
+        ),
+        _ => "run `latentsync models pull latentsync-1.6` and use `--model latentsync-1.6`".to_owned(),
+    };
+    Error::ModelIncomplete {
+        directory: directory.to_owned(),
+        what,
+        looked_for: looked_for.to_owned(),
+        remedy,
+    }
+}
