@@ -3,11 +3,14 @@
 //! Reads the directory that `LATENTSYNC_GOLDEN` names (default `../shared/golden`) and takes everything from its
 //! `manifest.json`, so that another set of the same form can be put under these tests. A part that the set
 //! lacks is skipped by name.
+#![cfg(feature = "media")]
 
 #[path = "parity/common.rs"]
 mod common;
 #[path = "parity/networks.rs"]
 mod networks;
+#[path = "parity/full_size.rs"]
+mod full_size;
 #[path = "parity/audio.rs"]
 mod audio;
 #[path = "parity/faces.rs"]

@@ -30,8 +30,6 @@ pub struct PipelineCase {
     pub audio: PathBuf,
     pub steps: usize,
     pub guidance_scale: f64,
-    #[serde(default)]
-    pub surplus_windows: usize,
     pub deepcache_interval: Option<usize>,
 }
 
@@ -48,10 +46,7 @@ impl Golden {
             std::env::var_os("LATENTSYNC_GOLDEN").map_or_else(|| "../shared/golden".into(), PathBuf::from);
         let path = dir.join("manifest.json");
         let Ok(text) = std::fs::read_to_string(&path) else {
-            eprintln!(
-                "skipped: no golden set at `{}` (set LATENTSYNC_GOLDEN)",
-                dir.display()
-            );
+            eprintln!("skipped: no golden set at `{}` (set LATENTSYNC_GOLDEN)", dir.display());
             return None;
         };
         let manifest = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

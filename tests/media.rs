@@ -1,0 +1,24 @@
+//! Reading and writing media files, on the shared clips and on files that the tests make with the `ffmpeg`
+//! program. A test whose material is missing says so and is skipped.
+#![cfg(feature = "media")]
+
+#[path = "media/common.rs"]
+mod common;
+#[path = "media/read.rs"]
+mod read;
+#[path = "media/pictures.rs"]
+mod pictures;
+#[path = "media/write.rs"]
+mod write;
+#[path = "media/refuse.rs"]
+mod refuse;
+
+/// Every stage may run on a thread of its own.
+#[test]
+fn readers_writers_and_pictures_can_move_between_threads() {
+    fn movable<T: Send>() {}
+    movable::<latentsync::stages::decode_video::VideoReader>();
+    movable::<latentsync::stages::mux_video::VideoWriter>();
+    movable::<latentsync::media::picture::Picture>();
+    movable::<latentsync::frame_store::FrameStore>();
+}

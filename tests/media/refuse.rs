@@ -1,0 +1,184 @@
+//! Bad input and bad luck: what is said, and that nothing stays behind.
+
+use std::path::{Path, PathBuf};
+
+use latentsync::Error;
+use latentsync::stages::decode_video::{VideoOptions, VideoReader};
+use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use tempfile::tempdir;
+
+use crate::common::{FAST, files, make, open, read_all, shared, write};
+
+fn refusal(path: &Path) -> Error {
+    match VideoReader::open(path, VideoOptions::default()) {
+        Ok(_) => panic!("`{}` was read", path.display()),
+        Err(error) => error,
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_refused_instead_of_waited_for() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("pipe.mp4");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: no program `mkfifo`");
+    }
+    let error = refusal(&path);
+    assert!(error.to_string().contains("not a regular file"), "{error}");
+}
+
+#[test]
+fn what_is_no_video_is_refused_by_name() {
+    let dir = tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    assert!(matches!(refusal(Path::new("missing.mp4")), Error::ReadFile { .. }));
+    for (path, reason) in [
+        (dir.path().to_path_buf(), "not a regular file"),
+        (file("empty.mp4", b""), "empty"),
+        (file("notes.txt", "no video here, only some words in a row\n".repeat(200).as_bytes()), "text"),
+        (file("noise.mp4", &[0x17; 5000]), "Invalid data"),
+    ] {
+        let error = refusal(&path);
+        assert!(matches!(error, Error::NotMedia { .. }), "{error:?}");
+        assert!(error.to_string().contains(reason), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.hint().is_some());
+    }
+    if let Some(sound) = make(&dir, "sound.m4a", "-f lavfi -i sine=d=1") {
+        assert!(matches!(refusal(&sound), Error::NoVideoStream { .. }));
+        let cover = "-f lavfi -i sine=d=1 -f lavfi -i color=red:s=64x64:d=0.04 -map 0 -map 1";
+        let cover = make(&dir, "cover.mp3", &format!("{cover} -c:v png -disposition:v attached_pic"));
+        assert!(matches!(refusal(&cover.unwrap()), Error::NoVideoStream { .. }));
+        let hdr = "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p10le -color_trc smpte2084 -c:v ffv1";
+        let error = refusal(&make(&dir, "hdr.mkv", hdr).unwrap());
+        assert!(matches!(error, Error::HighDynamicRange { transfer: "PQ", .. }), "{error:?}");
+    }
+}
+
+fn target<'a>(path: &'a Path, video: &'a latentsync::stages::decode_video::VideoInfo) -> OutputVideo<'a> {
+    OutputVideo { path, video, audio: &video.path, frames: 50, quality: FAST }
+}
+
+#[test]
+fn a_writer_that_is_dropped_or_cancelled_leaves_nothing() {
+    let Some(video) = shared("woman_2s.mp4") else {
+        return;
+    };
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out.mp4");
+    std::fs::write(&out, "the file that was there").unwrap();
+    let info = open(&video).info().clone();
+    let pictures = read_all(&video);
+    for cancel in [false, true] {
+        let mut writer = VideoWriter::create(&target(&out, &info)).unwrap();
+        pictures.iter().for_each(|picture| writer.push(picture).unwrap());
+        assert_eq!(files(dir.path()).len(), 2);
+        if cancel {
+            assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted)));
+        } else {
+            drop(writer);
+        }
+        assert_eq!(files(dir.path()), ["out.mp4"]);
+        assert_eq!(std::fs::read(&out).unwrap(), b"the file that was there");
+    }
+}
+
+#[test]
+fn two_writers_of_one_target_do_not_meet() {
+    let Some(video) = shared("woman_2s.mp4") else {
+        return;
+    };
+    let dir = tempdir().unwrap();
+    let out = dir.path().join("out.mp4");
+    let info = open(&video).info().clone();
+    let pictures = read_all(&video);
+    let mut writers: Vec<VideoWriter> =
+        (0..2).map(|_| VideoWriter::create(&target(&out, &info)).unwrap()).collect();
+    for picture in &pictures {
+        writers.iter_mut().for_each(|writer| writer.push(picture).unwrap());
+    }
+    for writer in writers {
+        writer.finish(&|| false).unwrap();
+        assert_eq!(read_all(&out).len(), 50);
+    }
+    assert_eq!(files(dir.path()), ["out.mp4"]);
+}
+
+#[test]
+fn a_bad_target_is_refused_before_any_work() {
+    let Some(video) = shared("woman_2s.mp4") else {
+        return;
+    };
+    let dir = tempdir().unwrap();
+    let info = open(&video).info().clone();
+    let refused = |path: &Path, info| VideoWriter::create(&target(path, info)).err().unwrap();
+
+    let missing = dir.path().join("no such directory/out.mp4");
+    let error = refused(&missing, &info);
+    assert!(matches!(&error, Error::WriteFile { path, .. } if *path == missing), "{error:?}");
+    assert!(error.hint().is_some());
+    assert!(matches!(refused(dir.path(), &info), Error::WriteFile { .. }));
+    assert!(matches!(refused(Path::new("/dev/null"), &info), Error::WriteFile { .. }));
+
+    let copy = dir.path().join("copy.mp4");
+    std::fs::copy(&video, &copy).unwrap();
+    let link = dir.path().join("link.mp4");
+    std::fs::hard_link(&copy, &link).unwrap();
+    let info = open(&copy).info().clone();
+    for path in [&copy, &link] {
+        assert!(matches!(refused(path, &info), Error::OutputIsInput { .. }));
+    }
+
+    if let Some(silent) = make(&dir, "silent.mp4", "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p") {
+        let info = open(&silent).info().clone();
+        assert!(matches!(refused(&dir.path().join("out.mp4"), &info), Error::NoAudioStream { .. }));
+    }
+    assert!(!files(dir.path()).iter().any(|name| name.starts_with(".latentsync")));
+}
+
+/// A directory on a file system of 64 KiB; unmounted when dropped.
+struct TinyDisk(PathBuf);
+
+impl TinyDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(at)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: a small file system cannot be mounted here");
+        }
+        mounted.then(|| Self(at.to_path_buf()))
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_cleaned_up() {
+    let (Some(video), dir) = (shared("woman_2s.mp4"), tempdir().unwrap()) else {
+        return;
+    };
+    let Some(disk) = TinyDisk::mount(dir.path()) else {
+        return;
+    };
+    let pictures = read_all(&video);
+    let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, FAST).unwrap_err();
+    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert_eq!(files(&disk.0), [] as [String; 0]);
+    let mut store = latentsync::frame_store::FrameStore::create(&disk.0).unwrap();
+    let error = store.put(0, &pictures[0], &[]).unwrap_err();
+    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+}

@@ -1,0 +1,401 @@
+//! Opening checkpoints.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use latentsync::weights::{Checkpoint, ConvertOptions, HubSettings, Package, Role, convert, shape_predictor};
+use latentsync::{Error, ModelChoice, Result};
+
+use crate::pt;
+
+const CPU: Device = Device::Cpu;
+
+/// A configuration with only what opening a checkpoint reads.
+pub fn config(resolution: usize, audio_width: usize) -> String {
+    format!(
+        "data:\n  num_frames: 16\n  resolution: {resolution}\nmodel:\n  cross_attention_dim: {audio_width}\n  norm_eps: 1e-5\n"
+    )
+}
+
+pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.as_ref().parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+pub fn safetensors(tensors: &[(&str, Tensor)], notes: &[(&str, &str)]) -> Vec<u8> {
+    let notes: HashMap<String, String> =
+        notes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    safetensors::serialize(tensors.iter().map(|(key, tensor)| (*key, tensor.clone())), Some(notes)).unwrap()
+}
+
+/// One tensor of six numbers, as `latentsync_unet.pt` holds it.
+pub fn unet_pt() -> Vec<u8> {
+    let tensor = pt::Pickled {
+        key: "conv_in.weight",
+        class: "FloatStorage",
+        storage: ("0", 6),
+        offset: 0,
+        shape: &[2, 3],
+        strides: &[3, 1],
+    };
+    let numbers = pt::f32_bytes(&[0.1, 1.1, 2.1, 3.1, 4.1, 5.1]);
+    pt::archive(&pt::pickle(Some("state_dict"), &[tensor]), &[("0", &numbers)])
+}
+
+/// A VAE of two layers under the published file's names, one kept as a convolution.
+fn old_vae() -> Vec<u8> {
+    let linear = Tensor::arange(0f32, 4., &CPU).unwrap().reshape((2, 2)).unwrap();
+    let convolution = linear.reshape((2, 2, 1, 1)).unwrap();
+    let bias = Tensor::zeros(2, DType::F32, &CPU).unwrap();
+    safetensors(
+        &[
+            ("decoder.mid_block.attentions.0.query.weight", convolution.clone()),
+            ("decoder.mid_block.attentions.0.proj_attn.weight", linear),
+            ("decoder.mid_block.attentions.0.proj_attn.bias", bias),
+            ("quant_conv.weight", convolution),
+        ],
+        &[],
+    )
+}
+
+pub fn whisper(width: usize) -> Vec<u8> {
+    let numbers = Tensor::zeros(2, DType::F16, &CPU).unwrap();
+    let dims = format!("{{\"n_audio_state\":{width}}}");
+    let tensors = [("encoder.conv1.bias", numbers.clone()), ("decoder.ln.bias", numbers)];
+    safetensors(&tensors, &[("dims", &dims)])
+}
+
+const VAE_CONFIG: &str = r#"{"scaling_factor": 0.18215, "block_out_channels": [32], "layers_per_block": 1,
+    "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}"#;
+
+/// A whole small checkpoint of 128-pixel faces under `root`.
+pub fn small_checkpoint(root: &Path) {
+    write(root.join("latentsync_unet.pt"), unet_pt());
+    write(root.join("unet_config.yaml"), config(128, 48));
+    write(root.join("vae/config.json"), VAE_CONFIG);
+    write(root.join("vae/diffusion_pytorch_model.safetensors"), old_vae());
+    write(root.join("whisper/tiny.safetensors"), whisper(48));
+}
+
+/// A hub that is empty and never asked.
+pub fn no_hub(root: &Path) -> HubSettings {
+    let home = root.join("home").to_str().unwrap().to_owned();
+    HubSettings::from_vars(|name| match name {
+        "HF_HOME" => Some(home.clone()),
+        "HF_HUB_OFFLINE" => Some("1".into()),
+        _ => None,
+    })
+}
+
+pub fn open(root: &Path) -> Result<Checkpoint> {
+    Checkpoint::open(&ModelChoice::Directory(root.to_owned()), &no_hub(root))
+}
+
+fn refusal(root: &Path) -> Error {
+    let error = open(root).unwrap_err();
+    assert_eq!(error.exit_code(), 4, "{error}");
+    error
+}
+
+#[test]
+fn a_directory_is_opened_and_its_networks_are_built() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    let checkpoint = open(dir.path()).unwrap();
+    assert_eq!((checkpoint.resolution(), checkpoint.num_frames()), (128, 16));
+    assert_eq!(checkpoint.audio_feat_length(), [2, 2]);
+    let model: HashMap<String, f64> = checkpoint.unet_config().unwrap();
+    assert_eq!(model["norm_eps"], 1e-5);
+    let vae: HashMap<String, serde_json::Value> = checkpoint.vae_config().unwrap();
+    assert_eq!(vae["scaling_factor"], 0.18215);
+    let dims: HashMap<String, i64> = checkpoint.whisper_dims().unwrap();
+    assert_eq!(dims["n_audio_state"], 48);
+
+    let unet = checkpoint.load_unet(DType::F32, &CPU, |vb| vb.pp("conv_in").get((2, 3), "weight")).unwrap();
+    assert_eq!(unet.to_vec2::<f32>().unwrap(), [[0.1, 1.1, 2.1], [3.1, 4.1, 5.1]]);
+    let attention = checkpoint
+        .load_vae(DType::F32, &CPU, |vb| {
+            vb.get((2, 2, 1, 1), "quant_conv.weight")?;
+            let vb = vb.pp("decoder.mid_block.attentions.0");
+            vb.get(2, "to_out.0.bias")?;
+            Ok([vb.get((2, 2), "to_q.weight")?, vb.get((2, 2), "to_out.0.weight")?])
+        })
+        .unwrap();
+    for layer in attention {
+        assert_eq!(layer.to_vec2::<f32>().unwrap(), [[0., 1.], [2., 3.]]);
+    }
+    // The decoder's key may be left, an encoder's may not.
+    checkpoint.load_whisper(DType::F32, &CPU, |vb| vb.get(2, "encoder.conv1.bias")).unwrap();
+    let left = checkpoint.load_whisper(DType::F32, &CPU, |_| Ok(())).unwrap_err().to_string();
+    assert!(left.ends_with("tiny.safetensors`: unexpected key `encoder.conv1.bias`"), "{left}");
+}
+
+#[test]
+fn the_originals_own_layout_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path().join("checkpoints/latentsync_unet.pt"), unet_pt());
+    write(dir.path().join("checkpoints/unet_config.yaml"), config(256, 384));
+    write(dir.path().join("checkpoints/whisper/tiny.safetensors"), whisper(384));
+    let error = refusal(dir.path());
+    assert!(
+        error.to_string().contains("has no VAE: looked for `vae/diffusion_pytorch_model.safetensors`"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("latentsync models pull latentsync-1.6"));
+
+    write(dir.path().join("checkpoints/sd-vae-ft-mse/diffusion_pytorch_model.safetensors"), old_vae());
+    write(dir.path().join("checkpoints/sd-vae-ft-mse/config.json"), VAE_CONFIG);
+    assert_eq!(open(dir.path()).unwrap().resolution(), 256);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let cases = [
+        ("latentsync_unet.pt", "has no UNet"),
+        ("unet_config.yaml", "has no UNet configuration: looked for `unet_config.yaml`"),
+        ("vae/config.json", "has no VAE configuration"),
+        ("vae/diffusion_pytorch_model.safetensors", "has no VAE"),
+        ("whisper/tiny.safetensors", "has no Whisper: looked for `whisper/tiny.pt`"),
+    ];
+    for (file, expected) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        small_checkpoint(dir.path());
+        fs::remove_file(dir.path().join(file)).unwrap();
+        let error = refusal(dir.path());
+        assert!(error.to_string().contains(expected), "{file}: {error}");
+        assert!(error.hint().is_some(), "{file}");
+    }
+    let error = refusal(Path::new("latentsync-1.7"));
+    assert!(error.to_string().contains("`latentsync-1.7`: there is no such directory"), "{error}");
+}
+
+#[test]
+fn a_published_model_that_is_not_there_names_the_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(&"latentsync-1.5".parse().unwrap(), &no_hub(dir.path())).unwrap_err();
+    assert!(error.to_string().contains("`latentsync_unet.pt` of latentsync-1.5 is not in"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("run `latentsync models pull latentsync-1.5`"));
+}
+
+#[test]
+fn a_published_file_that_is_cut_off_is_told_by_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Package::LatentSync16.manifest().file(Role::Unet).unwrap();
+    let repository = dir.path().join("home/hub/models--ByteDance--LatentSync-1.6");
+    write(repository.join("snapshots").join(&file.revision).join(&file.path), "PK\x03\x04");
+    let error = Checkpoint::open(&"latentsync-1.6".parse().unwrap(), &no_hub(dir.path())).unwrap_err();
+    assert!(error.to_string().ends_with("is truncated: 4 bytes, expected 5072222488"), "{error}");
+    assert_eq!(error.hint().as_deref(), Some("run `latentsync models pull latentsync-1.6`"));
+}
+
+/// A converted 256-pixel UNet says what it was made from.
+fn converted_unet(package: Package) -> Vec<u8> {
+    let hash = package.manifest().file(Role::Unet).unwrap().sha256.as_deref().unwrap();
+    let weight = Tensor::zeros(1, DType::F32, &CPU).unwrap();
+    safetensors(&[("conv_in.weight", weight)], &[("source_sha256", hash)])
+}
+
+#[test]
+fn a_checkpoint_with_another_models_configuration_is_refused() {
+    for (package, is, says) in [(Package::LatentSync15, 256, 512), (Package::LatentSync16, 512, 256)] {
+        let dir = tempfile::tempdir().unwrap();
+        small_checkpoint(dir.path());
+        write(dir.path().join("unet_config.yaml"), config(says, 48));
+        write(dir.path().join("latentsync_unet.safetensors"), converted_unet(package));
+        let error = refusal(dir.path());
+        assert!(
+            matches!(&error, Error::ResolutionConflict { is: i, says: s, .. } if (*i, *s) == (is, says)),
+            "{error}"
+        );
+        let message = error.to_string();
+        assert!(message.contains(&format!("is {package}, for {is}-pixel faces, but")), "{message}");
+        assert!(message.contains(&format!("says {says} pixels")), "{message}");
+
+        write(dir.path().join("unet_config.yaml"), config(is, 48));
+        assert_eq!(open(dir.path()).unwrap().resolution(), is);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_into_the_cache_is_known_by_its_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    let hash = Package::LatentSync15.manifest().file(Role::Unet).unwrap().sha256.clone().unwrap();
+    let blob = dir.path().join("blobs").join(hash);
+    write(&blob, unet_pt());
+    let unet = dir.path().join("latentsync_unet.pt");
+    fs::remove_file(&unet).unwrap();
+    std::os::unix::fs::symlink(&blob, &unet).unwrap();
+    assert!(matches!(refusal(dir.path()), Error::ResolutionConflict { is: 256, says: 128, .. }));
+
+    // Without a configuration the known model's own is used, which wants the published Whisper.
+    fs::remove_file(dir.path().join("unet_config.yaml")).unwrap();
+    write(dir.path().join("whisper/tiny.safetensors"), whisper(384));
+    let checkpoint = open(dir.path()).unwrap();
+    assert_eq!(checkpoint.resolution(), 256);
+    let model: HashMap<String, serde_json::Value> = checkpoint.unet_config().unwrap();
+    assert_eq!(model["block_out_channels"], serde_json::json!([320, 640, 1280, 1280]));
+}
+
+#[test]
+fn a_whisper_of_another_width_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    write(dir.path().join("whisper/tiny.safetensors"), whisper(384));
+    let error = refusal(dir.path()).to_string();
+    assert!(error.contains("its features have 384 channels") && error.contains("wants 48"), "{error}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    for bad in ["data: {num_frames: 16}", "data: [", "data:\n  num_frames: many\n  resolution: 128\n"] {
+        write(dir.path().join("unet_config.yaml"), bad);
+        let error = refusal(dir.path()).to_string();
+        assert!(error.contains("unet_config.yaml`: "), "{error}");
+    }
+}
+
+#[test]
+fn a_configuration_that_nothing_can_be_computed_with_is_refused_by_key() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    let good = config(128, 48);
+    let feat = "resolution: 128\n  audio_feat_length: [2, 51]";
+    for (from, to, message) in [
+        ("num_frames: 16", "num_frames: 0", "`data.num_frames` is 0: it must be 1 to 24"),
+        ("num_frames: 16", "num_frames: 25", "`data.num_frames` is 25: it must be 1 to 24"),
+        ("resolution: 128", "resolution: 0", "`data.resolution` is 0: it must be a multiple of 8 from 64"),
+        ("resolution: 128", "resolution: 100", "`data.resolution` is 100"),
+        ("resolution: 128", "resolution: 1048576", "`data.resolution` is 1048576"),
+        ("resolution: 128", feat, "`data.audio_feat_length` is [2, 51]"),
+    ] {
+        write(dir.path().join("unet_config.yaml"), good.replace(from, to));
+        let error = refusal(dir.path()).to_string();
+        assert!(error.contains("unet_config.yaml`: ") && error.contains(message), "{error}");
+    }
+    write(dir.path().join("unet_config.yaml"), good);
+    write(dir.path().join("vae/config.json"), "{}");
+    let error = refusal(dir.path()).to_string();
+    assert!(error.contains("config.json`: `block_out_channels` is missing"), "{error}");
+}
+
+#[test]
+fn the_memory_that_a_model_needs_is_known_before_it_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    let tensor = Tensor::zeros((1000, 1000), DType::F32, &CPU).unwrap();
+    fs::remove_file(dir.path().join("latentsync_unet.pt")).unwrap();
+    write(dir.path().join("latentsync_unet.safetensors"), safetensors(&[("w", tensor)], &[]));
+    let needed = |resolution: usize, dtype| {
+        write(dir.path().join("unet_config.yaml"), config(resolution, 48));
+        open(dir.path()).unwrap().memory_needed(dtype).unwrap()
+    };
+    let small = needed(64, DType::F32);
+    assert!((4_000_000..40_000_000).contains(&small), "{small}");
+    assert!(needed(64, DType::BF16) < small * 6 / 10);
+    assert!(needed(512, DType::F32) - small > 500_000_000, "larger faces are more to compute with");
+    let error = Error::Memory { needed: 8_500_000_000, available: 4_000_000_000 };
+    assert_eq!(error.to_string(), "not enough memory: 8.5 GB needed, 4.0 GB available");
+    assert!(error.exit_code() == 5 && error.hint().unwrap().contains("--dtype bf16"));
+}
+
+#[test]
+fn a_pickle_with_code_is_refused_and_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    small_checkpoint(dir.path());
+    let witness = dir.path().join("ran");
+    let command = format!("touch {}", witness.display());
+    let mut evil = b"\x80\x02cposix\nsystem\nX".to_vec();
+    evil.extend((command.len() as u32).to_le_bytes());
+    evil.extend(command.bytes());
+    evil.extend(b"\x85R.");
+    write(dir.path().join("latentsync_unet.pt"), pt::archive(&evil, &[]));
+    let error = refusal(dir.path());
+    assert!(matches!(&error, Error::ModelCode { name, .. } if name == "posix.system"), "{error}");
+    assert!(!witness.exists());
+}
+
+#[test]
+fn the_predictor_is_found_or_its_command_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    match shape_predictor(&no_hub(dir.path())) {
+        Ok(path) => assert_eq!(fs::metadata(path).unwrap().len(), 99_693_937),
+        Err(error) => assert_eq!(error.hint().as_deref(), Some("run `latentsync models pull dlib`")),
+    }
+}
+
+/// The directory of the golden set's small checkpoint, if the set is there.
+fn golden_small() -> Option<PathBuf> {
+    let golden =
+        std::env::var_os("LATENTSYNC_GOLDEN").map_or_else(|| "../shared/golden".into(), PathBuf::from);
+    let manifest = fs::read(golden.join("manifest.json")).ok()?;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    Some(golden.join(manifest["model"].as_str()?))
+}
+
+#[test]
+fn the_golden_networks_are_built_from_every_key() {
+    let Some(small) = golden_small() else {
+        eprintln!("skipped: no golden set");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let options = ConvertOptions {
+        source: ModelChoice::Directory(small.clone()),
+        output: dir.path().join("bf16"),
+        dtype: DType::BF16,
+    };
+    convert(&options, &no_hub(dir.path()), &mut |_| Ok(())).unwrap();
+    for root in [small, options.output] {
+        let checkpoint = open(&root).unwrap();
+        checkpoint.unet(DType::F32, &CPU).unwrap();
+        checkpoint.vae(DType::F32, &CPU).unwrap();
+        checkpoint.whisper(DType::F32, &CPU).unwrap();
+    }
+}
+
+#[test]
+fn the_golden_checkpoint_reads_the_same_in_both_vae_formats() {
+    let Some(small) = golden_small() else {
+        eprintln!("skipped: no golden set");
+        return;
+    };
+    let checkpoint = open(&small).unwrap();
+    let dims: HashMap<String, usize> = checkpoint.whisper_dims().unwrap();
+    let model: HashMap<String, serde_json::Value> = checkpoint.unet_config().unwrap();
+    assert_eq!(model["cross_attention_dim"], dims["n_audio_state"]);
+    let old_names = small.join("vae_old_names");
+    if !old_names.is_dir() {
+        eprintln!("skipped: the golden set has no `vae_old_names`");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["latentsync_unet.pt", "unet_config.yaml", "whisper/tiny.pt"] {
+        write(dir.path().join(file), fs::read(small.join(file)).unwrap());
+    }
+    for file in ["config.json", "diffusion_pytorch_model.bin"] {
+        write(dir.path().join("vae").join(file), fs::read(old_names.join(file)).unwrap());
+    }
+    let keys = {
+        let bytes = fs::read(small.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        header.tensors().into_iter().map(|(key, info)| (key, info.shape.clone())).collect::<Vec<_>>()
+    };
+    let load = |root: &Path| {
+        let all = |vb: candle_nn::VarBuilder<'_>| {
+            keys.iter()
+                .map(|(key, shape)| vb.get(shape.as_slice(), key))
+                .collect::<candle_core::Result<Vec<_>>>()
+        };
+        open(root).unwrap().load_vae(DType::F32, &CPU, all).unwrap()
+    };
+    for ((key, _), (new, old)) in keys.iter().zip(load(&small).into_iter().zip(load(dir.path()))) {
+        let far = (new - old).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert_eq!(far.to_scalar::<f32>().unwrap(), 0., "{key}");
+    }
+}
