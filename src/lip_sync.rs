@@ -34,10 +34,7 @@ impl LipSync {
     pub fn load(model: &ModelChoice, options: &LoadOptions) -> Result<Self> {
         let device = options.device.open()?;
         let dtype = options.dtype.resolve(&device);
-        let settings = HubSettings {
-            offline: options.offline || HubSettings::from_env().offline,
-            ..HubSettings::from_env()
-        };
+        let settings = HubSettings::for_loading(options);
         let checkpoint = Checkpoint::open(model, &settings)?;
         checkpoint.check_memory(dtype, &device)?;
         Ok(Self {

@@ -12,7 +12,7 @@ use crate::weights::{Checkpoint, HubSettings};
 /// Opens everything that a job will need, and closes it again: the model's files, the anchors or the face
 /// detector's files, the video, the voice. What fails here would fail the job, after the model is loaded.
 pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
-    let settings = HubSettings::from_env();
+    let settings = HubSettings::for_loading(options);
     Checkpoint::open(model, &settings)?;
     match &job.anchors {
         Some(path) => drop(AnchorFile::read(path, 0)?),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{ManifestFile, digest};
+use crate::options::LoadOptions;
 
 /// Whether the user has accepted that InsightFace's networks are for non-commercial research only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +46,12 @@ impl HubSettings {
     /// What the environment says.
     pub fn from_env() -> Self {
         Self::from_vars(|name| std::env::var_os(name))
+    }
+
+    /// What the environment says, and offline as well where the options ask for it.
+    pub fn for_loading(options: &LoadOptions) -> Self {
+        let settings = Self::from_env();
+        Self { offline: settings.offline || options.offline, ..settings }
     }
 
     /// What variables of the names in the fields' documentation say; an empty one counts as absent.
