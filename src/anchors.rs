@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
-use models::face::{Anchors, ChannelOrder, FaceDetector, FaceTracker, InsightFace, SeetaDlib};
+use models::face::{
+    Anchors, Appearance, ChannelOrder, Face, FaceChoice, FaceDetector, FaceTracker, InsightFace, SeetaDlib,
+};
 
 use crate::error::{Error, Result};
 use crate::options::{FaceDetectorChoice, LoadOptions, Options};
@@ -29,6 +31,14 @@ impl FaceFinder {
         Self { choice: options.face_detector, licence, settings, seeta_dlib: Mutex::default() }
     }
 
+    /// The detector that is used.
+    pub fn choice(&self) -> FaceDetectorChoice {
+        match self.choice {
+            FaceDetectorChoice::Auto => FaceDetectorChoice::SeetaDlib,
+            choice => choice,
+        }
+    }
+
     /// Whether the detector's files are here and may be used. Reads none of them.
     pub fn check(&self) -> Result<()> {
         match self.choice {
@@ -42,8 +52,29 @@ impl FaceFinder {
     }
 
     /// A tracker for the frames of one video.
-    pub fn tracker(&self, options: &Options) -> Result<FaceTracker> {
-        let detector: Box<dyn FaceDetector> = match self.choice {
+    pub fn tracker(&self, options: &Options, choice: FaceChoice) -> Result<FaceTracker> {
+        let detector = self.detector(options)?;
+        // The original takes each frame's largest face: it knows neither persons nor cuts.
+        match options.reference_compat {
+            true => Ok(FaceTracker::without_memory(detector)),
+            false => Ok(FaceTracker::choosing(detector, choice)),
+        }
+    }
+
+    /// The choice of the person whose face is the largest in `image`, (height, width, 3) u8, which was read
+    /// from `path`.
+    pub fn like(&self, options: &Options, image: &Tensor, path: &Path) -> Result<FaceChoice> {
+        let search = |source| Error::ReferenceFaceSearch { path: path.to_path_buf(), source };
+        let faces = self.detector(options)?.detect_all(image).map_err(search)?;
+        let larger = |best: Face, face: Face| if face.area() > best.area() { face } else { best };
+        let Some(face) = faces.into_iter().reduce(larger) else {
+            return Err(Error::NoReferenceFace { path: path.to_path_buf() });
+        };
+        Appearance::of(image, &face.anchors).map(FaceChoice::Like).map_err(search)
+    }
+
+    fn detector(&self, options: &Options) -> Result<Box<dyn FaceDetector>> {
+        Ok(match self.choice {
             FaceDetectorChoice::Auto | FaceDetectorChoice::SeetaDlib => Box::new(self.seeta_dlib()?),
             FaceDetectorChoice::InsightFace => {
                 let files = weights::insightface_files(self.licence, &self.settings)?;
@@ -53,8 +84,7 @@ impl FaceFinder {
                 };
                 Box::new(InsightFace::open(&files.detector, &files.landmarks, order)?)
             }
-        };
-        Ok(FaceTracker::new(detector))
+        })
     }
 
     fn seeta_dlib(&self) -> Result<SeetaDlib> {
@@ -69,11 +99,23 @@ impl FaceFinder {
 
 /// Anchors by frame, in order.
 pub enum AnchorSource {
-    Tracker(FaceTracker),
+    Tracker(Box<FaceTracker>),
     File(AnchorFile),
 }
 
 impl AnchorSource {
+    /// The next frame starts another shot.
+    pub fn cut(&mut self) {
+        if let Self::Tracker(tracker) = self {
+            tracker.cut();
+        }
+    }
+
+    /// Whether a frame without a face may be an oversight. In a file it is deliberate.
+    pub fn may_flicker(&self) -> bool {
+        matches!(self, Self::Tracker(_))
+    }
+
     /// The anchors of source frame `index`, which is `rgb`, (height, width, 3) u8; `None` where it has no face.
     pub fn next(&mut self, index: usize, rgb: &Tensor) -> Result<Option<Anchors>> {
         match self {
@@ -96,9 +138,19 @@ pub struct AnchorFile {
 impl AnchorFile {
     /// A file with at least `needed` frames.
     pub fn read(path: &Path, needed: usize) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::ReadFile { path: path.to_path_buf(), source })?;
-        let frames = serde_json::from_str::<Vec<Option<[[f32; 2]; 3]>>>(&text)
+        let refuse = |source| Error::ReadFile { path: path.to_path_buf(), source };
+        // It is read twice, before the model is loaded and after: a pipe has nothing to say the second time, and
+        // may keep its reader waiting for ever the first.
+        if !std::fs::metadata(path).map_err(refuse)?.is_file() {
+            return Err(Error::Anchors { path: path.to_path_buf(), reason: "not a regular file".into() });
+        }
+        let text = std::fs::read_to_string(path).map_err(refuse)?;
+        Self::parse(path, &text, needed)
+    }
+
+    /// What `path` says, `text`.
+    pub fn parse(path: &Path, text: &str, needed: usize) -> Result<Self> {
+        let frames = serde_json::from_str::<Vec<Option<[[f32; 2]; 3]>>>(text)
             .map_err(|source| Error::Anchors { path: path.to_path_buf(), reason: source.to_string() })?;
         if let Some(frame) = frames.iter().position(|f| f.is_some_and(|points| !plausible(&points))) {
             let reason = format!("frame {frame}: the three points must be finite and not all in one place");

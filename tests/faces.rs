@@ -10,6 +10,9 @@ use candle_core::{Device, Tensor};
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use models::face::{Anchors, FaceDetector, FaceTracker, SeetaDlib};
 
+#[path = "faces/people.rs"]
+mod people;
+
 type Points = [[f64; 2]; 3];
 
 fn media(name: &str) -> Option<PathBuf> {

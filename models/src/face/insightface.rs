@@ -12,7 +12,7 @@ use super::onnx_network::OnnxNetwork;
 use super::opencv_resample::{Zoom, crop};
 use super::pixels::with_rgb;
 use super::scrfd::{ScoredBox, Scrfd};
-use super::{Anchors, Face, FaceDetector, FaceModelError, Rgb};
+use super::{Anchors, Face, FaceDetector, FaceModelError, Rgb, overlap};
 
 /// The landmark network sees a square of this side …
 const CROP: usize = 192;
@@ -24,6 +24,9 @@ const LANDMARKS: usize = 106;
 const SMALLEST: [i64; 2] = [50, 80];
 /// … and those of another ratio of width to height.
 const ASPECT: std::ops::RangeInclusive<f64> = 0.2..=1.5;
+
+/// A face shares at least this part of its box's union with the box of the frame before.
+const SAME_PLACE: f32 = 0.25;
 
 /// The points whose mean each anchor is: an eyebrow's outer corner and upper edge, and the nose.
 const LEFT_BROW: [usize; 5] = [43, 48, 49, 51, 50];
@@ -49,7 +52,7 @@ impl ChannelOrder {
     }
 }
 
-/// SCRFD boxes with 106 landmarks. It looks at every frame anew: the largest face is the one that is followed.
+/// SCRFD boxes with 106 landmarks. It looks at every frame anew.
 pub struct InsightFace {
     boxes: Scrfd,
     landmarks: OnnxNetwork,
@@ -77,8 +80,12 @@ impl InsightFace {
         Ok(boxes)
     }
 
-    fn face(&self, image: &Rgb, found: &ScoredBox) -> Result<Face> {
+    /// `None` where the landmark network answers with what is no number.
+    fn face(&self, image: &Rgb, found: &ScoredBox) -> Result<Option<Face>> {
         let points = self.landmarks_of(image, found.bbox)?;
+        if !points.as_flattened().iter().all(|v| v.is_finite()) {
+            return Ok(None);
+        }
         let mean = |indices: &[usize]| {
             let count = indices.len() as f32;
             let sum = indices.iter().fold([0.0; 2], |s, &i| [s[0] + points[i][0], s[1] + points[i][1]]);
@@ -86,7 +93,7 @@ impl InsightFace {
         };
         let anchors =
             Anchors { left_brow: mean(&LEFT_BROW), right_brow: mean(&RIGHT_BROW), nose: mean(&NOSE) };
-        Ok(Face::new(found.bbox.map(f32::trunc), found.score, anchors, points))
+        Ok(Some(Face::new(found.bbox.map(f32::trunc), found.score, anchors, points)))
     }
 
     /// The 106 points in whole pixels of the frame.
@@ -114,18 +121,21 @@ impl InsightFace {
 impl FaceDetector for InsightFace {
     fn detect(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
         with_rgb(frame, |image| {
-            self.candidates(&image)?.iter().map(|found| self.face(&image, found)).collect()
+            let faces = self.candidates(&image)?;
+            faces.iter().filter_map(|found| self.face(&image, found).transpose()).collect()
         })
     }
 
-    /// The largest face, whoever it is: the reference knows no persons.
-    fn follow(&mut self, frame: &Tensor, _previous: &Face) -> Result<Option<Face>> {
+    /// The box that shares most with the last one, if it shares enough to be the same face.
+    fn follow(&mut self, frame: &Tensor, previous: &Face) -> Result<Option<Face>> {
         with_rgb(frame, |image| {
-            let area = |found: &ScoredBox| whole_size(found).iter().product::<i64>();
             let candidates = self.candidates(&image)?;
-            let largest =
-                candidates.iter().reduce(|best, found| if area(found) > area(best) { found } else { best });
-            largest.map(|found| self.face(&image, found)).transpose()
+            let shared = |found: &&ScoredBox| overlap(found.bbox, previous.bbox);
+            let nearest = candidates.iter().max_by(|a, b| shared(a).total_cmp(&shared(b)));
+            match nearest.filter(|found| shared(found) >= SAME_PLACE) {
+                Some(found) => self.face(&image, found),
+                None => Ok(None),
+            }
         })
     }
 }

@@ -11,17 +11,24 @@ mod dlib_reader;
 mod dlib_shape_predictor;
 mod seeta_boxes;
 mod seeta_dlib;
+mod onnx_wire;
 mod onnx_network;
 mod opencv_resample;
 mod scrfd;
 mod insightface;
+mod appearance;
+mod choice;
+mod tracker;
 
+pub use appearance::Appearance;
+pub use choice::FaceChoice;
 pub use dlib_shape_predictor::ShapePredictor;
 pub use face_frame::FaceFrame;
 pub use insightface::{ChannelOrder, InsightFace};
 pub use pixels::Rgb;
 pub use seeta_boxes::SEETA_LICENSE;
 pub use seeta_dlib::SeetaDlib;
+pub use tracker::FaceTracker;
 
 /// The points that the face crop is fitted to, in pixels of the frame and not rounded. Left and right are
 /// the picture's, not the person's.
@@ -70,12 +77,35 @@ impl Face {
         let [x1, y1, x2, y2] = self.bbox;
         (x2 - x1) * (y2 - y1)
     }
+
+    /// The middle of the box.
+    pub(crate) fn center(&self) -> [f32; 2] {
+        let [x1, y1, x2, y2] = self.bbox;
+        [(x1 + x2) / 2.0, (y1 + y2) / 2.0]
+    }
+
+    /// From a point to the box, in pixels; 0 or less inside, least in the middle.
+    pub(crate) fn distance_to(&self, [x, y]: [f32; 2]) -> f32 {
+        let [x1, y1, x2, y2] = self.bbox;
+        let (dx, dy) = ((x1 - x).max(x - x2), (y1 - y).max(y - y2));
+        if dx > 0.0 && dy > 0.0 { dx.hypot(dy) } else { dx.max(dy) }
+    }
 }
 
 /// Finds faces in an RGB frame, (height, width, 3) u8.
 pub trait FaceDetector: Send {
     /// Searches the whole frame.
     fn detect(&mut self, frame: &Tensor) -> Result<Vec<Face>>;
+
+    /// Searches the whole frame for small faces too, where that takes longer.
+    fn detect_all(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
+        self.detect(frame)
+    }
+
+    /// Searches around the place of a face that was lost and that [`Self::detect`] did not find.
+    fn detect_near(&mut self, _frame: &Tensor, _lost: &Face) -> Result<Vec<Face>> {
+        Ok(Vec::new())
+    }
 
     /// Finds the person of `previous` again in the next frame; `None` if no face is there any more.
     fn follow(&mut self, frame: &Tensor, previous: &Face) -> Result<Option<Face>>;
@@ -84,40 +114,12 @@ pub trait FaceDetector: Send {
     fn reset(&mut self) {}
 }
 
-/// Takes the frames of one video in order and stays with the largest face that it met first.
-pub struct FaceTracker {
-    detector: Box<dyn FaceDetector>,
-    previous: Option<Face>,
-}
-
-impl FaceTracker {
-    pub fn new(detector: Box<dyn FaceDetector>) -> Self {
-        Self { detector, previous: None }
-    }
-
-    /// The speaker's face in the next frame, or `None` where there is none.
-    pub fn next(&mut self, frame: &Tensor) -> Result<Option<Face>> {
-        let followed = match &self.previous {
-            Some(previous) => self.detector.follow(frame, previous)?,
-            None => None,
-        };
-        self.previous = match followed {
-            Some(face) => Some(face),
-            None => largest(self.detector.detect(frame)?),
-        };
-        Ok(self.previous.clone())
-    }
-
-    /// Forgets the person: the next frame belongs to another scene.
-    pub fn reset(&mut self) {
-        self.previous = None;
-        self.detector.reset();
-    }
-}
-
-/// The face with the largest box; the first of equals.
-fn largest(faces: Vec<Face>) -> Option<Face> {
-    faces.into_iter().reduce(|best, face| if face.area() > best.area() { face } else { best })
+/// The part of two boxes' union that they share.
+pub(crate) fn overlap(a: [f32; 4], b: [f32; 4]) -> f32 {
+    let area = |[x1, y1, x2, y2]: [f32; 4]| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);
+    let shared = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
+    let union = area(a) + area(b) - shared;
+    if union > 0.0 { shared / union } else { 0.0 }
 }
 
 /// A face model that cannot be used.
@@ -137,53 +139,20 @@ pub enum FaceModelError {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-
     use super::*;
-
-    /// Plays back what it is told to find, and counts its searches.
-    struct Scripted {
-        detected: Vec<Vec<Face>>,
-        followed: Vec<Option<Face>>,
-    }
-
-    impl FaceDetector for Scripted {
-        fn detect(&mut self, _: &Tensor) -> Result<Vec<Face>> {
-            Ok(self.detected.remove(0))
-        }
-
-        fn follow(&mut self, _: &Tensor, _: &Face) -> Result<Option<Face>> {
-            Ok(self.followed.remove(0))
-        }
-    }
-
-    fn face(side: f32) -> Face {
-        let anchors = Anchors { left_brow: [0.0, 0.0], right_brow: [3.0, 4.0], nose: [1.0, 5.0] };
-        Face::new([0.0, 0.0, side, side], side, anchors, Vec::new())
-    }
-
-    #[test]
-    fn the_tracker_takes_the_largest_follows_it_and_searches_again_when_it_is_lost() {
-        let detector = Scripted {
-            detected: vec![
-                vec![],
-                vec![face(2.0), face(5.0), face(5.0), face(1.0)],
-                vec![face(3.0)],
-                vec![face(7.0)],
-            ],
-            followed: vec![Some(face(4.0)), None],
-        };
-        let mut tracker = FaceTracker::new(Box::new(detector));
-        let frame = Tensor::zeros((1, 1, 3), DType::U8, &Device::Cpu).unwrap();
-        let mut next = || tracker.next(&frame).unwrap().map(|face| face.score);
-        // Nothing; found; followed; lost and found again in the same frame.
-        assert_eq!([next(), next(), next(), next()], [None, Some(5.0), Some(4.0), Some(3.0)]);
-        tracker.reset();
-        assert_eq!(tracker.next(&frame).unwrap().map(|face| face.score), Some(7.0));
-    }
 
     #[test]
     fn the_eyebrows_make_the_unit() {
-        assert_eq!(face(1.0).anchors.brow_distance(), 5.0);
+        let anchors = Anchors { left_brow: [0.0, 0.0], right_brow: [3.0, 4.0], nose: [1.0, 5.0] };
+        assert_eq!(anchors.brow_distance(), 5.0);
+    }
+
+    #[test]
+    fn boxes_share_a_part_of_their_union() {
+        let unit = [0.0, 0.0, 2.0, 2.0];
+        assert_eq!(overlap(unit, unit), 1.0);
+        assert_eq!(overlap(unit, [1.0, 0.0, 3.0, 2.0]), 1.0 / 3.0);
+        assert_eq!(overlap(unit, [3.0, 0.0, 4.0, 2.0]), 0.0);
+        assert_eq!(overlap([0.0; 4], [0.0; 4]), 0.0);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Result, bail};
 use rten::{Model, Value, ValueView};
 
-use super::FaceModelError;
+use super::{FaceModelError, onnx_wire};
 
 pub(super) struct OnnxNetwork {
     model: Model,
@@ -22,7 +22,9 @@ impl OnnxNetwork {
             return Err(unexpected("it is not a file".into()));
         }
         let bytes = std::fs::read(path).map_err(read)?;
-        let model = Model::load(bytes).map_err(|e| unexpected(format!("not a usable ONNX file: {e}")))?;
+        let unusable = |e: &dyn std::fmt::Display| unexpected(format!("not a usable ONNX file: {e}"));
+        onnx_wire::check(&bytes).map_err(|e| unusable(&e))?;
+        let model = Model::load(bytes).map_err(|e| unusable(&e))?;
         let (ins, outs) = (model.input_ids().len(), model.output_ids().len());
         if ins != 1 || outs != outputs {
             return Err(unexpected(format!("{ins} inputs and {outs} outputs instead of 1 and {outputs}")));

@@ -89,20 +89,51 @@ impl SeetaDlib {
     /// SeetaFace's boxes in the whole picture; small faces are looked for only where there are no large
     /// ones, and while nothing is found only now and then.
     fn search_everywhere(&self, image: &Rgb) -> Vec<FoundBox> {
+        let found = self.look(image, COARSE_FACE);
+        match found.is_empty() && self.misses.is_multiple_of(FINE_PERIOD) {
+            true => self.look(image, FINE_FACE),
+            false => found,
+        }
+    }
+
+    /// SeetaFace's boxes from this part of the picture's longer side on. The searched picture has a size that
+    /// depends on `smallest` alone: large frames take hardly longer than small ones.
+    fn look(&self, image: &Rgb, smallest: f64) -> Vec<FoundBox> {
         let (width, height) = (image.width as f64, image.height as f64);
-        let look = |part: f64| {
-            self.boxes.search(
-                image,
-                &Search {
-                    window: Window { x: 0.0, y: 0.0, width, height },
-                    smallest: (width.max(height) * part).max(SMALLEST_FACE),
-                    largest: width.min(height),
-                    threshold: FIND_SCORE,
+        self.boxes.search(
+            image,
+            &Search {
+                window: Window { x: 0.0, y: 0.0, width, height },
+                smallest: (width.max(height) * smallest).max(SMALLEST_FACE),
+                largest: width.min(height),
+                threshold: FIND_SCORE,
+            },
+        )
+    }
+
+    /// SeetaFace's boxes of about the size of `lost` around where it was. A small face is not found by the quick
+    /// look at the whole picture, and the slow one is not taken often.
+    fn search_near(&self, image: &Rgb, lost: &Face) -> Vec<FoundBox> {
+        let [center_x, center_y] = lost.center().map(f64::from);
+        let side = f64::from(lost.area()).sqrt() / DLIB_IN_SEETA.1;
+        self.boxes.search(
+            image,
+            &Search {
+                window: Window {
+                    x: center_x - 2.0 * side,
+                    y: center_y - 2.0 * side,
+                    width: 4.0 * side,
+                    height: 4.0 * side,
                 },
-            )
-        };
-        let found = look(COARSE_FACE);
-        if found.is_empty() && self.misses.is_multiple_of(FINE_PERIOD) { look(FINE_FACE) } else { found }
+                smallest: (0.7 * side).max(SMALLEST_FACE),
+                largest: 1.5 * side,
+                threshold: FIND_SCORE,
+            },
+        )
+    }
+
+    fn refine_all(&self, image: &Rgb, found: &[FoundBox]) -> Vec<Face> {
+        found.iter().filter_map(|found| self.refine(image, found)).collect()
     }
 
     /// Whether SeetaFace sees a face at `place`.
@@ -226,10 +257,18 @@ impl FaceDetector for SeetaDlib {
     fn detect(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
         let faces: Vec<Face> = with_rgb(frame, |image| {
             let found = self.search_everywhere(&image);
-            Ok(found.iter().filter_map(|found| self.refine(&image, found)).collect())
+            Ok(self.refine_all(&image, &found))
         })?;
         self.misses = if faces.is_empty() { self.misses + 1 } else { 0 };
         Ok(faces)
+    }
+
+    fn detect_all(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
+        with_rgb(frame, |image| Ok(self.refine_all(&image, &self.look(&image, FINE_FACE))))
+    }
+
+    fn detect_near(&mut self, frame: &Tensor, lost: &Face) -> Result<Vec<Face>> {
+        with_rgb(frame, |image| Ok(self.refine_all(&image, &self.search_near(&image, lost))))
     }
 
     fn follow(&mut self, frame: &Tensor, previous: &Face) -> Result<Option<Face>> {
