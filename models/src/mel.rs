@@ -7,10 +7,12 @@
 //! Origin: `log_mel_spectrogram` of openai/whisper (`whisper/audio.py`) and `librosa.filters.mel`.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
-use realfft::RealFftPlanner;
+use realfft::num_complex::Complex;
+use realfft::{RealFftPlanner, RealToComplex};
 
 /// Samples per second of the input.
 pub const SAMPLE_RATE: usize = 16_000;
@@ -36,37 +38,83 @@ pub fn log_mel(samples: &[f32], bands: usize) -> Result<Tensor> {
             samples.len()
         );
     }
-    let fft = RealFftPlanner::<f64>::new().plan_fft_forward(N_FFT);
-    let window = hann_window();
-    let filters = Filters::new(bands);
+    let spectrogram = Spectrogram {
+        samples,
+        fft: RealFftPlanner::<f64>::new().plan_fft_forward(N_FFT),
+        window: hann_window(),
+        filters: Filters::new(bands),
+    };
 
-    // One frame after the other here, one band after the other in the result.
-    let mut by_frame = vec![0f64; frames * bands];
+    // Twice: the loudest band must be known before the first value can be rounded, and f64 values of a whole
+    // recording would take more memory than its samples do.
+    let loudest = (0..frames)
+        .into_par_iter()
+        .map_init(
+            || (spectrogram.buffers(), vec![0f64; bands]),
+            |(buffers, powers), frame| {
+                spectrogram.band_powers(frame, buffers, powers)?;
+                Ok::<_, candle_core::Error>(powers.iter().copied().fold(POWER_FLOOR, f64::max))
+            },
+        )
+        .try_reduce(|| POWER_FLOOR, |a, b| Ok(a.max(b)))?;
+    let floor = loudest.log10() - DECADES;
+
+    let mut by_frame = vec![0f32; frames * bands];
     by_frame.par_chunks_mut(bands).enumerate().try_for_each_init(
-        || (fft.make_input_vec(), fft.make_output_vec(), fft.make_scratch_vec()),
-        |(input, spectrum, scratch), (frame, out)| {
-            let start = (frame * HOP) as isize - (N_FFT / 2) as isize;
-            for (i, (x, w)) in input.iter_mut().zip(&window).enumerate() {
-                *x = f64::from(samples[reflect(start + i as isize, samples.len())]) * w;
+        || (spectrogram.buffers(), vec![0f64; bands]),
+        |(buffers, powers), (frame, out)| {
+            spectrogram.band_powers(frame, buffers, powers)?;
+            for (out, power) in out.iter_mut().zip(powers) {
+                *out = ((power.max(POWER_FLOOR).log10().max(floor) + 4.0) / 4.0) as f32;
             }
-            fft.process_with_scratch(input, spectrum, scratch).map_err(candle_core::Error::wrap)?;
-            let power: [f64; N_BINS] = std::array::from_fn(|bin| spectrum[bin].norm_sqr());
-            filters.apply(&power, out);
             Ok::<_, candle_core::Error>(())
         },
     )?;
+    // One frame after the other in memory, so that a window of them is one piece.
+    Tensor::from_vec(by_frame, (frames, bands), &Device::Cpu)?.t()
+}
 
-    by_frame.iter_mut().for_each(|x| *x = x.max(POWER_FLOOR).log10());
-    let floor = by_frame.iter().copied().fold(f64::NEG_INFINITY, f64::max) - DECADES;
-    let mel: Vec<f32> = (0..bands * frames)
-        .map(|i| ((by_frame[i % frames * bands + i / frames].max(floor) + 4.0) / 4.0) as f32)
-        .collect();
-    Tensor::from_vec(mel, (bands, frames), &Device::Cpu)
+/// What every frame of one recording is computed with.
+struct Spectrogram<'a> {
+    samples: &'a [f32],
+    fft: Arc<dyn RealToComplex<f64>>,
+    window: [f64; N_FFT],
+    filters: Filters,
+}
+
+/// One thread's: the windowed samples, their spectrum, and what the transform needs besides.
+type Buffers = (Vec<f64>, Vec<Complex<f64>>, Vec<Complex<f64>>);
+
+impl Spectrogram<'_> {
+    fn buffers(&self) -> Buffers {
+        (self.fft.make_input_vec(), self.fft.make_output_vec(), self.fft.make_scratch_vec())
+    }
+
+    /// The power in every band of the frame with this number.
+    fn band_powers(
+        &self,
+        frame: usize,
+        (input, spectrum, scratch): &mut Buffers,
+        out: &mut [f64],
+    ) -> Result<()> {
+        let start = (frame * HOP) as isize - (N_FFT / 2) as isize;
+        for (i, (x, w)) in input.iter_mut().zip(&self.window).enumerate() {
+            *x = f64::from(self.samples[reflect(start + i as isize, self.samples.len())]) * w;
+        }
+        self.fft.process_with_scratch(input, spectrum, scratch).map_err(candle_core::Error::wrap)?;
+        let power: [f64; N_BINS] = std::array::from_fn(|bin| spectrum[bin].norm_sqr());
+        self.filters.apply(&power, out);
+        Ok(())
+    }
 }
 
 /// The index of the sample that stands at `i` when the signal is mirrored about its first and its last sample,
 /// as often as it takes: a recording shorter than half a window is mirrored more than once.
 fn reflect(i: isize, len: usize) -> usize {
+    // Nearly always, and much faster than a division.
+    if (0..len as isize).contains(&i) {
+        return i as usize;
+    }
     if len == 1 {
         return 0;
     }
@@ -208,6 +256,13 @@ mod tests {
         let max = mel.max_all()?.to_scalar::<f32>()?;
         let silence: Vec<f32> = mel.narrow(1, 150, 1)?.flatten_all()?.to_vec1()?;
         assert!(silence.iter().all(|x| (x - (max - 2.0)).abs() < 1e-6));
+        Ok(())
+    }
+
+    #[test]
+    fn digital_silence_is_finite_and_even() -> Result<()> {
+        let mel = log_mel(&[0.0; 4800], 80)?.flatten_all()?.to_vec1::<f32>()?;
+        assert!(mel.iter().all(|&x| x == -1.5), "{:?}", &mel[..4]);
         Ok(())
     }
 

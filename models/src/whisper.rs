@@ -15,6 +15,9 @@ use serde::Deserialize;
 
 use crate::layers::{layer_norm, linear, linear_no_bias};
 
+/// Far beyond any published Whisper: sizes that can be computed with.
+const MAX_SIZE: usize = 1 << 16;
+
 /// What the checkpoint's `dims` says of the encoder; what it says of the decoder is not needed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct WhisperDims {
@@ -37,7 +40,8 @@ impl WhisperDims {
     fn validate(&self) -> Result<()> {
         let sizes =
             [self.n_mels, self.n_audio_ctx, self.n_audio_state, self.n_audio_head, self.n_audio_layer];
-        if sizes.contains(&0) || !self.n_audio_state.is_multiple_of(self.n_audio_head) {
+        let fits = sizes.iter().all(|size| (1..=MAX_SIZE).contains(size));
+        if !fits || !self.n_audio_state.is_multiple_of(self.n_audio_head) {
             bail!("whisper: these dimensions make no encoder: {self:?}");
         }
         Ok(())
@@ -196,6 +200,8 @@ impl WhisperEncoder {
         let x = mel
             .narrow(1, window.start, window.len())?
             .t()?
+            // A view would take the whole recording along to the device.
+            .force_contiguous()?
             .to_device(pe.device())?
             .to_dtype(pe.dtype())?
             .pad_with_zeros(0, 0, self.window_frames() - window.len())?;
@@ -239,6 +245,13 @@ mod tests {
             var.set(&Tensor::randn(0f32, 0.5, var.shape(), &Device::Cpu)?)?;
         }
         WhisperEncoder::load(dims, vb)
+    }
+
+    #[test]
+    fn sizes_beyond_all_sense_are_refused() {
+        let dims = WhisperDims { n_audio_ctx: usize::MAX, ..small() };
+        let message = random_encoder(&dims).map(drop).unwrap_err().to_string();
+        assert!(message.contains("these dimensions make no encoder"), "{message}");
     }
 
     #[test]

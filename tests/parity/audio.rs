@@ -4,11 +4,12 @@
 //! encoder on the set's small checkpoint.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentsync::ModelChoice;
-use latentsync::stages::audio_features::{AudioFeatures, load_speech};
+use latentsync::stages::audio_features::{AudioFeatures, Windows, load_speech};
 use latentsync::weights::{Checkpoint, HubSettings};
 use models::mel::log_mel;
 use models::whisper::{WhisperDims, WhisperEncoder};
@@ -137,7 +138,8 @@ fn compare(case: &Case, path: &Path, encoder: &WhisperEncoder) -> Result<()> {
         }
     }
 
-    let windows = AudioFeatures::compute(encoder, &speech, [2, 2]).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let windows = AudioFeatures::compute(encoder, &speech, [2, 2], Windows::EndToEnd)
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(windows.rows(), rows, "{name}: rows");
     let window = |frame: usize| windows.window(frame).map_err(candle_core::Error::wrap);
     let count = windows.reference_frames();
@@ -151,6 +153,80 @@ fn compare(case: &Case, path: &Path, encoder: &WhisperEncoder) -> Result<()> {
     case.compare_features("chunk_mid", |_| window(want.map_or(count, |want| want[0]) / 2))?;
     if whole {
         case.compare_features("chunk_last", |_| window(count - 1))?;
+    }
+    Ok(())
+}
+
+/// Rows of features as one tensor, (rows, layers × channels), by way of windows without neighbours.
+fn rows(features: &AudioFeatures, rows: Range<usize>) -> Result<Tensor> {
+    let frames = rows.start / 2..rows.end.div_ceil(2);
+    let parts = frames
+        .map(|frame| {
+            let two = features.window(frame).map_err(candle_core::Error::wrap)?;
+            two.reshape((2, two.elem_count() / 2))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&parts, 0)?.narrow(0, rows.start % 2, rows.len())
+}
+
+/// How far each row is from the one before it.
+fn steps(rows: &Tensor) -> Result<Vec<f32>> {
+    let n = rows.dim(0)? - 1;
+    (rows.narrow(0, 1, n)? - rows.narrow(0, 0, n)?)?.sqr()?.sum(1)?.sqrt()?.to_vec1()
+}
+
+fn median(values: &[f32]) -> f32 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// The steps between neighbouring rows, as multiples of the usual one, at the seams of both ways to divide a recording,
+/// and how far the rows there are from those of windows that have each row in their middle.
+#[test]
+fn overlapping_windows_take_the_jump_out_of_long_recordings() -> Result<()> {
+    let Some(set) = Golden::open() else {
+        return Ok(());
+    };
+    let long = set.manifest.audio.iter().find(|path| path.ends_with("speech_48s.wav"));
+    let (Some(model), Some(path)) = (&set.manifest.model, long) else {
+        eprintln!("skipped: the golden set has no small checkpoint or no `speech_48s.wav`");
+        return Ok(());
+    };
+    let encoder = load_encoder(&set.path(model)).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+    let speech = load_speech(set.path(path)).unwrap_or_else(|e| panic!("{e}"));
+    let mel = log_mel(&speech.samples, encoder.dims().n_mels)?;
+    let compute = |windows| AudioFeatures::compute(&encoder, &speech, [0, 0], windows).unwrap();
+    let [apart, overlapping] = [Windows::EndToEnd, Windows::Overlapping].map(compute);
+    let half = encoder.window_frames() / 2;
+    let centred = |range: Range<usize>| {
+        let row = |row: usize| {
+            let features = encoder.window_features(&mel, 2 * row - half..2 * row + half)?;
+            features.narrow(0, half / 2, 1)?.flatten_from(1)
+        };
+        Tensor::cat(&range.map(row).collect::<Result<Vec<_>>>()?, 0)
+    };
+    let usual = median(&steps(&rows(&overlapping, 0..overlapping.rows())?)?);
+    // 30 s, where the original's first window ends, and 24 s, the middle of what two windows of 30 s share in 48 s.
+    for (name, seam) in [("30 s", 1500), ("24 s", 1200)] {
+        let around = seam - 50..seam + 50;
+        let truth = centred(around.clone())?;
+        let figures = |which: &str, got: Tensor| {
+            let steps = steps(&got)?;
+            let at = steps[around.len() / 2 - 1] / usual;
+            let largest = steps.iter().copied().fold(0.0, f32::max) / usual;
+            let error = relative_error(&got, &truth)?;
+            eprintln!(
+                "{name}, {which}: {at:.2} usual steps, largest nearby {largest:.2}, error {error:.3} against centred"
+            );
+            Ok::<_, candle_core::Error>((at, largest, error))
+        };
+        figures("centred", truth.clone())?;
+        let (jump, _, error_apart) = figures("end to end", rows(&apart, around.clone())?)?;
+        let (_, largest, error) = figures("overlapping", rows(&overlapping, around.clone())?)?;
+        assert!(seam != 1500 || jump > 3.0, "end to end jumps by {jump} usual steps at {name}");
+        assert!(largest < 2.0, "overlapping windows jump by {largest} usual steps near {name}");
+        assert!(error < error_apart, "{name}: {error}, end to end {error_apart}");
     }
     Ok(())
 }

@@ -14,7 +14,8 @@ use crate::{CancelToken, Error, Result};
 /// Samples that are handed on at once.
 const BATCH: usize = 4096;
 
-/// The sound of a file as 16 kHz mono. Of several audio streams the one that players choose.
+/// The sound of a file as 16 kHz mono. Of several audio streams the one that players choose: the default, or else
+/// the first of equals. Time 0 is the stream's own first sample, however late in the file it begins.
 ///
 /// Errors: no such file, no audio stream, no samples, samples that are no numbers, a file cut short.
 pub fn load_speech(path: impl AsRef<Path>) -> Result<Speech> {

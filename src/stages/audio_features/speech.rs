@@ -31,6 +31,16 @@ impl Speech {
         // 0.28 s × 25 is 7.000000000000001 in floating point, and that is not eight frames.
         (self.duration_seconds * super::FPS as f64 - 1e-6).ceil().max(0.0) as usize
     }
+
+    /// With digital silence behind it until it lasts for `frames` frames of video; what is as long already stays.
+    pub fn padded_to(mut self, frames: usize) -> Self {
+        if frames > self.frames() {
+            let samples = frames * SAMPLE_RATE / super::FPS;
+            self.samples.resize(samples.max(self.samples.len()), 0.0);
+            self.duration_seconds = frames as f64 / super::FPS as f64;
+        }
+        self
+    }
 }
 
 /// Takes decoded sound and makes [`Speech`] of it.
@@ -261,7 +271,7 @@ impl Resampler {
 }
 
 /// To the nearest of the 65536 values of a 16-bit sample, louder ones cut off.
-fn quantise(x: f32) -> f32 {
+pub(super) fn quantise(x: f32) -> f32 {
     (x * 32768.0).round_ties_even().clamp(-32768.0, 32767.0) / 32768.0
 }
 
@@ -392,6 +402,20 @@ mod tests {
         assert!(message.contains("voice.wav") && message.contains("0.250"), "{message}");
         assert!(matches!(speech(&[], &[1.0], 16_000), Err(Error::EmptyAudio { .. })));
         assert!(matches!(speech(&[0.0], &[1.0], 3), Err(Error::Audio { .. })));
+    }
+
+    #[test]
+    fn silence_is_appended_up_to_a_frame() -> Result<()> {
+        let voice = speech(&tone(440.0, 48_000, 48_010), &[1.0], 48_000)?;
+        let padded = voice.clone().padded_to(75);
+        assert_eq!((padded.samples.len(), padded.duration_seconds, padded.frames()), (48_000, 3.0, 75));
+        assert_eq!(padded.samples[..voice.samples.len()], voice.samples);
+        assert!(padded.samples[voice.samples.len()..].iter().all(|&x| x == 0.0));
+        for frames in [0, 26] {
+            let same = voice.clone().padded_to(frames);
+            assert_eq!((same.samples.len(), same.frames()), (voice.samples.len(), 26));
+        }
+        Ok(())
     }
 
     #[test]
