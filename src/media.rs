@@ -7,16 +7,21 @@ pub mod picture;
 mod to_rgb;
 mod paste;
 mod scale;
-pub(crate) mod to_420;
+pub(crate) mod fit;
 mod orient;
 pub(crate) mod prepare;
 pub(crate) mod source;
+pub(crate) mod deinterlace;
 pub(crate) mod retime;
+pub(crate) mod encoder;
+mod hardware;
 pub(crate) mod audio_track;
+pub(crate) mod muxer;
+pub mod journal;
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
@@ -68,9 +73,9 @@ pub(crate) fn open_input(path: &Path) -> Result<Input> {
         return Err(not_media("the file is empty".into()));
     }
     let url = file_url(path).ok_or_else(|| not_media("its name cannot be passed on".into()))?;
-    // A playlist must not reach beyond local files, and `%d` in an image's name is part of the name.
-    let options: ffmpeg::Dictionary =
-        [("protocol_whitelist", "file"), ("pattern_type", "none")].iter().collect();
+    // `%d` in an image's name is part of the name.
+    let options = [("protocol_whitelist", "file"), ("pattern_type", "none"), ("format_whitelist", formats())];
+    let options: ffmpeg::Dictionary = options.iter().collect();
     let mut context = std::ptr::null_mut();
     // SAFETY: the url lives through the call; on failure FFmpeg frees the context itself, on success `Input`
     // owns it from the next line on. The options that no demuxer took are freed with the dictionary.
@@ -89,6 +94,40 @@ pub(crate) fn open_input(path: &Path) -> Result<Input> {
         return Err(not_media("a text file".into()));
     }
     Ok(input)
+}
+
+/// Formats that read other files than the one they are in, or run programs. FFmpeg finds them also behind tags and
+/// comments of other formats: a stranger's file could hand out this machine's.
+const REACHING: [&str; 12] = [
+    "hls",
+    "dash",
+    "concat",
+    "imf",
+    "sdp",
+    "rtsp",
+    "webm_dash_manifest",
+    "vobsub",
+    "avisynth",
+    "vapoursynth",
+    "lavfi",
+    "libgme",
+];
+
+/// The names of all formats but [`REACHING`] ones, as FFmpeg's option takes them.
+fn formats() -> &'static str {
+    static NAMES: OnceLock<String> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let mut names = Vec::new();
+        let mut place = std::ptr::null_mut();
+        // SAFETY: FFmpeg's list of constants; the place is its own.
+        while let Some(format) = unsafe { ffi::av_demuxer_iterate(&mut place).as_ref() } {
+            // SAFETY: a name is a constant string.
+            if let Ok(name) = unsafe { CStr::from_ptr(format.name) }.to_str() {
+                names.extend(name.split(',').filter(|name| !REACHING.contains(name)));
+            }
+        }
+        names.join(",")
+    })
 }
 
 /// FFmpeg's convention for results: negative is an error.

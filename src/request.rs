@@ -2,6 +2,7 @@
 //! the command line reads a body from a file, the server from a connection. Nothing here fetches a URL.
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -20,7 +21,10 @@ mod fields;
 mod local;
 
 pub use fields::FieldError;
-pub use local::local_path;
+pub use local::{local_path, media_input};
+
+/// Bodies are a few hundred bytes; a file named by mistake, or one without an end, is not read whole.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Whose request a body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,9 +145,14 @@ impl Request {
 
     /// Reads a body from a file.
     pub fn read(path: &Path, api: Option<Api>) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
             .map_err(|source| Error::ReadFile { path: path.to_path_buf(), source })?;
         let refuse = |source| Error::Request { path: path.to_path_buf(), source };
+        if text.len() as u64 > MAX_BYTES {
+            return Err(refuse(FieldError::new("", &format!("is longer than {MAX_BYTES} bytes"))));
+        }
         // Some editors put a byte order mark before the text.
         let body: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
             .map_err(|error| refuse(FieldError::new("", &format!("is not JSON: {error}"))))?;

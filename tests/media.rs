@@ -6,12 +6,24 @@
 mod common;
 #[path = "media/read.rs"]
 mod read;
+#[path = "media/formats.rs"]
+mod formats;
+#[path = "media/chart.rs"]
+mod chart;
 #[path = "media/pictures.rs"]
 mod pictures;
 #[path = "media/write.rs"]
 mod write;
+#[path = "media/encode.rs"]
+mod encode;
+#[path = "media/segments.rs"]
+mod segments;
+#[path = "media/sound.rs"]
+mod sound;
 #[path = "media/refuse.rs"]
 mod refuse;
+#[path = "media/voices.rs"]
+mod voices;
 
 /// Every stage may run on a thread of its own.
 #[test]

@@ -1,4 +1,5 @@
-//! The voice on its way into the output: its own packets where the container takes them, AAC where not.
+//! The voice on its way into the output: its own packets where the container takes them, AAC where not, with silence
+//! behind it where the output goes on.
 //!
 //! Time 0 is the first sample that a decoder would give out, as in the features: a codec's run-in lies before it.
 
@@ -13,42 +14,135 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::{Frame, Packet, Rational, ffi, frame};
 
 use super::source::{DecodedSource, Source};
-use super::{FRAME_RATE, check, wants_more};
+use super::{check, wants_more};
 use crate::error::{Error, Result};
+use crate::options::Container;
 
+/// Seconds, a frame's, beyond which a voice that is copied would be heard away from the mouth.
+const HOLE: f64 = 0.04;
 /// Bits a second of AAC.
 const BIT_RATE: usize = 192_000;
 /// Rates that AAC has.
 const AAC_RATES: [i32; 13] =
     [7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000];
-/// Codecs with a registered place in MP4 that players know. Others the muxer may write, but few can read.
-const COPIED: [Id; 7] = [Id::AAC, Id::MP3, Id::AC3, Id::EAC3, Id::ALAC, Id::OPUS, Id::FLAC];
+/// A copied packet that is longer than this, in seconds, is not cut: some players play all of it.
+const LONGEST_CUT: f64 = 0.04;
+
+/// Codecs with a place in MP4 that players know. Others the muxer may write, but few can read.
+const IN_MP4: &[Id] = &[Id::AAC, Id::MP3, Id::AC3, Id::EAC3, Id::ALAC, Id::OPUS, Id::FLAC];
+/// The same of QuickTime, beside [`PLAIN`].
+const IN_MOV: &[Id] = &[Id::AAC, Id::MP3, Id::AC3, Id::EAC3, Id::ALAC];
+/// The same of Matroska, beside [`PLAIN`].
+const IN_MKV: &[Id] = &[
+    Id::AAC,
+    Id::MP3,
+    Id::MP2,
+    Id::AC3,
+    Id::EAC3,
+    Id::DTS,
+    Id::TRUEHD,
+    Id::ALAC,
+    Id::OPUS,
+    Id::VORBIS,
+    Id::FLAC,
+    Id::TTA,
+    Id::WAVPACK,
+];
+/// Samples as they are.
+const PLAIN: &[Id] = &[
+    Id::PCM_U8,
+    Id::PCM_S16LE,
+    Id::PCM_S16BE,
+    Id::PCM_S24LE,
+    Id::PCM_S24BE,
+    Id::PCM_S32LE,
+    Id::PCM_S32BE,
+    Id::PCM_F32LE,
+    Id::PCM_F64LE,
+];
+
+/// Where the sound of an output ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SoundEnd {
+    /// With the voice, or with the last picture where the voice is longer.
+    #[default]
+    Cut,
+    /// With the last picture: silence follows a voice that is shorter.
+    Pad,
+}
+
+/// How much sound an output has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    pub frames: u64,
+    /// Seconds from one frame to the next.
+    pub frame_time: Rational,
+    pub end: SoundEnd,
+}
+
+impl Span {
+    fn seconds(&self) -> f64 {
+        self.frames as f64 * f64::from(self.frame_time)
+    }
+
+    /// Samples that fit in, at `rate` a second.
+    fn samples(&self, rate: i32) -> u64 {
+        let ticks = self.frames as u128 * self.frame_time.numerator().max(0) as u128 * rate.max(0) as u128;
+        (ticks / self.frame_time.denominator().max(1) as u128).min(u64::MAX as u128) as u64
+    }
+}
 
 /// Packets of sound, in order.
 pub(crate) enum AudioTrack {
-    Copied(CopiedTrack),
+    Copied(Box<CopiedTrack>),
     Encoded(Box<EncodedTrack>),
 }
 
 impl AudioTrack {
-    /// Opens the best audio stream of `path` for an output of `frames` frames in `container`.
+    /// Opens the best audio stream of `path` for an output in `container`.
     ///
-    /// It is copied where the container has the codec and the end falls on a packet to within a frame: the sound
-    /// ends by itself, or its packets are no longer than a frame. Otherwise it is encoded to AAC, 192 kbit/s at its own
-    /// rate and channels, and ends on the sample.
-    pub(crate) fn open(path: &Path, frames: u64, container: *const ffi::AVOutputFormat) -> Result<Self> {
+    /// It is copied where the container has the codec and the end can be kept exactly: the sound ends by itself, is made
+    /// of single samples, or of packets so short that the container's note of where the last one ends is enough.
+    /// Otherwise, and where silence must follow, it is encoded to AAC, 192 kbit/s at its own rate and channels, and ends on
+    /// the sample.
+    pub(crate) fn open(
+        path: &Path,
+        span: Span,
+        container: Container,
+        format: *const ffi::AVOutputFormat,
+    ) -> Result<Self> {
         let source = Source::open(path, Type::Audio)?;
         let id = source.stream().parameters().id();
-        // SAFETY: the container is one of FFmpeg's constants.
-        let taken =
-            unsafe { ffi::avformat_query_codec(container, id.into(), ffi::FF_COMPLIANCE_NORMAL) == 1 };
-        if taken && COPIED.contains(&id) {
+        let (coded, plain) = match container {
+            Container::Mp4 => (IN_MP4, &[][..]),
+            Container::Mov => (IN_MOV, PLAIN),
+            Container::Mkv => (IN_MKV, PLAIN),
+        };
+        // SAFETY: the format is one of FFmpeg's constants.
+        let taken = unsafe { ffi::avformat_query_codec(format, id.into(), ffi::FF_COMPLIANCE_NORMAL) == 1 };
+        if taken && (coded.contains(&id) || plain.contains(&id)) {
             let copied = CopiedTrack::new(source);
-            if copied.ends_within_a_frame_of(frames as f64 / f64::from(FRAME_RATE)) {
-                return Ok(Self::Copied(copied));
+            if copied.ends_well(&span) && is_even(path, &span)? {
+                return Ok(Self::Copied(Box::new(copied)));
             }
         }
-        EncodedTrack::open(path, frames).map(|track| Self::Encoded(Box::new(track)))
+        EncodedTrack::open(path, span).map(|track| Self::Encoded(Box::new(track)))
+    }
+
+    /// Samples in a packet of the encoder's, whose timestamps count samples; only its last has fewer.
+    pub(crate) fn frame_samples(&self) -> Option<i64> {
+        match self {
+            Self::Copied(_) => None,
+            Self::Encoded(track) => Some(i64::from(track.encoder.frame_size())),
+        }
+    }
+
+    /// Bytes of a sample of all channels, where the packets are nothing but samples.
+    pub(crate) fn sample_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Copied(track) => track.sample_bytes,
+            Self::Encoded(_) => None,
+        }
     }
 
     pub(crate) fn parameters(&self) -> codec::Parameters {
@@ -74,9 +168,39 @@ impl AudioTrack {
     }
 }
 
+/// Whether the packets of `path` can stand in the output as they are: without a hole, a step back or damage, which the
+/// decoded sound, the model's, closes; and, where silence would have to follow, to the end but for less than a packet.
+/// Headers may promise what the file does not hold, so its packets are read.
+fn is_even(path: &Path, span: &Span) -> Result<bool> {
+    let mut source = Source::open(path, Type::Audio)?;
+    let time_base = f64::from(source.stream().time_base());
+    let tolerance = (HOLE / time_base).ceil() as i64;
+    let (mut damaged, mut start, mut end, mut longest) = (0, None, None, 0);
+    // How much later a packet is than the sound before it lasts. Rounded times and Vorbis's blocks of two lengths make
+    // it swing; what stays is a hole.
+    let mut late = 0i64;
+    while let Some(packet) = source.next_packet(&mut damaged) {
+        let Some(time) = packet.pts().or(packet.dts()) else { return Ok(false) };
+        late = late.saturating_add(end.map_or(0, |end: i64| time.saturating_sub(end)));
+        if late.abs() > tolerance {
+            return Ok(false);
+        }
+        let first = *start.get_or_insert(time);
+        // The first packet of Matroska's may have none: the second tells.
+        end = (packet.duration() > 0).then(|| time.saturating_add(packet.duration()));
+        longest = longest.max(packet.duration());
+        if end.is_some_and(|end| (end - first) as f64 * time_base >= span.seconds()) {
+            return Ok(damaged == 0);
+        }
+    }
+    let seconds = start.zip(end).map_or(0.0, |(start, end)| (end - start + longest) as f64 * time_base);
+    Ok(damaged == 0 && (span.end == SoundEnd::Cut || seconds >= span.seconds()))
+}
+
 /// Packets as they stand in the file.
 pub(crate) struct CopiedTrack {
     source: Source,
+    sample_bytes: Option<usize>,
     /// Read while opening.
     first: Option<Packet>,
     /// Timestamp of the first sample.
@@ -90,17 +214,22 @@ impl CopiedTrack {
     fn new(mut source: Source) -> Self {
         let start = source.stream().start_time();
         let origin = (start != ffi::AV_NOPTS_VALUE).then_some(start);
+        let parameters = source.stream().parameters();
+        // SAFETY: reads a plain field of valid parameters.
+        let block = unsafe { (*parameters.as_ptr()).block_align };
+        let plain = PLAIN.contains(&parameters.id());
+        let sample_bytes = usize::try_from(block).ok().filter(|&bytes| plain && bytes > 0);
         let first = source.next_packet(&mut 0);
-        Self { source, first, origin, end: 0, latest: None }
+        Self { source, sample_bytes, first, origin, end: 0, latest: None }
     }
 
-    fn ends_within_a_frame_of(&self, seconds: f64) -> bool {
+    /// Whether the end is exact without encoding.
+    fn ends_well(&self, span: &Span) -> bool {
         let stream = self.source.stream();
-        let frame = 1.0 / f64::from(FRAME_RATE);
         let duration = stream.duration() as f64 * f64::from(stream.time_base());
-        let ends_by_itself = stream.duration() > 0 && duration <= seconds + frame;
+        let ends_by_itself = stream.duration() > 0 && duration <= span.seconds() + LONGEST_CUT;
         let packet = self.first.as_ref().map_or(0, Packet::duration) as f64 * f64::from(stream.time_base());
-        ends_by_itself || (packet > 0.0 && packet <= frame)
+        self.sample_bytes.is_some() || ends_by_itself || (packet > 0.0 && packet <= LONGEST_CUT)
     }
 
     fn next_packet(&mut self) -> Option<Packet> {
@@ -144,7 +273,7 @@ pub(crate) struct EncodedTrack {
 }
 
 impl EncodedTrack {
-    fn open(path: &Path, frames: u64) -> Result<Self> {
+    fn open(path: &Path, span: Span) -> Result<Self> {
         let mut source = DecodedSource::open(path, Type::Audio)?;
         let Some(first) = source.next_frame() else {
             let reason = format!("no sound in it could be decoded ({} damaged packets)", source.damaged);
@@ -155,9 +284,8 @@ impl EncodedTrack {
         let format = SoundFormat::of(&first).map_err(failed)?;
         let encoder = open_encoder(&format).ok_or(Error::NoEncoder { name: "aac" })?;
         let rate = encoder.rate() as i32;
-        let samples = frames * rate as u64 / FRAME_RATE as u64;
         let adapter = adapter(&format, &encoder).map_err(failed)?;
-        let cutter = cutter(&encoder, samples).map_err(failed)?;
+        let cutter = cutter(&encoder, span.samples(rate), span.end).map_err(failed)?;
         let next = Some(first);
         Ok(Self { source, format, adapter, cutter, encoder, rate, next, given: 0, adapted: 0 })
     }
@@ -323,10 +451,19 @@ fn adapter(
     )
 }
 
-/// Adapted sound in, the encoder's frames out, `samples` of them in all at most. There is one for all of the sound: only
-/// its last frame may be short.
-fn cutter(encoder: &codec::encoder::audio::Encoder, samples: u64) -> Result<filter::Graph, ffmpeg::Error> {
-    let mut graph = graph(&SoundFormat::of_encoder(encoder)?, &format!("atrim=end_sample={samples}"))?;
+/// Adapted sound in, the encoder's frames out, `samples` of them in all: at most, or exactly where silence fills up.
+/// There is one for all of the sound: only its last frame may be short.
+fn cutter(
+    encoder: &codec::encoder::audio::Encoder,
+    samples: u64,
+    end: SoundEnd,
+) -> Result<filter::Graph, ffmpeg::Error> {
+    let silence = match end {
+        SoundEnd::Cut => "",
+        SoundEnd::Pad => "apad,",
+    };
+    let chain = format!("{silence}atrim=end_sample={samples}");
+    let mut graph = graph(&SoundFormat::of_encoder(encoder)?, &chain)?;
     end_of(&mut graph, "out")?.sink().set_frame_size(encoder.frame_size());
     Ok(graph)
 }

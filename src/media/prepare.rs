@@ -2,6 +2,7 @@
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
+use ffmpeg_next::format::Pixel;
 use ffmpeg_next::frame;
 use ffmpeg_next::frame::side_data;
 use ffmpeg_next::util::chroma;
@@ -26,8 +27,14 @@ pub(crate) struct Preparer {
 }
 
 impl Preparer {
-    /// Decides by the first frame; `stream_matrix` is the stream's display matrix, which a frame's own overrides.
-    pub(crate) fn new(first: &frame::Video, stream_matrix: Option<&[u8]>, mode: ColourMode) -> Self {
+    /// Decides by the first frame; `stream_matrix` is the stream's display matrix, which a frame's own overrides;
+    /// `aspect` the shape of a pixel, width by height.
+    pub(crate) fn new(
+        first: &frame::Video,
+        stream_matrix: Option<&[u8]>,
+        aspect: f64,
+        mode: ColourMode,
+    ) -> Self {
         let first = &renamed(first);
         let of_frame = first.side_data(side_data::Type::DisplayMatrix);
         let orientation = of_frame
@@ -39,7 +46,7 @@ impl Preparer {
         let stored = Layout::of(first);
         let keeps_format = components(stored.format).is_some()
             && (orientation.is_identity() || can_be_turned(stored.format, orientation));
-        let (width, height) = square(stored.width, stored.height, f64::from(first.aspect_ratio()));
+        let (width, height) = square(stored.width, stored.height, aspect);
         let format = if keeps_format { stored.format } else { plain_format(stored.format) };
         let tags = tags(first);
         let coding = tags.coding(stored.width as usize, stored.height as usize);
@@ -56,6 +63,11 @@ impl Preparer {
     pub(crate) fn size(&self) -> (usize, usize) {
         let (width, height) = (self.upright.width as usize, self.upright.height as usize);
         if self.orientation.transpose { (height, width) } else { (width, height) }
+    }
+
+    /// Of the pictures.
+    pub(crate) fn format(&self) -> Pixel {
+        self.upright.format
     }
 
     pub(crate) fn tags(&self) -> ColourTags {

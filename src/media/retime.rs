@@ -1,12 +1,16 @@
-//! Any frame rate to 25 a second, by timestamps: the choice that FFmpeg's `fps` filter makes (round to nearest),
+//! Any frame rate to any other, by timestamps: the choice that FFmpeg's `fps` filter makes (round to nearest),
 //! counted from the first frame.
 
 use ffmpeg_next::Rational;
 
 use super::FRAME_RATE;
+use crate::options::FrameRate;
 
 /// A step back of this many seconds, or ahead where the container is known for it, is a new time line, not time.
 const DISCONTINUITY_SECONDS: i64 = 10;
+/// A step back of so much suffices where the container is known for it. Packets in the order of decoding step back by
+/// some frames.
+const KNOWN_DISCONTINUITY_SECONDS: i64 = 1;
 
 /// Turns a stream's timestamps into time since its first frame, across breaks in them.
 #[derive(Debug, Clone)]
@@ -14,8 +18,8 @@ pub(crate) struct Timeline {
     time_base: Rational,
     /// Frames of this many ticks follow each other where nothing better is known.
     frame_ticks: i64,
-    /// The container (MPEG-TS and its like) may jump ahead in the middle.
-    jumps_ahead: bool,
+    /// The container (MPEG-TS and its like) may jump in the middle.
+    jumps: bool,
     /// What to add to a timestamp; set by the first.
     offset: Option<i64>,
     /// End of the latest frame on our time line.
@@ -24,11 +28,16 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    pub(crate) fn new(time_base: Rational, frame_rate: f64, jumps_ahead: bool) -> Self {
+    pub(crate) fn new(time_base: Rational, frame_rate: f64, jumps: bool) -> Self {
         let ticks_per_second = f64::from(time_base.denominator()) / f64::from(time_base.numerator().max(1));
         let frame_rate = if frame_rate > 0.0 { frame_rate } else { f64::from(FRAME_RATE) };
         let frame_ticks = ((ticks_per_second / frame_rate).round() as i64).max(1);
-        Self { time_base, frame_ticks, jumps_ahead, offset: None, end: 0, broken: false }
+        Self { time_base, frame_ticks, jumps, offset: None, end: 0, broken: false }
+    }
+
+    /// Time begins at this timestamp instead of the first frame's: what came before that frame was lost.
+    pub(crate) fn begin_at(&mut self, timestamp: i64) {
+        self.offset = Some(timestamp.saturating_neg());
     }
 
     /// The time of a frame in ticks since the first. A frame without timestamp follows its predecessor.
@@ -42,8 +51,9 @@ impl Timeline {
             }
             (Some(timestamp), Some(offset)) => {
                 let time = timestamp.saturating_add(offset);
-                let jump = self.ticks(DISCONTINUITY_SECONDS);
-                if time < self.end - jump || (self.jumps_ahead && time > self.end + jump) {
+                let ahead = self.ticks(DISCONTINUITY_SECONDS);
+                let back = if self.jumps { self.ticks(KNOWN_DISCONTINUITY_SECONDS) } else { ahead };
+                if time < self.end - back || (self.jumps && time > self.end + ahead) {
                     self.broken = true;
                     self.offset = Some(self.end.saturating_sub(timestamp));
                     self.end
@@ -66,10 +76,12 @@ impl Timeline {
         self.broken
     }
 
-    /// The output frame nearest to a time, halves away from zero.
-    pub(crate) fn slot(&self, time: i64) -> i64 {
-        let numerator = i128::from(time) * i128::from(self.time_base.numerator()) * i128::from(FRAME_RATE);
-        let denominator = i128::from(self.time_base.denominator().max(1));
+    /// The output frame nearest to a time, halves away from zero. Exact: nothing adds up over a long video.
+    pub(crate) fn slot(&self, time: i64, rate: FrameRate) -> i64 {
+        let [numerator, denominator] =
+            [self.time_base.numerator(), self.time_base.denominator().max(1)].map(i128::from);
+        let numerator = i128::from(time) * numerator * i128::from(rate.numerator());
+        let denominator = denominator * i128::from(rate.denominator());
         let rounded = (2 * numerator.abs() + denominator) / (2 * denominator);
         i64::try_from(rounded * numerator.signum()).unwrap_or(i64::MAX)
     }
@@ -125,14 +137,18 @@ mod tests {
 
     /// Which source frame every output frame shows.
     fn choice(timestamps: &[i64], time_base: (i32, i32), rate: f64) -> Vec<usize> {
+        choice_at(FrameRate::MODEL, timestamps, time_base, rate)
+    }
+
+    fn choice_at(output: FrameRate, timestamps: &[i64], time_base: (i32, i32), rate: f64) -> Vec<usize> {
         let mut timeline = Timeline::new(Rational::new(time_base.0, time_base.1), rate, false);
         let mut retimer = Retimer::default();
         let mut shown = Vec::new();
         for (i, &timestamp) in timestamps.iter().enumerate() {
             let time = timeline.time(Some(timestamp), 0);
-            shown.extend(retimer.push(timeline.slot(time), i));
+            shown.extend(retimer.push(timeline.slot(time, output), i));
         }
-        shown.extend(retimer.finish(timeline.slot(timeline.end())));
+        shown.extend(retimer.finish(timeline.slot(timeline.end(), output)));
         shown.into_iter().flat_map(|(i, count)| std::iter::repeat_n(i, count as usize)).collect()
     }
 
@@ -140,6 +156,8 @@ mod tests {
     fn twenty_five_frames_a_second_pass_one_by_one() {
         let timestamps: Vec<i64> = (0..100).map(|i| 777 + i * 512).collect();
         assert_eq!(choice(&timestamps, (1, 12800), 25.0), (0..100).collect::<Vec<_>>());
+        let early: Vec<i64> = timestamps.iter().map(|&timestamp| timestamp - 30_000).collect();
+        assert_eq!(choice(&early, (1, 12800), 25.0), (0..100).collect::<Vec<_>>());
     }
 
     #[test]
@@ -157,6 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn ten_minutes_at_a_fractional_rate_do_not_drift() {
+        for (numerator, denominator) in [(24_000, 1001), (30_000, 1001), (60_000, 1001), (240, 1)] {
+            let rate = FrameRate::new(numerator, denominator).unwrap();
+            let frames = (600.0 * rate.as_f64()) as i64;
+            let all: Vec<usize> = (0..frames as usize).collect();
+            let exact: Vec<i64> = (0..frames).map(|i| i * i64::from(denominator)).collect();
+            assert!(choice_at(rate, &exact, (1, numerator as i32), rate.as_f64()) == all, "{rate}");
+            // Matroska counts milliseconds.
+            let rounded: Vec<i64> =
+                (0..frames).map(|i| (i as f64 * 1000.0 / rate.as_f64()).round() as i64).collect();
+            assert!(choice_at(rate, &rounded, (1, 1000), rate.as_f64()) == all, "{rate} in milliseconds");
+        }
+    }
+
+    #[test]
+    fn a_lost_beginning_is_filled_by_the_first_frame() {
+        let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, false);
+        timeline.begin_at(100);
+        let mut retimer = Retimer::default();
+        let slot = |timestamp| timeline.slot(timeline.clone().time(Some(timestamp), 1), FrameRate::MODEL);
+        assert_eq!(retimer.push(slot(103), 'a'), None);
+        assert_eq!(retimer.push(slot(104), 'b'), Some(('a', 4)));
+        assert_eq!(retimer.finish(slot(105)), Some(('b', 1)));
+    }
+
+    #[test]
     fn variable_rate_follows_the_timestamps() {
         // milliseconds: a still of 120 ms, two frames in one slot, then 40 ms steps
         assert_eq!(choice(&[0, 120, 130, 160, 200], (1, 1000), 25.0), [0, 0, 0, 2, 3, 4]);
@@ -166,6 +210,13 @@ mod tests {
     fn one_frame_of_any_rate_is_one_frame() {
         assert_eq!(choice(&[0], (1, 120), 120.0), [0]);
         assert_eq!(choice(&[5], (1, 25), 25.0), [0]);
+    }
+
+    #[test]
+    fn a_joined_transport_stream_goes_on() {
+        let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, true);
+        let times: Vec<i64> = (100..150).chain(100..150).map(|t| timeline.time(Some(t), 1)).collect();
+        assert_eq!(times, (0..100).collect::<Vec<_>>());
     }
 
     #[test]

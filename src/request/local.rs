@@ -1,6 +1,18 @@
-//! What stands in a request in place of a URL when the request is a file: a path on this machine.
+//! What stands in a request where the hosted API has a URL: a path on this machine, or a URL after all.
 
 use std::path::{Path, PathBuf};
+
+use crate::input::Input;
+
+/// The video or voice that `text` names: an `http` or `https` URL, or what [`local_path`] makes of it.
+pub fn media_input(text: &str, directory: &Path) -> Result<Input, String> {
+    match Input::from(text) {
+        url @ Input::Url(_) => Ok(url),
+        // The standard input has no directory.
+        pipe @ Input::File(_) if text == "-" => Ok(pipe),
+        Input::File(_) => local_path(text, directory).map(Input::File),
+    }
+}
 
 /// The path that `text` names: a plain path, or a `file://` URL (percent-encoded, with no host or
 /// `localhost`). A relative path is looked up in the current directory and, if it is not there, beside
@@ -25,7 +37,7 @@ pub fn local_path(text: &str, directory: &Path) -> Result<PathBuf, String> {
             let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
             let host = authority.rsplit('@').next().unwrap_or_default();
             return Err(format!(
-                "is a URL, `{scheme}://{host}/…`: URLs are not fetched yet; download it and give the path"
+                "is a URL, `{scheme}://{host}/…`: only `http` and `https` are fetched, and only video and voice; give a path"
             ));
         }
     };
@@ -84,6 +96,17 @@ mod tests {
         let secret = "https://me:secret@host:8080/a.mp4?X-Amz-Signature=secret";
         let problem = local_path(secret, here).unwrap_err();
         assert!(problem.contains("`https://host:8080/…`") && !problem.contains("secret"), "{problem}");
+    }
+
+    #[test]
+    fn media_may_be_urls() {
+        let here = Path::new("");
+        assert_eq!(media_input("https://host/a.mp4", here), Ok(Input::Url("https://host/a.mp4".into())));
+        assert_eq!(media_input("file:///a%20b", here), Ok(Input::File("/a b".into())));
+        assert_eq!(media_input("-", Path::new("/")), Ok(Input::File("-".into())));
+        for text in ["s3://bucket/a", "data:video/mp4;base64,AA", "file://host/a"] {
+            assert!(media_input(text, here).is_err(), "{text}");
+        }
     }
 
     #[test]

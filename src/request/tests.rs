@@ -181,3 +181,14 @@ fn a_file_that_is_no_json_is_refused_by_name() {
     let missing = Request::read(&directory.path().join("none.json"), None).unwrap_err();
     assert_eq!(missing.exit_code(), 3);
 }
+
+/// A file without an end, named by mistake, was read until the memory was full.
+#[test]
+fn a_body_of_megabytes_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), " ".repeat(MAX_BYTES as usize + 5)).unwrap();
+    let error = Request::read(file.path(), None).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let problem = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(problem.as_deref(), Some("the body is longer than 1048576 bytes"));
+}

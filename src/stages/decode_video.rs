@@ -1,35 +1,54 @@
-//! Stage 1: a video file in, pictures at 25 frames a second out, upright and with square pixels, one at a time.
+//! Stage 1: a video file in, pictures at one rate out, upright and with square pixels, one at a time.
 //!
 //! A video that is like that already passes through untouched, in the decoder's own planes. Damage is skipped and
 //! counted. High dynamic range is refused: shown as if it were not, its colours would be wrong.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{ffi, frame, media};
 
 use crate::error::{Error, Result};
 use crate::media::colour::{Coding, ColourMode, ColourTags};
+use crate::media::deinterlace::{Deinterlacer, TimedFrame};
 use crate::media::picture::Picture;
 use crate::media::prepare::Preparer;
 use crate::media::retime::{Retimer, Timeline};
-use crate::media::source::{DecodedSource, Source};
+use crate::media::source::{DecodedSource, FileKind, Source, is_hidden};
+use crate::options::{FrameRate, OutputRate};
 
-/// Reading a file's timestamps ahead of decoding stops after this time.
+/// Reading a file's timestamps ahead of decoding stops after this time, unless all are asked for.
 const SCAN_LIMIT: Duration = Duration::from_millis(400);
 
 /// How a video is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VideoOptions {
     pub colour: ColourMode,
+    /// Of the pictures that come out.
+    pub rate: OutputRate,
+    pub count: CountDepth,
+}
+
+/// How much is done to know the number of frames before the first is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CountDepth {
+    /// The timestamps that can be read within 0.4 s.
+    #[default]
+    Quick,
+    /// All timestamps, about a second per gigabyte. A file whose timestamps do not tell, one with damage or several
+    /// time lines, is decoded once, which takes as long as it takes to read it.
+    Full,
 }
 
 /// How many output frames a video has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameCount {
     pub frames: u64,
-    /// Every timestamp was read and they make one time line. Otherwise (a very long or broken file) the count is
-    /// what the container claims. Frames at the end that turn out to be undecodable are counted in either case.
+    /// Every timestamp was read and they make one time line, or every frame was decoded. Otherwise (a very long or
+    /// broken file, counted quickly) the count is what the container claims. Frames at the end of an intact time line
+    /// that turn out to be undecodable are counted in either case.
     pub exact: bool,
 }
 
@@ -40,11 +59,19 @@ pub struct VideoInfo {
     /// Of the pictures: upright, with square pixels.
     pub width: usize,
     pub height: usize,
+    /// Of the pictures; files that change theirs midway may bring others.
+    pub format: Pixel,
     /// Frames a second in the file, 0 where it has no rate.
     pub frame_rate: f64,
+    /// Frames a second of the pictures given out.
+    pub rate: FrameRate,
     pub duration_seconds: f64,
-    /// At 25 frames a second.
+    /// How much of the stream's announced duration is not there, where that is known: the file was cut off.
+    pub missing_seconds: f64,
+    /// At `rate`.
     pub count: FrameCount,
+    /// The file is a picture, not a film: PNG, JPEG and so on, or an animation of one frame.
+    pub still: bool,
     /// As tagged in the file; what the output repeats.
     pub colour: ColourTags,
     /// As the samples are read: the tags with the gaps filled.
@@ -55,12 +82,8 @@ pub struct VideoInfo {
 
 /// A video that is being decoded.
 pub struct VideoReader {
-    source: DecodedSource,
+    frames: RetimedFrames,
     preparer: Preparer,
-    timeline: Timeline,
-    retimer: Retimer<frame::Video>,
-    /// Decoded while opening, not yet retimed.
-    first: Option<frame::Video>,
     /// The picture that goes out next, and for how many frames more.
     current: Option<(Picture, u64)>,
     /// Output frames that were converted so far.
@@ -76,28 +99,24 @@ impl VideoReader {
     /// decoded, [`Error::HighDynamicRange`].
     pub fn open(path: impl AsRef<Path>, options: VideoOptions) -> Result<Self> {
         let path = path.as_ref();
-        let mut source = DecodedSource::open(path, media::Type::Video)?;
-        let Some(first) = source.next_frame().map(frame::Video::from) else {
-            return Err(Error::NoFrames { path: path.to_path_buf(), damaged: source.damaged });
+        // The original weaves: its frames go through OpenCV.
+        let deinterlacer = (options.colour == ColourMode::Tagged).then(Deinterlacer::default);
+        let frames = RetimedFrames::open(path, options.rate, deinterlacer)?;
+        let source = &frames.source.source;
+        let Some(TimedFrame { frame: first, .. }) = frames.ready.front() else {
+            return Err(Error::NoFrames { path: path.to_path_buf(), damaged: frames.source.damaged });
         };
-        let matrix = source.source.display_matrix();
-        let preparer = Preparer::new(&first, matrix.as_deref(), options.colour);
-        if let Some(transfer) = preparer.tags().high_dynamic_range() {
+        let matrix = source.display_matrix();
+        let preparer = Preparer::new(first, matrix.as_deref(), source.pixel_aspect(first), options.colour);
+        let transfer = match source.is_dolby_vision_only() {
+            true => Some("Dolby Vision"),
+            false => preparer.tags().high_dynamic_range(),
+        };
+        if let Some(transfer) = transfer {
             return Err(Error::HighDynamicRange { path: path.to_path_buf(), transfer });
         }
-        let info = describe(&source.source, &preparer)?;
-        let timeline = timeline_of(&source.source);
-        let retimer = Retimer::default();
-        Ok(Self {
-            source,
-            preparer,
-            timeline,
-            retimer,
-            first: Some(first),
-            current: None,
-            converted: 0,
-            info,
-        })
+        let info = describe(source, &preparer, options)?;
+        Ok(Self { frames, preparer, current: None, converted: 0, info })
     }
 
     pub fn info(&self) -> &VideoInfo {
@@ -106,116 +125,205 @@ impl VideoReader {
 
     /// Packets that were skipped and frames that the decoder patched up, so far.
     pub fn damaged(&self) -> u64 {
-        self.source.damaged
+        self.frames.source.damaged
     }
 
     /// The next picture; `None` after the last. Pictures that repeat a source frame share its memory.
     #[expect(clippy::should_implement_trait, reason = "it can fail, and reads as what it is")]
     pub fn next(&mut self) -> Result<Option<Picture>> {
-        loop {
-            match self.current.take() {
-                Some((picture, 1)) => return Ok(Some(picture)),
-                Some((picture, more)) => {
-                    self.current = Some((picture.clone(), more - 1));
-                    return Ok(Some(picture));
+        let (picture, more) = match self.current.take() {
+            Some(current) => current,
+            None => {
+                if self.info.still && self.converted > 0 {
+                    return Ok(None);
                 }
-                None => {}
-            }
-            let decoded = self.first.take().or_else(|| self.source.next_frame().map(frame::Video::from));
-            let shown = match decoded {
-                Some(frame) => {
-                    let time = self.timeline.time(frame.timestamp(), frame.packet().duration);
-                    self.retimer.push(self.timeline.slot(time), frame)
-                }
-                None => match self.retimer.finish(self.timeline.slot(self.timeline.end())) {
-                    None => return Ok(None),
-                    last => last,
-                },
-            };
-            if let Some((frame, count)) = shown {
+                let Some((frame, count)) = self.frames.next() else { return Ok(None) };
+                let count = if self.info.still { 1 } else { count };
                 let picture = self.preparer.prepare(&frame).map_err(|e| Error::Picture {
                     path: self.info.path.clone(),
                     frame: self.converted,
                     reason: format!("{:?}: {e}", frame.format()),
                 })?;
                 self.converted += count;
-                self.current = Some((picture, count));
+                (picture, count)
+            }
+        };
+        if more > 1 {
+            self.current = Some((picture.clone(), more - 1));
+        }
+        Ok(Some(picture))
+    }
+}
+
+/// A file's frames, each with the number of output frames that show it.
+struct RetimedFrames {
+    source: DecodedSource,
+    deinterlacer: Option<Deinterlacer>,
+    timeline: Timeline,
+    retimer: Retimer<frame::Video>,
+    rate: FrameRate,
+    /// Decoded and whole, not yet retimed.
+    ready: VecDeque<TimedFrame>,
+}
+
+impl RetimedFrames {
+    /// Decodes the first frame; `ready` is empty where nothing can be decoded. Without a deinterlacer fields stay woven.
+    fn open(path: &Path, rate: OutputRate, deinterlacer: Option<Deinterlacer>) -> Result<Self> {
+        let source = DecodedSource::open(path, media::Type::Video)?;
+        let timeline = timeline_of(&source.source);
+        let rate = rate_of(&source.source, rate);
+        let retimer = Retimer::default();
+        let mut frames = Self { source, deinterlacer, timeline, retimer, rate, ready: VecDeque::new() };
+        frames.decode();
+        let shown = frames.ready.front().and_then(|first| first.timestamp);
+        if let Some((beginning, shown)) = frames.source.beginning().zip(shown)
+            && beginning < shown
+        {
+            frames.timeline.begin_at(beginning);
+        }
+        Ok(frames)
+    }
+
+    /// Sees to it that a frame is ready, if there is one.
+    fn decode(&mut self) {
+        while self.ready.is_empty() {
+            let decoded = self.source.next_frame().map(|frame| TimedFrame::from(frame::Video::from(frame)));
+            let last = decoded.is_none();
+            match (&mut self.deinterlacer, decoded) {
+                (Some(deinterlacer), Some(frame)) => self.ready.extend(deinterlacer.push(frame)),
+                (Some(deinterlacer), None) => self.ready.extend(deinterlacer.finish()),
+                (None, decoded) => self.ready.extend(decoded),
+            }
+            if last {
+                break;
+            }
+        }
+    }
+
+    /// A frame and for how many output frames, at least one, it stays.
+    fn next(&mut self) -> Option<(frame::Video, u64)> {
+        loop {
+            self.decode();
+            let Some(TimedFrame { frame, timestamp, duration }) = self.ready.pop_front() else {
+                return self.retimer.finish(self.timeline.slot(self.timeline.end(), self.rate));
+            };
+            let time = self.timeline.time(timestamp, duration);
+            let shown = self.retimer.push(self.timeline.slot(time, self.rate), frame);
+            if shown.is_some() {
+                return shown;
             }
         }
     }
 }
 
-fn describe(source: &Source, preparer: &Preparer) -> Result<VideoInfo> {
+fn describe(source: &Source, preparer: &Preparer, options: VideoOptions) -> Result<VideoInfo> {
     let (width, height) = preparer.size();
-    let scan = Scan::read(&source.path)?;
+    let scan = Scan::read(&source.path, options)?;
     Ok(VideoInfo {
         path: source.path.clone(),
         width,
         height,
+        format: preparer.format(),
         frame_rate: source.frame_rate(),
+        rate: rate_of(source, options.rate),
         duration_seconds: scan.seconds,
-        count: FrameCount { frames: scan.frames, exact: scan.exact },
+        missing_seconds: scan.missing_seconds,
+        count: scan.count,
+        still: scan.still,
         colour: preparer.tags(),
         coding: preparer.coding(),
         codec: source.stream().parameters().id().name(),
     })
 }
 
+fn rate_of(source: &Source, rate: OutputRate) -> FrameRate {
+    match rate {
+        OutputRate::Source => source.nominal_rate(),
+        OutputRate::Exact(rate) => rate,
+    }
+}
+
 fn timeline_of(source: &Source) -> Timeline {
     // SAFETY: the context is valid, and so is its format, FFmpeg's constant.
     let flags = unsafe { (*(*source.input().as_ptr()).iformat).flags };
-    let jumps_ahead = flags & ffi::AVFMT_TS_DISCONT != 0;
-    Timeline::new(source.stream().time_base(), source.frame_rate(), jumps_ahead)
+    let jumps = flags & ffi::AVFMT_TS_DISCONT != 0;
+    Timeline::new(source.stream().time_base(), source.frame_rate(), jumps)
 }
 
 /// A look at a video's timestamps without decoding it.
 struct Scan {
-    frames: u64,
+    count: FrameCount,
     seconds: f64,
-    exact: bool,
+    missing_seconds: f64,
+    still: bool,
 }
 
 impl Scan {
     /// Opens the file a second time, so that the reader's own place in it is kept.
-    fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path, options: VideoOptions) -> Result<Self> {
         let started = Instant::now();
         let mut source = Source::open(path, media::Type::Video)?;
         let mut timeline = timeline_of(&source);
-        let (mut damaged, mut seen_key) = (0, false);
+        let (mut damaged, mut packets, mut earliest) = (0, 0u64, 0);
+        // Whether the first key frame is hidden; what precedes it cannot be decoded.
+        let mut begins_hidden = None;
+        // From decoding a frame to showing it.
+        let mut delay = None;
         let mut complete = true;
         while let Some(packet) = source.next_packet(&mut damaged) {
-            // What precedes the first key frame cannot be decoded; some packets only prepare the decoder.
-            seen_key |= packet.is_key();
-            // SAFETY: reads a plain field.
-            let flags = unsafe { (*ffmpeg_next::packet::Ref::as_ptr(&packet)).flags };
-            if seen_key && flags & ffi::AV_PKT_FLAG_DISCARD == 0 {
-                timeline.time(packet.pts().or(packet.dts()), packet.duration());
+            packets += 1;
+            if packet.is_key() {
+                begins_hidden.get_or_insert(is_hidden(&packet));
             }
-            if started.elapsed() > SCAN_LIMIT {
+            if let Some((pts, dts)) = packet.pts().zip(packet.dts()) {
+                delay.get_or_insert(pts.saturating_sub(dts));
+            }
+            if begins_hidden.is_some() && !is_hidden(&packet) {
+                // Program streams give only some packets the time at which they are shown.
+                let guess = || packet.dts().map(|dts| dts.saturating_add(delay.unwrap_or(0)));
+                let time = timeline.time(packet.pts().or_else(guess), packet.duration());
+                // After a hidden key frame, the first packet need not be the first frame.
+                if begins_hidden == Some(true) {
+                    earliest = time.min(earliest);
+                }
+            }
+            if options.count == CountDepth::Quick && started.elapsed() > SCAN_LIMIT {
                 complete = false;
                 break;
             }
         }
-        let mut end = timeline.end();
+        let mut end = timeline.end().saturating_sub(earliest);
         if !complete {
             let claimed = Self::claimed_seconds(&source) / timeline.seconds(1);
             end = end.max(claimed as i64);
         }
-        Ok(Self {
-            frames: u64::try_from(timeline.slot(end)).unwrap_or(0).max(1),
-            seconds: timeline.seconds(end),
+        let rate = rate_of(&source, options.rate);
+        let mut count = FrameCount {
+            frames: u64::try_from(timeline.slot(end, rate)).unwrap_or(0).max(1),
             exact: complete && !timeline.broken() && damaged == 0,
-        })
+        };
+        if options.count == CountDepth::Full && !count.exact && source.kind() != FileKind::Picture {
+            let mut frames = RetimedFrames::open(path, options.rate, None)?;
+            let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
+            count = FrameCount { frames: shown, exact: true };
+        }
+        let still = match source.kind() {
+            FileKind::Picture => true,
+            FileKind::Animation => complete && packets == 1,
+            FileKind::Film => false,
+        };
+        if still {
+            count = FrameCount { frames: 1, exact: true };
+        }
+        let seconds = timeline.seconds(end);
+        let announced = source.announced_seconds().filter(|_| complete && !still);
+        let missing_seconds = announced.map_or(0.0, |announced| (announced - seconds).max(0.0));
+        Ok(Self { count, seconds, missing_seconds, still })
     }
 
     /// The duration that the stream, else the container, has written down.
     fn claimed_seconds(source: &Source) -> f64 {
-        let stream = source.stream();
         let of_file = source.input().duration() as f64 / f64::from(ffi::AV_TIME_BASE);
-        if stream.duration() > 0 {
-            stream.duration() as f64 * f64::from(stream.time_base())
-        } else {
-            of_file.max(0.0)
-        }
+        source.announced_seconds().unwrap_or(of_file.max(0.0))
     }
 }

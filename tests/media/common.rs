@@ -5,14 +5,16 @@ use std::process::Command;
 
 use latentsync::Result;
 use latentsync::media::picture::Picture;
+use latentsync::options::{EncoderChoice, Encoding, VideoCodec};
 use latentsync::stages::decode_video::{VideoInfo, VideoOptions, VideoReader};
-use latentsync::stages::mux_video::{OutputVideo, Quality, VideoWriter};
+use latentsync::stages::mux_video::{Effort, OutputVideo, SoundEnd, VideoWriter};
 use tempfile::TempDir;
 
-/// x264 at its fastest, for tests that look at something else.
-pub const FAST: Quality = Quality { crf: 18.0, preset: "ultrafast" };
+/// What the program does by default.
+pub const PLAIN: Encoding =
+    Encoding { codec: VideoCodec::H264, crf: None, container: None, encoder: EncoderChoice::Software };
 /// What goes in comes out, bit for bit.
-pub const LOSSLESS: Quality = Quality { crf: 0.0, preset: "ultrafast" };
+pub const LOSSLESS: Encoding = Encoding { crf: Some(0.0), ..PLAIN };
 
 /// Filters that take `testsrc2` (in RGB, where it has odd sizes) well inside the cube of RGB: beyond it, no
 /// conversion returns what it was given.
@@ -73,20 +75,53 @@ pub fn samples(picture: &Picture) -> Vec<u8> {
     picture.planes().flat_map(|plane| (0..plane.height).flat_map(move |y| plane.row(y).to_vec())).collect()
 }
 
+/// An output as by default, but encoded in the least time.
+pub fn output<'a>(path: &'a Path, video: &'a VideoInfo, audio: &'a Path) -> OutputVideo<'a> {
+    OutputVideo {
+        path,
+        video,
+        audio,
+        frames: video.count.frames,
+        rate: (25, 1),
+        sound: SoundEnd::Cut,
+        encoding: PLAIN,
+        effort: Effort::Least,
+        journal: None,
+    }
+}
+
 /// Writes pictures with a voice.
 pub fn write(
     path: &Path,
     video: &VideoInfo,
     audio: &Path,
     pictures: &[Picture],
-    quality: Quality,
+    encoding: Encoding,
 ) -> Result<PathBuf> {
-    let output = OutputVideo { path, video, audio, frames: pictures.len() as u64, quality };
-    let mut writer = VideoWriter::create(&output)?;
+    write_output(
+        &OutputVideo { frames: pictures.len() as u64, encoding, ..output(path, video, audio) },
+        pictures,
+    )
+}
+
+/// Writes pictures as one segment.
+pub fn write_output(output: &OutputVideo, pictures: &[Picture]) -> Result<PathBuf> {
+    let mut writer = VideoWriter::create(output)?;
     for picture in pictures {
         writer.push(picture)?;
     }
     writer.finish(&|| false)
+}
+
+/// Decoded sound, 16 bits, in its own rate and channels.
+pub fn sound(path: &Path) -> Option<Vec<i16>> {
+    let bytes = ffmpeg(&["-i", path.to_str().unwrap(), "-vn", "-f", "s16le", "-"])?;
+    Some(bytes.as_chunks::<2>().0.iter().map(|&b| i16::from_le_bytes(b)).collect())
+}
+
+/// How often a tone crosses zero.
+pub fn crossings(sound: &[i16]) -> usize {
+    sound.windows(2).filter(|w| (w[0] < 0) != (w[1] < 0)).count()
 }
 
 /// Names of the files in a directory.

@@ -32,7 +32,11 @@ fn the_reference_mode_reads_what_the_original_read() {
     let Ok(golden) = candle_core::safetensors::load(golden, &Device::Cpu) else {
         return eprintln!("skipped: no `{golden}`");
     };
-    let mut reader = VideoReader::open(path, VideoOptions { colour: ColourMode::ReferenceBt601 }).unwrap();
+    let mut reader = VideoReader::open(
+        path,
+        VideoOptions { colour: ColourMode::ReferenceBt601, ..VideoOptions::default() },
+    )
+    .unwrap();
     let rgb = reader.next().unwrap().unwrap().to_rgb().unwrap();
     let bytes = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
     assert_eq!(rgb.dims(), golden["input_frame_0_rgb"].dims());
@@ -98,6 +102,13 @@ fn rotation_and_pixel_shape_are_honoured() {
     let picture = &read_all(&path)[0];
     assert_eq!((picture.width(), picture.height()), (96, 48));
     assert_eq!(open(&path).info().width, 96);
+    // Here only the container says it.
+    for (name, codec) in
+        [("anamorphic.webm", "libvpx-vp9"), ("anamorphic.mov", "prores_ks"), ("anamorphic.mkv", "ffv1")]
+    {
+        let path = make(&dir, name, &format!("{source} -vf setsar=3/2 -c:v {codec}")).unwrap();
+        assert_eq!(open(&path).info().width, 96, "{name}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
 use tempfile::tempdir;
 
-use crate::common::{FAST, files, make, open, read_all, shared, write};
+use crate::common::{PLAIN, files, make, open, output, read_all, shared, write};
 
 fn refusal(path: &Path) -> Error {
     match VideoReader::open(path, VideoOptions::default()) {
@@ -27,6 +27,43 @@ fn a_pipe_is_refused_instead_of_waited_for() {
     }
     let error = refusal(&path);
     assert!(error.to_string().contains("not a regular file"), "{error}");
+}
+
+/// A stranger's file must not hand out this machine's: FFmpeg would find these playlists behind the tag and the comment.
+#[test]
+fn hidden_playlists_are_not_followed() {
+    let dir = tempdir().unwrap();
+    let Some(secret) = make(&dir, "secret.mp4", "-f lavfi -i testsrc2=d=1:s=64x48 -pix_fmt yuv420p") else {
+        return;
+    };
+    let secret = secret.display();
+    // An ID3v2 tag of 600 bytes; its length is written in digits of seven bits.
+    let tag = [b"ID3\x04\0\0\0\0\x04\x58".as_slice(), &[0; 600]].concat();
+    let comment = "x".repeat(600);
+    let period = format!(
+        "<Period duration=\"PT1S\"><AdaptationSet mimeType=\"video/mp4\"><Representation id=\"0\" bandwidth=\"1\">\
+         <BaseURL>{secret}</BaseURL></Representation></AdaptationSet></Period>"
+    );
+    for (name, start, text) in [
+        (
+            "a.mp4",
+            &tag[..],
+            format!("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"),
+        ),
+        ("b.mp4", &tag[..], "ffconcat version 1.0\nfile secret.mp4\n".to_string()),
+        (
+            "c.mp4",
+            &b""[..],
+            format!(
+                "<?xml version=\"1.0\"?><!-- {comment} --><MPD type=\"static\" mediaPresentationDuration=\"PT1S\">{period}</MPD>"
+            ),
+        ),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [start, text.as_bytes()].concat()).unwrap();
+        let error = refusal(&path);
+        assert!(matches!(error, Error::NotMedia { .. } | Error::NoVideoStream { .. }), "{name}: {error:?}");
+    }
 }
 
 #[test]
@@ -63,7 +100,7 @@ fn what_is_no_video_is_refused_by_name() {
 }
 
 fn target<'a>(path: &'a Path, video: &'a latentsync::stages::decode_video::VideoInfo) -> OutputVideo<'a> {
-    OutputVideo { path, video, audio: &video.path, frames: 50, quality: FAST }
+    OutputVideo { frames: 50, ..output(path, video, &video.path) }
 }
 
 #[test]
@@ -175,7 +212,7 @@ fn a_full_disk_is_said_and_cleaned_up() {
         return;
     };
     let pictures = read_all(&video);
-    let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, FAST).unwrap_err();
+    let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, PLAIN).unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
     assert_eq!(files(&disk.0), [] as [String; 0]);
     let mut store = latentsync::frame_store::FrameStore::create(&disk.0).unwrap();

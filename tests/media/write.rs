@@ -4,7 +4,7 @@ use latentsync::media::picture::Picture;
 use tempfile::tempdir;
 
 use crate::common::{
-    FAST, LOSSLESS, MUTED, ffmpeg, files, make, open, probe, read_all, samples, shared, write,
+    LOSSLESS, MUTED, PLAIN, crossings, files, make, open, probe, read_all, samples, shared, sound, write,
 };
 
 #[test]
@@ -39,7 +39,7 @@ fn both_streams_start_at_zero_and_end_with_the_last_frame() {
     ] {
         let Some(audio) = shared(voice) else { return };
         let path = dir.path().join("out.mp4");
-        write(&path, open(&video).info(), &audio, &pictures, FAST).unwrap();
+        write(&path, open(&video).info(), &audio, &pictures, PLAIN).unwrap();
         let Some(found) = probe(&path, "a", "codec_name") else {
             return;
         };
@@ -65,12 +65,6 @@ fn both_streams_start_at_zero_and_end_with_the_last_frame() {
     }
 }
 
-/// Decoded sound, 16 bits, in its own rate and channels.
-fn sound(path: &std::path::Path) -> Option<Vec<i16>> {
-    let bytes = ffmpeg(&["-i", path.to_str().unwrap(), "-vn", "-f", "s16le", "-"])?;
-    Some(bytes.as_chunks::<2>().0.iter().map(|&b| i16::from_le_bytes(b)).collect())
-}
-
 #[test]
 fn the_sound_is_the_original_and_in_its_place() {
     let Some(video) = shared("woman_2s.mp4") else {
@@ -81,7 +75,7 @@ fn the_sound_is_the_original_and_in_its_place() {
     for voice in ["speech_3s_stereo44k.mp3", "woman_2s.mp4", "speech_3s.wav"] {
         let Some(audio) = shared(voice) else { return };
         let path = dir.path().join("out.mp4");
-        write(&path, open(&video).info(), &audio, &pictures, FAST).unwrap();
+        write(&path, open(&video).info(), &audio, &pictures, PLAIN).unwrap();
         let (Some(want), Some(got)) = (sound(&audio), sound(&path)) else {
             return;
         };
@@ -121,7 +115,7 @@ fn sound_that_cannot_be_copied_is_aac_at_its_rate_and_channels() {
             return;
         };
         let path = dir.path().join("out.mp4");
-        write(&path, open(&video).info(), &audio, &pictures, FAST).unwrap();
+        write(&path, open(&video).info(), &audio, &pictures, PLAIN).unwrap();
         assert_eq!(probe(&path, "a", "codec_name,sample_rate,channels").unwrap(), want, "{name}");
         let duration: f64 = probe(&path, "a", "duration").unwrap().parse().unwrap();
         assert!((duration - 2.0).abs() < 2e-3, "{name}: {duration}");
@@ -129,7 +123,7 @@ fn sound_that_cannot_be_copied_is_aac_at_its_rate_and_channels() {
     // The same sound, ending by itself, is copied.
     let audio = make(&dir, "short.flac", "-f lavfi -i sine=d=2:r=22050").unwrap();
     let path = dir.path().join("out.mp4");
-    write(&path, open(&video).info(), &audio, &pictures, FAST).unwrap();
+    write(&path, open(&video).info(), &audio, &pictures, PLAIN).unwrap();
     assert_eq!(probe(&path, "a", "codec_name").unwrap(), "flac");
 }
 
@@ -142,7 +136,7 @@ fn the_same_pictures_give_the_same_bytes() {
     let pictures = read_all(&video);
     let bytes = |name: &str| {
         let path = dir.path().join(name);
-        std::fs::read(write(&path, open(&video).info(), &audio, &pictures, FAST).unwrap()).unwrap()
+        std::fs::read(write(&path, open(&video).info(), &audio, &pictures, PLAIN).unwrap()).unwrap()
     };
     let (first, second) = (bytes("first.mp4"), bytes("second.mp4"));
     assert!(first == second);
@@ -230,7 +224,7 @@ fn one_frame_and_three_milliseconds_are_enough() {
         };
         let path = dir.path().join("out.mp4");
         let pictures = &read_all(&video)[..1];
-        write(&path, open(&video).info(), &audio, pictures, FAST).unwrap();
+        write(&path, open(&video).info(), &audio, pictures, PLAIN).unwrap();
         let mut copy = open(&path);
         assert_eq!(copy.info().count.frames, 1, "{name}");
         assert!(copy.next().unwrap().is_some() && copy.next().unwrap().is_none(), "{name}");
@@ -257,12 +251,12 @@ fn sound_that_changes_its_rate_and_channels_goes_on() {
     let joined = dir.path().join("joined.ogg");
     std::fs::write(&joined, [low, high].concat()).unwrap();
     let path = dir.path().join("out.mp4");
-    write(&path, open(&video).info(), &joined, &read_all(&video), FAST).unwrap();
+    write(&path, open(&video).info(), &joined, &read_all(&video), PLAIN).unwrap();
     let sound = sound(&path).unwrap();
     assert!(sound.len().abs_diff(2 * 48_000) <= 1024, "{} samples", sound.len());
     // A tone crosses zero twice in a period; half a second in the middle of each.
     for (start, frequency) in [(12_000, 300), (60_000, 1200)] {
-        let crossings = sound[start..start + 24_000].windows(2).filter(|w| (w[0] < 0) != (w[1] < 0)).count();
+        let crossings = crossings(&sound[start..start + 24_000]);
         assert!(crossings.abs_diff(frequency) <= 4, "{crossings} crossings at {start}, not {frequency}");
     }
 }

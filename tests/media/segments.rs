@@ -1,0 +1,330 @@
+//! Segments, and the journal from which a killed job goes on.
+
+use std::path::{Path, PathBuf};
+
+use latentsync::media::journal::{Journal, JournalHead, Journalling, Resume};
+use latentsync::media::picture::Picture;
+use latentsync::options::{Encoding, VideoCodec};
+use latentsync::stages::decode_video::VideoInfo;
+use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use latentsync::{Error, Result};
+use tempfile::tempdir;
+
+use crate::common::{PLAIN, ffmpeg, files, open, output, probe, read_all, samples, shared, write};
+
+const SEGMENT: usize = 16;
+
+/// A job of 50 pictures.
+struct Job {
+    info: VideoInfo,
+    audio: PathBuf,
+    pictures: Vec<Picture>,
+    encoding: Encoding,
+}
+
+impl Job {
+    fn new(encoding: Encoding) -> Option<Self> {
+        let (video, audio) = (shared("woman_2s.mp4")?, shared("speech_3s.wav")?);
+        Some(Self { info: open(&video).info().clone(), audio, pictures: read_all(&video), encoding })
+    }
+
+    fn output<'a>(&'a self, path: &'a Path, journal: Option<Journalling<'a>>) -> OutputVideo<'a> {
+        OutputVideo { encoding: self.encoding, journal, frames: 50, ..output(path, &self.info, &self.audio) }
+    }
+
+    /// Pushes the pictures up to `end`, but those that are there already.
+    fn push(&self, writer: &mut VideoWriter, end: usize) -> Result<()> {
+        for index in writer.frames() as usize..end {
+            writer.push(&self.pictures[index])?;
+            if (index + 1).is_multiple_of(SEGMENT) {
+                writer.end_segment()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, path: &Path, journal: Option<Journalling>) -> Result<u64> {
+        let mut writer = VideoWriter::create(&self.output(path, journal))?;
+        let resumed = writer.resumed_frames();
+        self.push(&mut writer, 50)?;
+        writer.finish(&|| false)?;
+        Ok(resumed)
+    }
+
+    /// What a job leaves that is killed after `frames` pictures: its temporary file and its journal.
+    fn killed(&self, path: &Path, head: &JournalHead, frames: usize) {
+        let journal = Journal::path_of(path);
+        let mut writer = VideoWriter::create(&self.output(path, Some(fresh(head)))).unwrap();
+        self.push(&mut writer, frames).unwrap();
+        let dir = path.parent().unwrap();
+        let left: Vec<_> = files(dir)
+            .iter()
+            .filter(|name| name.starts_with(".latentsync-"))
+            .map(|name| (dir.join(name), std::fs::read(dir.join(name)).unwrap()))
+            .collect();
+        assert!(left.iter().any(|(path, _)| *path == journal), "{:?}", files(dir));
+        drop(writer);
+        left.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    }
+}
+
+fn head() -> JournalHead {
+    JournalHead {
+        key: "this video, this voice".into(),
+        seed: 7,
+        extra: serde_json::json!({ "note": "text" }),
+    }
+}
+
+fn fresh(head: &JournalHead) -> Journalling<'_> {
+    Journalling { head, resume: Resume::No }
+}
+
+fn resume(head: &JournalHead) -> Journalling<'_> {
+    Journalling { head, resume: Resume::Yes }
+}
+
+#[test]
+fn segments_make_one_clean_stream() {
+    for codec in [VideoCodec::H264, VideoCodec::Hevc] {
+        let Some(mut job) = Job::new(Encoding { codec, ..PLAIN }) else { return };
+        job.encoding.crf = (codec == VideoCodec::H264).then_some(0.0);
+        for (name, rate) in [("out.mp4", "25/1"), ("out.mkv", "25/1"), ("out.mov", "25/1")] {
+            let dir = tempdir().unwrap();
+            let path = dir.path().join(name);
+            // With pictures out of order.
+            let output = OutputVideo { effort: Default::default(), ..job.output(&path, None) };
+            let mut writer = VideoWriter::create(&output).unwrap();
+            job.push(&mut writer, 50).unwrap();
+            writer.finish(&|| false).unwrap();
+            ffmpeg(&["-xerror", "-i", path.to_str().unwrap(), "-f", "null", "-"]).unwrap();
+            assert_eq!(probe(&path, "v", "avg_frame_rate").unwrap(), rate, "{codec} {name}");
+            let back = read_all(&path);
+            assert_eq!(back.len(), 50);
+            if codec == VideoCodec::H264 {
+                assert!(job.pictures.iter().zip(&back).all(|(a, b)| samples(a) == samples(b)), "{name}");
+            }
+            let Some(packets) = packets(&path) else { return };
+            let keys: Vec<usize> = (0..50)
+                .filter(|&i| packets.iter().any(|p| p.key && (p.pts * 25.0).round() as usize == i))
+                .collect();
+            for start in [0, 16, 32, 48] {
+                assert!(keys.contains(&start), "{codec} {name}: {keys:?}");
+            }
+            let mut shown: Vec<f64> = packets.iter().map(|p| p.pts).collect();
+            shown.sort_by(f64::total_cmp);
+            for (i, time) in shown.iter().enumerate() {
+                assert!((time - i as f64 / 25.0).abs() < 1e-3, "{codec} {name}: {i} at {time}");
+            }
+            if name != "out.mkv" {
+                // Matroska has no times of decoding.
+                let steps = packets.windows(2).map(|p| p[1].dts - p[0].dts);
+                assert!(steps.into_iter().all(|step| (step - 0.04).abs() < 1e-3), "{codec} {name}");
+            }
+        }
+    }
+}
+
+struct PacketTimes {
+    pts: f64,
+    dts: f64,
+    key: bool,
+}
+
+fn packets(path: &Path) -> Option<Vec<PacketTimes>> {
+    let args = ["-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time,dts_time,flags"];
+    let output = std::process::Command::new("ffprobe").args(args).args(["-of", "csv=p=0"]).arg(path).output();
+    let text = String::from_utf8(output.ok()?.stdout).unwrap();
+    let packet = |line: &str| {
+        let mut fields = line.split(',');
+        let pts = fields.next().unwrap().parse().unwrap();
+        let dts = fields.next().unwrap().parse().unwrap_or(f64::NAN);
+        PacketTimes { pts, dts, key: fields.next().unwrap().starts_with('K') }
+    };
+    Some(text.lines().map(packet).collect())
+}
+
+#[test]
+fn a_killed_job_goes_on_and_gives_the_same_bytes() {
+    let head = head();
+    for (codec, name) in
+        [(VideoCodec::H264, "out.mp4"), (VideoCodec::Hevc, "out.mov"), (VideoCodec::Ffv1, "out.mkv")]
+    {
+        let Some(job) = Job::new(Encoding { codec, ..PLAIN }) else { return };
+        let dir = tempdir().unwrap();
+        let path = dir.path().join(name);
+        job.run(&path, None).unwrap();
+        let want = std::fs::read(&path).unwrap();
+        assert_eq!(job.run(&path, Some(fresh(&head))).unwrap(), 0);
+        assert!(std::fs::read(&path).unwrap() == want, "{name}: a journal changes the file");
+        assert_eq!(files(dir.path()), [name]);
+        for (killed_after, segments) in [(0, 0), (9, 0), (16, 1), (31, 1), (33, 2), (50, 3)] {
+            std::fs::remove_file(&path).unwrap();
+            job.killed(&path, &head, killed_after);
+            assert_eq!(files(dir.path()).len(), 2);
+            assert_eq!(Journal::peek(&path), Some(head.clone()));
+            let resumed = job.run(&path, Some(resume(&head))).unwrap();
+            assert_eq!(resumed, segments * SEGMENT as u64, "{name} after {killed_after}");
+            assert!(std::fs::read(&path).unwrap() == want, "{name} after {killed_after}");
+            // The other job's temporary file is gone, too.
+            assert_eq!(files(dir.path()), [name]);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_is_killed_again_and_again_still_gets_there() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    job.run(&path, None).unwrap();
+    let want = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for (turn, end) in [10, 20, 30, 40].into_iter().enumerate() {
+        let mut writer = VideoWriter::create(&job.output(&path, Some(resume(&head)))).unwrap();
+        assert_eq!(writer.resumed_frames() as usize, (10 * turn) / SEGMENT * SEGMENT);
+        job.push(&mut writer, end).unwrap();
+        // Cancelled: a job that was to be resumable leaves its journal, if there is a segment in it, and nothing else.
+        match turn {
+            3 => assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted))),
+            _ => drop(writer),
+        }
+        let left = files(dir.path());
+        assert_eq!(left, if end < SEGMENT { vec![] } else { vec![".latentsync-out.mp4.resume"] });
+    }
+    let mut writer = VideoWriter::create(&job.output(&path, Some(resume(&head)))).unwrap();
+    assert_eq!(writer.resumed_frames(), 32);
+    job.push(&mut writer, 50).unwrap();
+    writer.finish(&|| false).unwrap();
+    assert!(std::fs::read(&path).unwrap() == want);
+    assert_eq!(files(dir.path()), ["out.mp4"]);
+}
+
+#[test]
+fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    job.run(&path, None).unwrap();
+    let want = std::fs::read(&path).unwrap();
+    job.killed(&path, &head, 50);
+    let journal = Journal::path_of(&path);
+    let whole = std::fs::read(&journal).unwrap();
+    let mut seen = [false; 4];
+    // A small generator of our own: the same places every time.
+    let mut state = 1u64;
+    for turn in 0..24 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let place = (state >> 33) as usize % whole.len();
+        let mut bytes = whole.clone();
+        match turn % 2 {
+            0 => bytes.truncate(place),
+            _ => bytes[place] ^= 0x55,
+        }
+        std::fs::write(&journal, bytes).unwrap();
+        let resumed = job.run(&path, Some(resume(&head))).unwrap() as usize;
+        assert!(resumed <= 48 && resumed.is_multiple_of(SEGMENT), "{resumed} after {place}");
+        seen[resumed / SEGMENT] = true;
+        assert!(std::fs::read(&path).unwrap() == want, "torn at {place} of {}", whole.len());
+        assert_eq!(files(dir.path()), ["out.mp4"]);
+    }
+    assert!(seen[..3].iter().all(|&seen| seen), "{seen:?}");
+    for nonsense in [&b""[..], b"L", b"another file altogether, of some length", &whole[..9]] {
+        std::fs::write(&journal, nonsense).unwrap();
+        assert_eq!(Journal::peek(&path), None);
+        assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 0);
+    }
+}
+
+#[test]
+fn other_settings_are_refused_and_the_journal_stays() {
+    let Some(mut job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    job.killed(&path, &head, 20);
+    let before = files(dir.path());
+    let other_key = JournalHead { key: "another voice".into(), ..head.clone() };
+    let other_seed = JournalHead { seed: 8, ..head.clone() };
+    for other in [&other_key, &other_seed] {
+        let error = job.run(&path, Some(resume(other))).unwrap_err();
+        assert!(matches!(error, Error::NotResumable { .. }), "{error:?}");
+        assert!(error.exit_code() == 2 && error.hint().unwrap().contains("--resume"), "{error}");
+        assert!(error.to_string().contains("out.mp4"), "{error}");
+    }
+    job.encoding.crf = Some(30.0);
+    let error = job.run(&path, Some(resume(&head))).unwrap_err();
+    assert!(error.to_string().contains("encoder"), "{error}");
+    assert_eq!(files(dir.path()), before);
+    job.encoding = PLAIN;
+    assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 16);
+    // Without being asked, a job starts anew and takes what was left away.
+    job.killed(&path, &head, 20);
+    assert_eq!(job.run(&path, Some(fresh(&other_key))).unwrap(), 0);
+    assert_eq!(files(dir.path()), ["out.mp4"]);
+}
+
+#[test]
+fn two_jobs_of_one_output_do_not_share_a_journal() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    let mut first = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
+    let mut second = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
+    let error = job.run(&path, Some(resume(&head))).unwrap_err();
+    assert!(matches!(error, Error::OutputBusy { .. }) && error.exit_code() == 3, "{error:?}");
+    job.push(&mut first, 50).unwrap();
+    job.push(&mut second, 50).unwrap();
+    second.finish(&|| false).unwrap();
+    assert!(Journal::path_of(&path).exists());
+    first.finish(&|| false).unwrap();
+    assert_eq!(files(dir.path()), ["out.mp4"]);
+}
+
+#[test]
+fn a_job_that_fails_or_is_dropped_takes_its_journal_along() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    let mut writer = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
+    job.push(&mut writer, 40).unwrap();
+    assert_eq!(files(dir.path()).len(), 2);
+    drop(writer);
+    assert_eq!(files(dir.path()), [] as [String; 0]);
+    let long = dir.path().join(format!("{}.mp4", "n".repeat(240)));
+    job.run(&long, Some(fresh(&head))).unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_planted_link_is_not_followed() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    let victim = dir.path().join("victim");
+    std::fs::write(&victim, "mine").unwrap();
+    std::os::unix::fs::symlink(&victim, Journal::path_of(&path)).unwrap();
+    assert!(matches!(job.run(&path, Some(fresh(&head))), Err(Error::WriteFile { .. })));
+    assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
+    assert_eq!(Journal::peek(&path), None);
+}
+
+#[test]
+fn one_segment_is_what_there_was_before_segments() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let dir = tempdir().unwrap();
+    let (whole, short) = (dir.path().join("whole.mp4"), dir.path().join("short.mp4"));
+    write(&whole, &job.info, &job.audio, &job.pictures, PLAIN).unwrap();
+    // Segments of one and two pictures, shorter than the encoder's delay.
+    let output = OutputVideo { effort: Default::default(), ..job.output(&short, None) };
+    let mut writer = VideoWriter::create(&output).unwrap();
+    for (index, picture) in job.pictures.iter().enumerate() {
+        writer.push(picture).unwrap();
+        if index % 3 != 1 {
+            writer.end_segment().unwrap();
+            writer.end_segment().unwrap();
+        }
+    }
+    writer.finish(&|| false).unwrap();
+    ffmpeg(&["-xerror", "-i", short.to_str().unwrap(), "-f", "null", "-"]).unwrap();
+    assert_eq!((read_all(&short).len(), read_all(&whole).len()), (50, 50));
+}
