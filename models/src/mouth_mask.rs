@@ -2,6 +2,8 @@
 //! table, so that no picture has to be found at run time.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use kernels::erode::erode;
+use kernels::gaussian_blur::gaussian_blur;
 use kernels::resize::resize_lanczos4;
 
 /// Height and width of the mask as drawn.
@@ -68,6 +70,20 @@ impl MouthMask {
     /// For images: Lanczos-resized, so with grey edges. (resolution, resolution, 1), f32 in 0..=1, on the CPU.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
+    }
+
+    /// [`Self::pixels`] with a soft edge `edge` pixels wide: half the face is kept at that distance inside the
+    /// generated part, all of it where [`Self::pixels`] keeps it. 0 gives [`Self::pixels`].
+    pub fn softened(&self, edge: usize) -> Result<Tensor> {
+        if edge == 0 {
+            return Ok(self.pixels.clone());
+        }
+        let generated = self.pixels.squeeze(2)?.affine(-1.0, 1.0)?;
+        // OpenCV's sigma for a kernel of this size.
+        let sigma = 0.3 * (edge as f64 - 1.0) + 0.8;
+        // The square reaches as far as the kernel, so that the blur ends where the mask does.
+        let soft = gaussian_blur(&erode(&generated, 2 * edge + 1)?, 2 * edge + 1, sigma)?;
+        soft.minimum(&generated)?.affine(-1.0, 1.0)?.unsqueeze(2)
     }
 
     /// For latents: the nearest pixels of [`Self::pixels`]. (resolution / 8, resolution / 8, 1), on the CPU.
@@ -139,6 +155,22 @@ mod tests {
         // Kept at the top, generated where the mouth is.
         assert_eq!((latents[0][8], latents[12][8]), (1.0, 0.0));
         assert!(MouthMask::new(100).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_soft_edge_lies_within_the_generated_part() -> Result<()> {
+        let mask = MouthMask::new(256)?;
+        let hard = mask.pixels().squeeze(2)?.to_vec2::<f32>()?;
+        let same = mask.softened(0)?.squeeze(2)?.to_vec2::<f32>()?;
+        assert!(same == hard);
+        let soft = mask.softened(8)?.squeeze(2)?.to_vec2::<f32>()?;
+        let pairs = || hard.as_slice().iter().flatten().zip(soft.iter().flatten());
+        assert!(pairs().all(|(hard, soft)| (*hard..=1.0).contains(soft)));
+        // Down the middle: kept at the top edge, half eight pixels below it, generated sixteen below.
+        assert_eq!((hard[127][128], hard[128][128]), (1.0, 0.0));
+        assert!(soft[128][128] > 0.95 && (0.4..0.6).contains(&soft[135][128]));
+        assert!(soft[145][128] < 1e-6, "{}", soft[145][128]);
         Ok(())
     }
 }

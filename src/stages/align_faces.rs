@@ -44,8 +44,12 @@ impl FaceAligner {
     /// `frame`: (height, width, 3), u8; `anchors`: in its pixels.
     pub fn align(&mut self, frame: &Tensor, anchors: &Anchors) -> Result<AlignedFace> {
         let matrix = self.matrix(anchors)?;
-        let crop = cut_out(frame, &matrix, self.resolution)?;
-        Ok(AlignedFace { matrix, crop: resize_lanczos4(&crop, self.resolution, self.resolution)? })
+        Ok(AlignedFace { matrix, crop: self.crop(frame, &matrix)? })
+    }
+
+    /// The crop of a face that was aligned before.
+    pub fn crop(&self, frame: &Tensor, matrix: &Affine) -> Result<Tensor> {
+        resize_lanczos4(&cut_out(frame, matrix, self.resolution)?, self.resolution, self.resolution)
     }
 
     /// Forgets the frame before, as at the start of a video or where the face was lost.

@@ -1,7 +1,7 @@
 //! Stage 7: a generated face → the pixels that it changes in its frame, with a soft edge. Only the rectangle
 //! that can change is computed; the result is that of the same steps on the whole frame.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use kernels::blend::{Blend, blend};
 use kernels::erode::erode;
 use kernels::gaussian_blur::gaussian_blur;
@@ -10,14 +10,12 @@ use kernels::resize::resize_bicubic;
 use kernels::warp_affine::{Affine, warp_affine, warp_coverage};
 
 use super::align_faces::{OUTSIDE, crop_rect};
+use crate::options::Feather;
 
 /// The square that takes away the border pixels which the warp mixed with [`OUTSIDE`].
 const BORDER: usize = 2;
 
-/// The part of a face's side that its soft edge takes up.
-const EDGE_PER_SIDE: usize = 20;
-
-/// What the original erodes by where the face is too small to have a soft edge: OpenCV takes an empty square
+/// What the original erodes by where there is no soft edge, on the smallest faces: OpenCV takes an empty square
 /// for the default one.
 const SMALLEST_SQUARE: usize = 3;
 
@@ -50,19 +48,43 @@ impl Patch {
     }
 }
 
+/// How a face is laid over its frame. The default is the original's way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blending {
+    /// The soft edge of the face's square.
+    pub feather: Feather,
+    /// 0..=1: the share of the face where it covers the frame in full. It fades the frame's own pixels in, so that
+    /// nothing jumps where it comes down to 0, which changes no pixel.
+    pub strength: f32,
+}
+
+impl Default for Blending {
+    fn default() -> Self {
+        Self { feather: Feather::ORIGINAL, strength: 1.0 }
+    }
+}
+
 /// Pastes `face`, (resolution, resolution, 3) f32 in −1..=1, back to where `matrix` (frame → crop) took it
 /// from. `frame`: (height, width, 3), u8.
-pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine) -> Result<Patch> {
+pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine, how: Blending) -> Result<Patch> {
+    let Blending { feather, strength } = how;
+    if !(0.0..=1.0).contains(&strength) {
+        bail!("blend_face: strength {strength} is not within 0 and 1");
+    }
+    if strength == 0.0 {
+        return unchanged(frame);
+    }
     let crop = crop_rect(face.dim(0)?);
     let face = resize_bicubic(face, crop.height, crop.width)?;
     let to_frame = matrix.invert()?;
-    let region = region(frame, crop, &to_frame)?;
+    let region = region(frame, crop, &to_frame, feather)?;
     if region.width * region.height == 0 {
         return unchanged(frame);
     }
 
     let face_mask = erode(&warp_coverage(&face, &to_frame, region)?, BORDER)?;
-    let weight = soft_edge(&face_mask)?;
+    let weight = soft_edge(&face_mask, feather)?;
+    let weight = if strength == 1.0 { weight } else { (weight * f64::from(strength))? };
     let Some(changed) = support(&weight)? else {
         return unchanged(frame);
     };
@@ -77,17 +99,18 @@ pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine) -> Result<Patc
     Ok(Patch { x: place.x, y: place.y, rgb, weight })
 }
 
-/// The face's mask, shrunk and blurred by about a twentieth of its side.
-fn soft_edge(face_mask: &Tensor) -> Result<Tensor> {
+/// The face's mask, shrunk and blurred by about `feather` of its side.
+fn soft_edge(face_mask: &Tensor, feather: Feather) -> Result<Tensor> {
     let area = face_mask.sum_all()?.to_scalar::<f32>()?;
-    let edge = area.sqrt() as usize / EDGE_PER_SIDE;
+    let edge = feather.pixels(area.sqrt() as usize);
     let square = if edge == 0 { SMALLEST_SQUARE } else { 2 * edge };
+    // OpenCV's sigma for a kernel of this size.
     let sigma = 0.3 * (edge as f64 - 1.0) + 0.8;
     gaussian_blur(&erode(face_mask, square)?, 2 * edge + 1, sigma)
 }
 
 /// The part of the frame that the warped crop can reach, with a [`MARGIN`] where the frame has one.
-fn region(frame: &Tensor, crop: Rect, to_frame: &Affine) -> Result<Rect> {
+fn region(frame: &Tensor, crop: Rect, to_frame: &Affine, feather: Feather) -> Result<Rect> {
     let (height, width, _) = frame.dims3()?;
     // A pixel has a share of the crop while it samples less than a pixel outside of it.
     let corners = [
@@ -106,7 +129,7 @@ fn region(frame: &Tensor, crop: Rect, to_frame: &Affine) -> Result<Rect> {
     };
     let (x, y) = (span(0, width), span(1, height));
     // At the frame's own border the blur mirrors: what it reads there must be inside the region too.
-    let reach = (((x.1 - x.0) * (y.1 - y.0)) as f64).sqrt() as usize / EDGE_PER_SIDE + 1;
+    let reach = feather.pixels((((x.1 - x.0) * (y.1 - y.0)) as f64).sqrt() as usize) + 1;
     let widened = |(first, end): (usize, usize), size: usize| {
         if end > first && end - first < reach {
             (first.saturating_sub(reach), (end + reach).min(size))
@@ -139,7 +162,7 @@ fn support(weight: &Tensor) -> Result<Option<Rect>> {
     }))
 }
 
-/// A patch without pixels: the face is outside the frame or vanishes in its own edge.
+/// A patch without pixels: the face is outside the frame, vanishes in its own edge or has no strength.
 fn unchanged(frame: &Tensor) -> Result<Patch> {
     let device = frame.device();
     Ok(Patch {
@@ -195,7 +218,12 @@ mod tests {
     }
 
     /// The weight and the pixels of the whole frame, step by step as the original does it.
-    fn on_the_whole_frame(frame: &Tensor, face: &Tensor, matrix: &Affine) -> Result<(Tensor, Tensor)> {
+    fn on_the_whole_frame(
+        frame: &Tensor,
+        face: &Tensor,
+        matrix: &Affine,
+        per_side: usize,
+    ) -> Result<(Tensor, Tensor)> {
         let (height, width, _) = frame.dims3()?;
         let whole = Rect { x: 0, y: 0, width, height };
         let crop = crop_rect(face.dim(0)?);
@@ -203,7 +231,7 @@ mod tests {
         let to_frame = matrix.invert()?;
         let face_mask = erode_reference(&warp_coverage_reference(&face, &to_frame, whole)?, 2)?;
         let area = face_mask.sum_all()?.to_scalar::<f32>()?;
-        let edge = area.sqrt() as usize / 20;
+        let edge = (area.sqrt() as usize).checked_div(per_side).unwrap_or(0);
         let center = erode_reference(&face_mask, if edge == 0 { 3 } else { 2 * edge })?;
         let sigma = 0.3 * ((2 * edge) as f64 * 0.5 - 1.0) + 0.8;
         let weight = gaussian_blur_reference(&center, 2 * edge + 1, sigma)?;
@@ -235,22 +263,27 @@ mod tests {
             (100.0, 270.0, 75.0),
         ] {
             let matrix = FaceAligner::new(128).align(&frame, &anchors(size, x, y))?.matrix;
-            let (weight, rgb) = on_the_whole_frame(&frame, &face, &matrix)?;
-            let patch = blend_face(&frame, &face, &matrix)?;
-            let (h, w) = patch.weight.dims2()?;
-            assert!(h * w > 0, "size {size} at ({x}, {y}) is not in the frame");
-            let placed = patch.weight.pad_with_zeros(0, patch.y, 150 - patch.y - h)?.pad_with_zeros(
-                1,
-                patch.x,
-                190 - patch.x - w,
-            )?;
-            assert!(largest(&differences(&placed, &weight)?)? < 1e-5, "size {size} at ({x}, {y})");
-            // Truncation may fall either way where the sum meets a whole number.
-            let off = differences(&patch.applied_to(&frame)?, &rgb)?;
-            assert!(
-                largest(&off)? <= 1.0 && off.mean_all()?.to_scalar::<f32>()? < 1e-3,
-                "size {size} at ({x}, {y})"
-            );
+            // The original's edge, none, and the widest.
+            for (per_side, feather) in [(20, 0.05), (0, 0.0), (4, 0.25)] {
+                let how =
+                    Blending { feather: Feather::new("feather", feather).unwrap(), ..Blending::default() };
+                let (weight, rgb) = on_the_whole_frame(&frame, &face, &matrix, per_side)?;
+                let patch = blend_face(&frame, &face, &matrix, how)?;
+                let (h, w) = patch.weight.dims2()?;
+                assert!(h * w > 0, "size {size} at ({x}, {y}) is not in the frame");
+                let placed = patch.weight.pad_with_zeros(0, patch.y, 150 - patch.y - h)?.pad_with_zeros(
+                    1,
+                    patch.x,
+                    190 - patch.x - w,
+                )?;
+                assert!(largest(&differences(&placed, &weight)?)? < 1e-5, "size {size} at ({x}, {y})");
+                // Truncation may fall either way where the sum meets a whole number.
+                let off = differences(&patch.applied_to(&frame)?, &rgb)?;
+                assert!(
+                    largest(&off)? <= 1.0 && off.mean_all()?.to_scalar::<f32>()? < 1e-3,
+                    "size {size} at ({x}, {y})"
+                );
+            }
         }
         Ok(())
     }
@@ -260,7 +293,7 @@ mod tests {
         let frame = frame(240, 200)?;
         for resolution in [128, 256] {
             let face = FaceAligner::new(resolution).align(&frame, &anchors(55.0, 100.0, 120.0))?;
-            let patch = blend_face(&frame, &as_face(&face.crop)?, &face.matrix)?;
+            let patch = blend_face(&frame, &as_face(&face.crop)?, &face.matrix, Blending::default())?;
             assert!(largest(&patch.weight)? > 0.999, "nothing was pasted");
             let (h, w) = patch.weight.dims2()?;
             let place = Rect { x: patch.x, y: patch.y, width: w, height: h };
@@ -281,7 +314,7 @@ mod tests {
         let frame = frame(240, 200)?;
         let face = FaceAligner::new(128).align(&frame, &anchors(40.0, 60.0, 120.0))?;
         let black = Tensor::full(-1f32, (128, 128, 3), &Device::Cpu)?;
-        let patch = blend_face(&frame, &black, &face.matrix)?;
+        let patch = blend_face(&frame, &black, &face.matrix, Blending::default())?;
         let weights = patch.weight.to_vec2::<f32>()?;
         let (before, after) = (frame.to_vec3::<u8>()?, patch.applied_to(&frame)?.to_vec3::<u8>()?);
         let mut changed = 0;
@@ -311,9 +344,31 @@ mod tests {
     fn a_face_outside_the_frame_changes_nothing() -> Result<()> {
         let frame = frame(60, 50)?;
         let face = FaceAligner::new(128).align(&frame, &anchors(40.0, 900.0, 20.0))?;
-        let patch = blend_face(&frame, &as_face(&face.crop)?, &face.matrix)?;
+        let patch = blend_face(&frame, &as_face(&face.crop)?, &face.matrix, Blending::default())?;
         assert_eq!(patch.weight.elem_count(), 0);
         assert_eq!(largest(&differences(&patch.applied_to(&frame)?, &frame)?)?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn strength_fades_from_the_frame_to_the_face() -> Result<()> {
+        let frame = frame(240, 200)?;
+        let face = FaceAligner::new(128).align(&frame, &anchors(40.0, 60.0, 120.0))?;
+        let black = Tensor::full(-1f32, (128, 128, 3), &Device::Cpu)?;
+        let faded = |strength| {
+            let how = Blending { strength, ..Blending::default() };
+            blend_face(&frame, &black, &face.matrix, how)
+        };
+        assert_eq!(faded(0.0)?.weight.elem_count(), 0);
+        assert_eq!(largest(&differences(&faded(0.0)?.applied_to(&frame)?, &frame)?)?, 0.0);
+        let half = faded(0.5)?.applied_to(&frame)?.to_dtype(DType::F32)?;
+        let full = faded(1.0)?.applied_to(&frame)?.to_dtype(DType::F32)?;
+        // Halfway between the frame and the face, but for the truncation of both.
+        let between = ((full + frame.to_dtype(DType::F32)?)? / 2.0)?;
+        assert!(largest(&differences(&half, &between)?)? <= 1.0);
+        for bad in [-0.1, 1.1, f32::NAN] {
+            assert!(faded(bad).is_err(), "{bad}");
+        }
         Ok(())
     }
 }

@@ -1,55 +1,40 @@
-//! Stage 6: denoised latents → faces, with the original's pixels kept outside the mouth mask.
+//! Stage 6: denoised latents → the images that the VAE makes of them.
 
 use candle_core::{Device, IndexOp, Tensor};
-use models::mouth_mask::MouthMask;
 use models::vae::AutoencoderKL;
 
 use crate::error::{Error, Result, compute};
 
-use super::encode_latents::face_pixels;
-
-/// `latents`: (1, frames, height, width, channels); `crops`: for each frame its number in the output and its
-/// (resolution, resolution, 3) u8 crop → one (resolution, resolution, 3) f32 face in about [-1, 1] per frame, on the CPU.
+/// `latents`: (1, frames, height, width, channels); `model_frames`: for each frame its number at the model's rate
+/// → one (resolution, resolution, 3) f32 image in about [-1, 1] per frame, on the CPU, generated in all its parts:
+/// [`compose_face`](super::compose_face::compose_face) takes the mouth from it.
 ///
 /// Frames are decoded one by one: the decoder's activations are by far the largest of the whole job.
 /// `before_each` is called before every frame and may stop with an error.
 pub fn decode_faces(
     vae: &AutoencoderKL,
-    mask: &MouthMask,
     latents: &Tensor,
-    crops: &[(usize, &Tensor)],
+    model_frames: &[usize],
     before_each: impl Fn() -> Result<()>,
 ) -> Result<Vec<Tensor>> {
-    let decode = |(frame, &(output, crop)): (usize, &(usize, &Tensor))| {
+    let decode = |(frame, &model_frame): (usize, &usize)| {
         before_each()?;
-        let face = decode_face(vae, mask, latents, frame, crop).map_err(compute("decode_latents"))?;
-        check_finite(&face, output)?;
+        let face = decode_face(vae, latents, frame).map_err(compute("decode_latents"))?;
+        check_finite(&face, model_frame)?;
         Ok(face)
     };
-    crops.iter().enumerate().map(decode).collect()
+    model_frames.iter().enumerate().map(decode).collect()
 }
 
-fn decode_face(
-    vae: &AutoencoderKL,
-    mask: &MouthMask,
-    latents: &Tensor,
-    frame: usize,
-    crop: &Tensor,
-) -> candle_core::Result<Tensor> {
+fn decode_face(vae: &AutoencoderKL, latents: &Tensor, frame: usize) -> candle_core::Result<Tensor> {
     let latents = vae.unscale(&latents.i((0, frame..frame + 1))?)?;
-    let decoded = vae.decode(&latents)?.i(0)?.to_device(&Device::Cpu)?;
-    keep_unmasked(&decoded, &face_pixels(crop)?, mask)
-}
-
-/// decoded × (1 − mask) + original × mask: the mask is 1 where the original is kept.
-fn keep_unmasked(decoded: &Tensor, original: &Tensor, mask: &MouthMask) -> candle_core::Result<Tensor> {
-    decoded + (original - decoded)?.broadcast_mul(mask.pixels())?
+    vae.decode(&latents)?.i(0)?.to_device(&Device::Cpu)
 }
 
 /// An overflow within the networks ends as NaN or infinity, which would be pasted as black.
-fn check_finite(face: &Tensor, output: usize) -> Result<()> {
+fn check_finite(face: &Tensor, model_frame: usize) -> Result<()> {
     let sum = face.sum_all().and_then(|sum| sum.to_scalar::<f32>()).map_err(compute("decode_latents"))?;
-    if sum.is_finite() { Ok(()) } else { Err(Error::FaceNotFinite { frame: output }) }
+    if sum.is_finite() { Ok(()) } else { Err(Error::FaceNotFinite { frame: model_frame }) }
 }
 
 #[cfg(test)]

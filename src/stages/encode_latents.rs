@@ -27,7 +27,7 @@ impl FacePosteriors {
     }
 
     /// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
-    /// with the noise of output frame `frame`.
+    /// with the noise of model frame `frame`.
     fn sample(&self, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {
         let (_, height, width, channels) = self.0.dims4()?;
         let shape = LatentShape { height, width, channels };
@@ -59,9 +59,9 @@ pub fn face_pixels(crop: &Tensor) -> Result<Tensor> {
     (crop.to_dtype(DType::F32)? / 127.5)? - 1.0
 }
 
-/// One face of a chunk and the output frame that it is for.
+/// One face of a chunk and the model frame that it is for.
 pub struct ChunkFace<'a> {
-    pub output_frame: usize,
+    pub model_frame: usize,
     pub posteriors: &'a FacePosteriors,
 }
 
@@ -74,7 +74,7 @@ pub fn conditioning(
     noise: &dyn NoiseSource,
 ) -> Result<Tensor> {
     let frames = faces.iter().map(|face| {
-        let (masked, reference) = face.posteriors.sample(face.output_frame, noise)?;
+        let (masked, reference) = face.posteriors.sample(face.model_frame, noise)?;
         Tensor::cat(&[mask.latents().clone(), vae.scale(&masked)?, vae.scale(&reference)?], D::Minus1)
     });
     Tensor::stack(&frames.collect::<Result<Vec<_>>>()?, 0)?.unsqueeze(0)
