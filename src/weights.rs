@@ -3,7 +3,7 @@
 
 mod manifest;
 mod hub;
-mod digest;
+pub(crate) mod digest;
 mod inventory;
 mod partial;
 mod pull;
@@ -14,11 +14,12 @@ mod locate;
 mod checkpoint;
 mod memory;
 mod convert;
+pub(crate) mod fuzzing;
 #[cfg(test)]
 #[path = "../tests/weights/pt.rs"]
 mod pt;
 
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, Stamps};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use hub::{HubSettings, InsightFaceLicence};
 pub use inventory::{FileState, FileStatus, LocatedFile, PackageStatus, list, path, verify, verify_manifest};

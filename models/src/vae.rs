@@ -11,6 +11,9 @@ use serde::Deserialize;
 use crate::layers::{self, ConvShape};
 
 const NORM_EPS: f64 = 1e-6;
+/// Far beyond any published VAE: sizes that can be computed with.
+const MAX_LEVELS: usize = 8;
+const MAX_CHANNELS: usize = 1 << 16;
 
 /// `vae/config.json`. What a file leaves out has diffusers' default.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -57,8 +60,8 @@ impl Default for AutoencoderKLConfig {
 impl AutoencoderKLConfig {
     fn validate(&self) -> Result<()> {
         let levels = self.block_out_channels.len();
-        if levels == 0 {
-            bail!("vae config: block_out_channels is empty");
+        if !(1..=MAX_LEVELS).contains(&levels) {
+            bail!("vae config: block_out_channels has {levels} levels, expected 1 to {MAX_LEVELS}");
         }
         for (name, types, known) in [
             ("down_block_types", &self.down_block_types, "DownEncoderBlock2D"),
@@ -69,6 +72,12 @@ impl AutoencoderKLConfig {
             }
             if let Some(other) = types.iter().find(|kind| *kind != known) {
                 bail!("vae config: {name}: `{other}` is not supported");
+            }
+        }
+        let channels = [self.in_channels, self.out_channels, self.latent_channels];
+        for &channels in channels.iter().chain(&self.block_out_channels) {
+            if !(1..=MAX_CHANNELS).contains(&channels) {
+                bail!("vae config: {channels} channels, expected 1 to {MAX_CHANNELS}");
             }
         }
         if !matches!(self.act_fn.as_str(), "silu" | "swish") {
@@ -403,5 +412,32 @@ impl AutoencoderKL {
             None => x,
         };
         self.decoder.forward(&x)?.to_dtype(latents.dtype())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// 64 levels were a shift by more than a number has bits.
+    #[test]
+    fn sizes_beyond_all_sense_are_refused() {
+        let refused = |cfg: AutoencoderKLConfig, expected: &str| {
+            let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+            let message = AutoencoderKL::load(&cfg, vb).map(drop).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        let levels = |count: usize| AutoencoderKLConfig {
+            down_block_types: vec!["DownEncoderBlock2D".into(); count],
+            up_block_types: vec!["UpDecoderBlock2D".into(); count],
+            block_out_channels: vec![32; count],
+            ..Default::default()
+        };
+        refused(levels(65), "block_out_channels has 65 levels, expected 1 to 8");
+        refused(levels(0), "block_out_channels has 0 levels");
+        let latent_channels = usize::MAX / 2 + 1;
+        refused(AutoencoderKLConfig { latent_channels, ..Default::default() }, "expected 1 to 65536");
     }
 }

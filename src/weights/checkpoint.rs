@@ -31,9 +31,17 @@ pub struct Checkpoint {
     whisper: TensorFile,
 }
 
+/// What tells a checkpoint's files from others, without reading them.
+#[derive(Debug, Clone)]
+pub struct Stamps {
+    /// Sizes and times of change of all files, and the configuration.
+    pub all: String,
+    pub vae: String,
+}
+
 /// What the engine reads of `unet_config.yaml` beside the network's own section.
 #[derive(Debug, Clone, Deserialize)]
-struct DataSection {
+pub(super) struct DataSection {
     num_frames: usize,
     resolution: usize,
     #[serde(default = "two_before_two_after")]
@@ -103,11 +111,8 @@ impl Checkpoint {
         let ModelFiles { unet, unet_config, vae, vae_config } = locate::model_files(model, settings)?;
         let unet = TensorFile::open(&unet)?;
         let unet_config = matching_config(&unet, unet_config, model, settings)?;
-        let WithData { data } = parse_yaml(&unet_config)?;
-        let WithModel { model: section } = parse_yaml::<WithModel<ModelSection>>(&unet_config)?;
-        data.validate(&section).map_err(|problem| config_problem(&unet_config, problem))?;
+        let (data, width) = data_section(&unet_config)?;
         check_vae_config(&vae_config)?;
-        let width = section.cross_attention_dim;
         let whisper = TensorFile::open(&locate::whisper(model, width, settings)?)?;
         check_whisper(&whisper, width, &unet_config)?;
         let vae = TensorFile::open(&vae)?.rename(current_vae_name)?;
@@ -129,9 +134,16 @@ impl Checkpoint {
         self.data.audio_feat_length
     }
 
+    /// Words that change when the files do: those of all of the networks, and of the VAE alone.
+    pub fn stamps(&self) -> Result<Stamps> {
+        let vae = format!("{} {}", digest::stamp(self.vae.path())?, digest::stamp(&self.vae_config)?);
+        let others = [digest::stamp(self.unet.path())?, digest::stamp(self.whisper.path())?];
+        Ok(Stamps { all: format!("{} {vae} {}", others.join(" "), self.unet_config.yaml), vae })
+    }
+
     /// The `model` section of the UNet's configuration.
     pub fn unet_config<C: DeserializeOwned>(&self) -> Result<C> {
-        Ok(parse_yaml::<WithModel<C>>(&self.unet_config)?.model)
+        model_section(&self.unet_config)
     }
 
     /// The VAE's `config.json`.
@@ -267,6 +279,19 @@ fn known_unet(unet: &TensorFile, settings: &HubSettings) -> Result<Option<Packag
         (None, None) => return Ok(None),
     };
     Ok(published.into_iter().find(|(_, _, known)| *known == hash).map(|(package, ..)| package))
+}
+
+/// The `data` section, and how many channels of sound the network listens to.
+pub(super) fn data_section(config: &UnetConfigText) -> Result<(DataSection, usize)> {
+    let WithData { data } = parse_yaml(config)?;
+    let WithModel { model: section } = parse_yaml::<WithModel<ModelSection>>(config)?;
+    data.validate(&section).map_err(|problem| config_problem(config, problem))?;
+    Ok((data, section.cross_attention_dim))
+}
+
+/// The network's own section.
+pub(super) fn model_section<C: DeserializeOwned>(config: &UnetConfigText) -> Result<C> {
+    Ok(parse_yaml::<WithModel<C>>(config)?.model)
 }
 
 fn parse_yaml<C: DeserializeOwned>(config: &UnetConfigText) -> Result<C> {

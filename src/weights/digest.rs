@@ -29,13 +29,13 @@ pub(super) fn sha256(path: &Path, name: &str, on_progress: OnProgress<'_>) -> Re
 }
 
 /// Why hashing ended early.
-pub(super) enum HashError {
+pub(crate) enum HashError {
     Read(std::io::Error),
     Stopped(Error),
 }
 
 /// Feeds all of `file` to `hasher`, telling `on_step` how many bytes it has had.
-pub(super) fn hash_into(
+pub(crate) fn hash_into(
     hasher: &mut Sha256,
     file: &mut impl Read,
     mut on_step: impl FnMut(u64) -> Result<()>,
@@ -54,7 +54,7 @@ pub(super) fn hash_into(
 }
 
 /// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -90,7 +90,7 @@ pub(super) fn remember_sha256(path: &Path, hash: &str, settings: &HubSettings) -
 }
 
 /// Size and time of change, in words that compare.
-fn stamp(path: &Path) -> Result<String> {
+pub(super) fn stamp(path: &Path) -> Result<String> {
     let metadata = fs::metadata(path).map_err(|source| Error::ReadModel { path: path.to_owned(), source })?;
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok(format!("{} {}", metadata.len(), changed.unwrap_or_default().as_nanos()))

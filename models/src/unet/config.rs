@@ -5,6 +5,10 @@ use serde::{Deserialize, Deserializer};
 
 /// Levels of the network; the original's rule for motion modules of the decoder is written for four.
 const MAX_LEVELS: usize = 4;
+/// Layers in a block, channels in a layer: several times what any published network has. A configuration is
+/// planned before a weight is read, and must not ask for more memory than there is.
+const MAX_LAYERS: usize = 64;
+const MAX_CHANNELS: usize = 1 << 16;
 
 /// The `model:` section of a `unet_config.yaml`. What a file leaves out has the original constructor's
 /// default; what only concerns training (`zero_initialize`, `sample_size`) or has no effect on the
@@ -178,19 +182,22 @@ impl UNet3DConfig {
     }
 
     fn validate_sizes(&self) -> Result<()> {
-        for (name, value) in [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("layers_per_block", self.layers_per_block),
-            ("norm_num_groups", self.norm_num_groups),
-            ("cross_attention_dim", self.cross_attention_dim),
+        for (name, value, most) in [
+            ("in_channels", self.in_channels, MAX_CHANNELS),
+            ("out_channels", self.out_channels, MAX_CHANNELS),
+            ("layers_per_block", self.layers_per_block, MAX_LAYERS),
+            ("norm_num_groups", self.norm_num_groups, MAX_CHANNELS),
+            ("cross_attention_dim", self.cross_attention_dim, MAX_CHANNELS),
         ] {
-            if value == 0 {
-                bail!("unet config: {name} is 0");
+            if !(1..=most).contains(&value) {
+                bail!("unet config: {name} is {value}, expected 1 to {most}");
             }
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
             let heads = self.heads(level);
+            if channels > MAX_CHANNELS {
+                bail!("unet config: block_out_channels {channels} at level {level}, at most {MAX_CHANNELS}");
+            }
             if channels == 0 || channels % 2 != 0 || heads == 0 || channels % heads != 0 {
                 bail!(
                     "unet config: block_out_channels {channels} at level {level} does not divide into {heads} heads"
@@ -305,6 +312,12 @@ impl MotionModuleConfig {
         }
         if let Some(other) = self.attention_block_types.iter().find(|kind| *kind != "Temporal_Self") {
             bail!("unet config: attention_block_types: `{other}` is not supported");
+        }
+        if self.num_transformer_block > MAX_LAYERS {
+            bail!(
+                "unet config: num_transformer_block is {}, at most {MAX_LAYERS}",
+                self.num_transformer_block
+            );
         }
         if self.num_attention_heads == 0 || self.temporal_attention_dim_div == 0 {
             bail!("unet config: num_attention_heads or temporal_attention_dim_div is 0");

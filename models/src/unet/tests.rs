@@ -138,3 +138,23 @@ fn unknown_options_are_refused_by_name() {
         assert!(error.contains(name), "{name}: {error}");
     }
 }
+
+/// A configuration is planned before a weight is read: `layers_per_block: 1e12` was an attempt at as many plans.
+#[test]
+fn sizes_beyond_all_sense_are_refused_by_name() {
+    let huge = 1_usize << 60;
+    let refused = |change: fn(&mut UNet3DConfig, usize), name: &str| {
+        let mut cfg = tiny();
+        change(&mut cfg, huge);
+        let message = load(&cfg).map(drop).unwrap_err().to_string();
+        assert!(message.contains(name), "{name}: {message}");
+    };
+    refused(
+        |cfg, huge| cfg.layers_per_block = huge,
+        "layers_per_block is 1152921504606846976, expected 1 to 64",
+    );
+    refused(|cfg, huge| cfg.in_channels = huge, "in_channels");
+    refused(|cfg, huge| cfg.cross_attention_dim = huge, "cross_attention_dim");
+    refused(|cfg, huge| cfg.block_out_channels[1] = huge, "block_out_channels");
+    refused(|cfg, huge| cfg.motion_module_kwargs.num_transformer_block = huge, "num_transformer_block");
+}
