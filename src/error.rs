@@ -25,9 +25,6 @@ pub enum Error {
         source: crate::request::FieldError,
     },
 
-    #[error("{mode} is not implemented yet")]
-    UnsupportedMode { mode: &'static str },
-
     #[error("device `{device}` cannot be used")]
     Device {
         device: String,
@@ -59,6 +56,20 @@ pub enum Error {
 
     #[error(transparent)]
     FaceModel(#[from] models::face::FaceModelError),
+
+    // Faces.
+    #[error("no face in frame {frame} of the video, at {seconds:.2} s")]
+    FaceMissing { frame: usize, seconds: f64 },
+
+    #[error("no face in the reference picture `{}`", path.display())]
+    NoReferenceFace { path: PathBuf },
+
+    #[error("the search for a face failed in `{}`", path.display())]
+    ReferenceFaceSearch {
+        path: PathBuf,
+        #[source]
+        source: candle_core::Error,
+    },
 
     #[error("the search for a face failed in frame {frame}")]
     FaceSearch {
@@ -95,11 +106,35 @@ pub enum Error {
     #[error("no space left for `{}`", path.display())]
     DiskFull { path: PathBuf },
 
+    #[error(
+        "not enough space at `{}`: frames that are shown again need {}, {} are free",
+        path.display(), bytesize::ByteSize(*needed), bytesize::ByteSize(*free)
+    )]
+    NotEnoughDisk { path: PathBuf, needed: u64, free: u64 },
+
     #[error("FFmpeg has no encoder `{name}`")]
     NoEncoder { name: &'static str },
 
     #[error("cannot encode `{}`: {reason}", path.display())]
     Encode { path: PathBuf, reason: String },
+
+    // output and journal
+    #[error("no hardware encoder for {codec} could be used{}", tried_list(tried))]
+    NoHardwareEncoder { codec: crate::options::VideoCodec, tried: String },
+
+    #[error("the killed job that was writing `{}` cannot be continued: {what} differ from this one's", path.display())]
+    NotResumable { path: PathBuf, what: &'static str },
+
+    #[error("another job is writing `{}`", path.display())]
+    OutputBusy { path: PathBuf },
+
+    // Inputs that are no regular files.
+    #[error("cannot fetch {input}: {problem}")]
+    Fetch {
+        /// Without passwords and signatures.
+        input: String,
+        problem: crate::input::FetchProblem,
+    },
 
     // Audio.
     #[error("cannot read the sound of `{}`: {reason}", path.display())]
@@ -198,7 +233,9 @@ pub enum Error {
         source: candle_core::Error,
     },
 
-    #[error("the face of output frame {frame} has values that are not finite: the networks overflowed")]
+    #[error(
+        "the generated face for frame {frame} (of 25 a second) has values that are not finite: the networks overflowed"
+    )]
     FaceNotFinite { frame: usize },
 }
 
@@ -206,17 +243,16 @@ impl Error {
     /// The process's exit code: 2 usage, 3 input, 4 model, 5 device or memory, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_)
-            | Error::InvalidOption { .. }
-            | Error::Request { .. }
-            | Error::UnsupportedMode { .. } => 2,
+            Error::Usage(_) | Error::InvalidOption { .. } | Error::Request { .. } => 2,
             Error::ReadFile { .. } | Error::WriteFile { .. } => 3,
             Error::Anchors { .. } | Error::VideoShorterThanAnnounced { .. } => 3,
             Error::Device { .. }
             | Error::Memory { .. }
             | Error::Compute { .. }
             | Error::FaceNotFinite { .. }
-            | Error::FaceSearch { .. } => 5,
+            | Error::FaceSearch { .. }
+            | Error::ReferenceFaceSearch { .. } => 5,
+            Error::FaceMissing { .. } | Error::NoReferenceFace { .. } => 3,
             Error::NotMedia { .. }
             | Error::NoVideoStream { .. }
             | Error::NoAudioStream { .. }
@@ -225,8 +261,12 @@ impl Error {
             | Error::HighDynamicRange { .. }
             | Error::OutputIsInput { .. }
             | Error::DiskFull { .. }
+            | Error::NotEnoughDisk { .. }
+            | Error::Fetch { .. }
             | Error::Encode { .. } => 3,
-            Error::NoEncoder { .. } => 5,
+            Error::NoEncoder { .. } | Error::NoHardwareEncoder { .. } => 5,
+            Error::NotResumable { .. } => 2,
+            Error::OutputBusy { .. } => 3,
             Error::Audio { .. }
             | Error::EmptyAudio { .. }
             | Error::AudioSample { .. }
@@ -265,9 +305,6 @@ impl Error {
             Error::Memory { .. } => {
                 "close other programs, or take less: `--dtype bf16`, or `--model latentsync-1.5` with its smaller faces"
             }
-            Error::UnsupportedMode { .. } => {
-                "use `--loop-mode pingpong` or `loop`, or a voice and a video of equal length"
-            }
             Error::NotMedia { .. } => {
                 "give a video, audio or image file that FFmpeg can play; a recording that was \
                                        cut off may have lost its index"
@@ -293,10 +330,20 @@ impl Error {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
                 return Some(format!("`mkdir -p {}` creates its directory", parent.display()));
             }
-            Error::DiskFull { .. } => "free some space or choose an output on another disk",
+            Error::Fetch { problem, .. } => problem.hint(),
+            Error::DiskFull { .. } | Error::NotEnoughDisk { .. } => {
+                "free some space or choose an output on another disk"
+            }
             Error::NoEncoder { .. } => {
                 "install an FFmpeg that is built with it, as distributions' packages are"
             }
+            Error::NoHardwareEncoder { .. } => {
+                "`--encoder auto` takes software where there is no hardware for it"
+            }
+            Error::NotResumable { .. } => {
+                "give the same inputs and settings as before, or start again without `--resume`"
+            }
+            Error::OutputBusy { .. } => "wait for it to finish, or write to another file",
             _ => return self.model_hint(),
         };
         Some(hint.to_string())
@@ -331,6 +378,14 @@ impl Error {
             Error::ModelsNotIntact { first, .. } => {
                 Some(format!("`{}` replaces what is damaged", pull_command(first)))
             }
+            Error::FaceMissing { .. } => Some(
+                "`--on-missing-face pass` leaves such frames as they are, `hold` keeps the last place; `--face` chooses \
+                 another person"
+                    .into(),
+            ),
+            Error::NoReferenceFace { .. } => {
+                Some("take a picture that shows the face from the front, at least 50 pixels wide".into())
+            }
             Error::DownloadBusy { .. } => Some("wait for it to finish, then run the command again".into()),
             _ => None,
         }
@@ -343,6 +398,20 @@ fn first_of(keys: &[String], count: usize) -> String {
     match count.saturating_sub(keys.len()) {
         0 => named,
         more => format!("{named} and {more} more"),
+    }
+}
+
+/// ": this; that", or nothing.
+fn tried_list(tried: &str) -> String {
+    if tried.is_empty() { String::new() } else { format!(": {tried}") }
+}
+
+/// An output that cannot be written, or has no room.
+pub(crate) fn write_error(path: &std::path::Path, source: std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => Error::DiskFull { path },
+        _ => Error::WriteFile { path, source },
     }
 }
 

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, write_error};
 use crate::media::picture::{Picture, PictureLayout};
+use crate::system::free_space;
 
 /// Source frames by number, each with a few bytes of the caller's.
 ///
@@ -35,7 +36,7 @@ impl FrameStore {
     /// A store whose file is in `directory`: the output's, which has room for a video, rather than the system's
     /// temporary one, which often lies in memory.
     pub fn create(directory: &Path) -> Result<Self> {
-        let file = tempfile::tempfile_in(directory).map_err(|e| store_error(directory, e))?;
+        let file = tempfile::tempfile_in(directory).map_err(|e| write_error(directory, e))?;
         Ok(Self {
             directory: directory.to_path_buf(),
             file,
@@ -51,7 +52,7 @@ impl FrameStore {
     /// # Errors
     /// [`Error::DiskFull`], [`Error::WriteFile`] with the directory.
     pub fn put(&mut self, index: usize, picture: &Picture, extra: &[u8]) -> Result<()> {
-        self.append(index, picture, extra).map_err(|e| store_error(&self.directory, e))
+        self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))
     }
 
     /// Frame `index` and its bytes; `None` where there is none.
@@ -110,10 +111,16 @@ impl FrameStore {
     }
 }
 
-fn store_error(directory: &Path, source: io::Error) -> Error {
-    let path = directory.to_path_buf();
-    match source.kind() {
-        io::ErrorKind::StorageFull => Error::DiskFull { path },
-        _ => Error::WriteFile { path, source },
+/// Whether `directory` has room for `frames` frames of `bytes` each, where the system tells.
+///
+/// # Errors
+/// [`Error::NotEnoughDisk`]: a job that would fail after hours is better not begun.
+pub fn check_space(directory: &Path, frames: usize, bytes: usize) -> Result<()> {
+    let needed = frames as u64 * bytes as u64;
+    match free_space(directory) {
+        Some(free) if free < needed => {
+            Err(Error::NotEnoughDisk { path: directory.to_path_buf(), needed, free })
+        }
+        _ => Ok(()),
     }
 }

@@ -22,17 +22,15 @@
 //! let model = ModelChoice::Directory(shared.join("golden/small"));
 //! let lipsync = LipSync::load(&model, &LoadOptions::default())?;
 //!
+//! let (video, voice) = (shared.join("media/woman_2s.mp4"), shared.join("media/speech_3s.wav"));
 //! let job = Job {
-//!     video: shared.join("media/woman_2s.mp4"),
-//!     audio: shared.join("media/speech_3s.wav"),
-//!     output: output.clone(),
 //!     options: Options {
 //!         steps: 1,
 //!         seed: Some(7),
 //!         duration: SyncMode::CutOff.into(),
 //!         ..Options::default()
 //!     },
-//!     anchors: None,
+//!     ..Job::new(video, voice, &output)
 //! };
 //! // `()` keeps the progress to itself; the token's clones stop the job from another thread.
 //! let report = lipsync.run(&job, &mut (), &CancelToken::new())?;
@@ -49,15 +47,28 @@ pub mod pipeline;
 mod lip_sync;
 pub mod stages;
 #[cfg(feature = "media")]
+mod timing;
+#[cfg(feature = "media")]
 mod source_frames;
 #[cfg(feature = "media")]
-mod meter;
+pub mod face_track;
 #[cfg(feature = "media")]
-mod anchors;
+mod face_record;
+#[cfg(feature = "media")]
+mod face_cache;
+#[cfg(feature = "media")]
+mod identity;
+#[cfg(feature = "media")]
+mod job;
+#[cfg(feature = "media")]
+mod meter;
+#[cfg_attr(not(feature = "media"), allow(dead_code))]
+pub mod anchors;
 #[cfg(feature = "media")]
 mod preflight;
 pub mod options;
 pub mod request;
+pub mod input;
 pub mod weights;
 pub mod device;
 pub mod system;
@@ -69,11 +80,16 @@ pub mod media;
 pub mod frame_store;
 mod unfinished;
 pub mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use error::{Error, Result};
+pub use input::Input;
+#[cfg(feature = "media")]
+pub use job::{FetchedJob, Job};
 #[cfg(feature = "media")]
 pub use lip_sync::LipSync;
-pub use options::{Job, LoadOptions, ModelChoice, Options};
+pub use options::{LoadOptions, ModelChoice, Options};
 #[cfg(feature = "media")]
 pub use preflight::preflight;
 pub use report::{CancelToken, Progress, Report, Stage};

@@ -10,7 +10,7 @@ use crate::anchors::FaceFinder;
 use crate::error::{Result, compute};
 use crate::noise::LatentShape;
 use crate::options::{LoadOptions, ModelChoice};
-use crate::weights::{Checkpoint, HubSettings};
+use crate::weights::{Checkpoint, HubSettings, Stamps};
 
 /// A loaded model. Load once, run many jobs.
 pub struct LipSync {
@@ -27,6 +27,7 @@ pub struct LipSync {
     pub(crate) device: Device,
     pub(crate) dtype: DType,
     pub(crate) face_finder: FaceFinder,
+    pub(crate) files: Stamps,
 }
 
 impl LipSync {
@@ -50,6 +51,7 @@ impl LipSync {
             device,
             dtype,
             face_finder: FaceFinder::new(options, settings),
+            files: checkpoint.stamps()?,
         })
     }
 

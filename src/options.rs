@@ -8,14 +8,27 @@ use std::str::FromStr;
 use crate::device::{DTypeChoice, DeviceChoice};
 use crate::error::{Error, Result};
 
+mod blend;
 mod duration;
+mod encoding;
+mod face;
+mod rate;
+mod silence;
 
+pub use blend::{ColourMatch, Feather};
 pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
+pub use encoding::{Container, EncoderChoice, Encoding, VideoCodec};
+pub use face::{FaceSelector, OnMissingFace};
+pub use rate::{FrameRate, OutputRate, Steadiness};
+pub use silence::SilenceMode;
 
 /// Denoising steps are spaced over the 1000 the model was trained with; the last usable one is 999.
 pub const MAX_STEPS: usize = 999;
 /// Beyond this the guided prediction is far outside of what the model was trained to follow.
 pub const MAX_GUIDANCE_SCALE: f64 = 10.0;
+/// Beyond this, in degrees, the far half of the mouth is hidden, the nose stands outside of the far brow, and landmarks
+/// stop following.
+pub const DEFAULT_MAX_YAW: f32 = 55.0;
 /// The interval of the original's DeepCache.
 pub const DEFAULT_DEEPCACHE_INTERVAL: usize = 3;
 
@@ -39,9 +52,25 @@ pub struct Options {
     pub duration: DurationPolicy,
     /// Run the whole network only on every n-th step; `None` runs it on all of them.
     pub deepcache: Option<usize>,
+    /// Frames a second of the output.
+    pub fps: OutputRate,
+    pub face: FaceSelector,
     pub on_missing_face: OnMissingFace,
-    /// Do as the original does where this engine departs from it: colours are read as BT.601 whatever
-    /// the file says, two frames too many are made at the end, and InsightFace sees red and blue exchanged.
+    /// A face that is turned further to the side than this, in degrees, passes through untouched.
+    pub max_yaw: f32,
+    pub silence: SilenceMode,
+    /// The soft edge around the face.
+    pub feather: Feather,
+    /// The soft edge of the mouth mask within the face. It reaches inwards: less of the generated part shows in full.
+    pub mask_feather: Feather,
+    pub colour_match: ColourMatch,
+    /// Codec, quality and container of the output.
+    pub encoding: Encoding,
+    /// Do as the original does wherever this engine departs from it: colours are read as BT.601 whatever the file
+    /// says, two frames too many are made at the end, InsightFace sees red and blue exchanged, the voice is heard in
+    /// half minutes that do not overlap, each frame's largest face is taken, lost ones are not bridged, cuts are not
+    /// noticed, and profiles are not spared. Overrides `fps`, `face`, `silence`, both feathers and `colour_match`; what
+    /// happens without a face stays `on_missing_face`'s to say: the original gives up.
     pub reference_compat: bool,
 }
 
@@ -53,7 +82,15 @@ impl Default for Options {
             seed: None,
             duration: DurationPolicy::default(),
             deepcache: None,
+            fps: OutputRate::default(),
+            face: FaceSelector::default(),
             on_missing_face: OnMissingFace::default(),
+            max_yaw: DEFAULT_MAX_YAW,
+            silence: SilenceMode::default(),
+            feather: Feather::default(),
+            mask_feather: Feather::HARD,
+            colour_match: ColourMatch::default(),
+            encoding: Encoding::default(),
             reference_compat: false,
         }
     }
@@ -78,6 +115,10 @@ impl Options {
                 format!("a whole number between 1 and {MAX_STEPS}"),
             );
         }
+        if !(0.0..=180.0).contains(&self.max_yaw) {
+            return refuse("max_yaw", self.max_yaw.to_string(), "degrees between 0 and 180".to_string());
+        }
+        self.encoding.validate()?;
         match self.deepcache {
             Some(interval) if !(1..=MAX_STEPS).contains(&interval) => {
                 refuse("deepcache", interval.to_string(), format!("a whole number between 1 and {MAX_STEPS}"))
@@ -86,32 +127,21 @@ impl Options {
         }
     }
 
-    /// The seed that was asked for, or a fresh one. Fresh ones have 32 bits, so that a person can copy
-    /// them and every JSON reader keeps them exact.
-    pub fn seed_or_random(&self) -> u64 {
-        self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()))
+    /// These options as a job reads them: `reference_compat` overrides others.
+    pub(crate) fn effective(&self) -> Self {
+        if !self.reference_compat {
+            return self.clone();
+        }
+        Self {
+            fps: OutputRate::default(),
+            face: FaceSelector::Largest,
+            silence: SilenceMode::Follow,
+            feather: Feather::ORIGINAL,
+            mask_feather: Feather::HARD,
+            colour_match: ColourMatch::Off,
+            ..self.clone()
+        }
     }
-}
-
-/// What to do with a frame in which no face is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnMissingFace {
-    /// The frame goes to the output untouched and is listed in the report.
-    #[default]
-    Pass,
-}
-
-/// One run of the engine: a video and a voice go in, `output` comes out.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Job {
-    pub video: PathBuf,
-    pub audio: PathBuf,
-    pub output: PathBuf,
-    pub options: Options,
-    /// Anchor points of every source frame, brought by the caller: a JSON array with one
-    /// `[[x, y], [x, y], [x, y]]` (left eyebrow, right eyebrow, nose) or `null` per frame.
-    pub anchors: Option<PathBuf>,
 }
 
 /// How a model is loaded, and what is loaded with it.

@@ -8,40 +8,50 @@
 //! ```
 //!
 //! Three threads, joined by bounded channels: memory does not grow with the length of the job. The networks
-//! stay on the caller's thread and work on chunks of 16 output frames, as they were trained.
+//! stay on the caller's thread and work on chunks of 16 frames at 25 a second, as they were trained; which output
+//! frame shows which of these, at other rates, says `timing.rs`. Fifteen chunks are a segment of the output: a job that
+//! was killed goes on after its last whole segment.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+mod reading;
+mod generating;
+mod writing;
+
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use kernels::warp_affine::Affine;
+use candle_core::Tensor;
 use models::ddim::DdimSchedule;
 
-use crate::anchors::{AnchorFile, AnchorSource};
 use crate::device::{device_name, dtype_name};
 use crate::error::{Error, Result, compute};
-use crate::frame_store::FrameStore;
+use crate::face_cache::FaceCache;
+use crate::face_record::FaceShape;
+use crate::frame_store::{FrameStore, check_space};
+use crate::identity::Identity;
+use crate::job::{FetchedJob, Job};
 use crate::lip_sync::LipSync;
 use crate::media::colour::ColourMode;
-use crate::media::picture::Picture;
+use crate::media::journal::{Journal, JournalHead, Journalling, Resume};
 use crate::meter::{Counters, Meter, Totals};
-use crate::noise::{NoiseFor, NoiseSource, SeededNoise};
-use crate::options::Job;
-use crate::report::{CancelToken, Clock, FrameRange, Progress, Report, Stage, peak_memory_bytes};
-use crate::source_frames::{AlignedFrame, EncodedFace, FaceShape, Kept, Next, SourceFrame, SourceFrames};
-use crate::stages::FPS;
-use crate::stages::align_faces::{AlignedFace, FaceAligner};
-use crate::stages::audio_features::{AudioFeatures, load_speech_until};
-use crate::stages::blend_faces::blend_face;
-use crate::stages::decode_latents::decode_faces;
-use crate::stages::decode_video::{FrameCount, VideoOptions, VideoReader};
-use crate::stages::denoise_latents::{ChunkInputs, Denoiser};
-use crate::stages::encode_latents::{ChunkFace, conditioning, encode_face};
-use crate::stages::mux_video::{OutputVideo, Quality, VideoWriter, directory_of};
+use crate::noise::{NoiseSource, SeededNoise};
+use crate::options::{ColourMatch, DurationPolicy, FaceSelector, Options, SilenceMode, VideoLonger};
+use crate::report::{CancelToken, Clock, FaceReport, FrameRange, Progress, Report, Stage, peak_memory_bytes};
+use crate::source_frames::{Lasting, Lengths, SourceFrames, surely_longer};
+use crate::stages::audio_features::{AudioFeatures, Speech, VoiceActivity, Windows, load_speech_until};
+use crate::stages::colour_match::ColourMatcher;
+use crate::stages::decode_video::{CountDepth, VideoInfo, VideoOptions, VideoReader};
+use crate::stages::mux_video::{Effort, OutputVideo, SoundEnd, VideoWriter, directory_of};
+use crate::timing::Timing;
 
 /// Frames that wait between two threads: one chunk, so that neither side stalls the other.
 const QUEUE: usize = 16;
+/// What a journal remembers of a video whose length was found out the hard way.
+const SOURCE_FRAMES: &str = "source_frames";
+/// Seconds that a stream may end before its announced end: the last frames' rounding.
+const CUT_OFF: f64 = 0.2;
+/// Chunks of a segment: with 16 frames each, 9.6 seconds.
+const CHUNKS_PER_SEGMENT: usize = 15;
 
 /// Is shown a numbered tensor while a job runs.
 pub type Look<'a> = dyn Fn(usize, &Tensor) + Sync + 'a;
@@ -73,45 +83,68 @@ impl LipSync {
     ) -> Result<Report> {
         job.options.validate()?;
         let started = Instant::now();
+        let fetched = job.fetch(cancel)?;
+        let report = fetched.name_in(self.sync(&fetched, hooks, progress, cancel))?;
+        Ok(report.timed(started.elapsed()))
+    }
+
+    /// [`Self::run`] for a job whose inputs were fetched before.
+    pub fn run_fetched(
+        &self,
+        fetched: &FetchedJob,
+        progress: &mut dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<Report> {
+        fetched.job().options.validate()?;
+        let started = Instant::now();
+        let report = fetched.name_in(self.sync(fetched, &Hooks::default(), progress, cancel))?;
+        Ok(report.timed(started.elapsed()))
+    }
+
+    /// The job once its inputs are files. The caller times it.
+    fn sync(
+        &self,
+        fetched: &FetchedJob,
+        hooks: &Hooks,
+        progress: &mut dyn Progress,
+        cancel: &CancelToken,
+    ) -> Result<Report> {
         let clock = Clock::default();
-        let seed = job.options.seed_or_random();
+        let job = fetched.job();
+        let killed = job.resume.then(|| Journal::peek(&job.output)).flatten();
+        let seed = killed.as_ref().map(|head| head.seed);
+        let seed = job.options.seed.or(seed).unwrap_or_else(random_seed);
+        let known = killed.and_then(|head| head.extra[SOURCE_FRAMES].as_u64());
         progress.log(&format!("seed {seed}"));
-
-        progress.stage(Stage::AudioFeatures, 0, Some(1));
-        let speech = clock.time(Stage::AudioFeatures, || load_speech_until(&job.audio, cancel))?;
-        let audio = clock.time(Stage::AudioFeatures, || {
-            AudioFeatures::compute(&self.whisper, &speech, self.audio_feat_length)
-        })?;
-        progress.stage(Stage::AudioFeatures, 1, Some(1));
-        cancel.check()?;
-
         let seeded = SeededNoise { seed };
         let run = Run {
             model: self,
+            fetched,
             job,
             hooks,
             cancel,
             clock: &clock,
-            audio_frames: if job.options.reference_compat {
-                audio.reference_frames()
-            } else {
-                audio.frames()
-            },
-            audio: &audio,
+            seed,
             noise: hooks.noise.unwrap_or(&seeded),
             schedule: DdimSchedule::new(job.options.steps).map_err(compute("the step schedule"))?,
+            mask: self
+                .mask
+                .softened(job.options.mask_feather.pixels(self.resolution))
+                .map_err(compute("the mouth mask"))?,
+            colours: match job.options.colour_match {
+                ColourMatch::Off => None,
+                ColourMatch::On => Some(ColourMatcher::new(&self.mask).map_err(compute("the colour match"))?),
+            },
         };
-        let done = match run.once(Reuse::AsAnnounced, progress) {
-            // A damaged or mislabelled file: its frames are needed again after all.
-            Err(Error::VideoShorterThanAnnounced { .. }) => run.once(Reuse::Expected, progress)?,
+        let done = match run.once(known.map(|frames| frames as usize), progress) {
+            // A damaged or mislabelled file: now its length is known, and what was made for another is no use.
+            Err(Error::VideoShorterThanAnnounced { frames }) => {
+                Journal::discard(&job.output);
+                run.once(Some(frames), progress)?
+            }
             done => done?,
         };
 
-        let mut warnings = done.warnings;
-        if speech.damaged > 0 {
-            warnings.push(format!("{} damaged pieces of sound in `{}`", speech.damaged, job.audio.display()));
-        }
-        let seconds = started.elapsed().as_secs_f64();
         Ok(Report {
             output: job.output.clone(),
             model: self.name.clone(),
@@ -123,36 +156,48 @@ impl LipSync {
             deepcache: job.options.deepcache,
             frames: done.frames,
             source_frames: done.source_frames,
-            fps: FPS as f64,
-            frames_without_face: done.frames_without_face,
+            fps: done.fps,
+            resumed_frames: done.resumed_frames,
+            faces_from_cache: done.faces_from_cache,
+            faces: done.faces,
             stage_seconds: clock.times(),
-            seconds,
-            seconds_per_output_second: seconds * FPS as f64 / done.frames as f64,
+            seconds: 0.0,
+            seconds_per_output_second: 0.0,
             peak_memory_bytes: peak_memory_bytes(),
-            warnings,
+            warnings: done.warnings,
         })
     }
 }
 
-/// Whether frames are kept for a second use.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reuse {
-    /// If the file announces fewer frames than the voice needs.
-    AsAnnounced,
-    Expected,
+/// Fresh seeds have 32 bits, so that a person can copy them and every JSON reader keeps them exact.
+fn random_seed() -> u64 {
+    u64::from(rand::random::<u32>())
 }
 
 /// One job's constants.
 struct Run<'a> {
     model: &'a LipSync,
+    fetched: &'a FetchedJob,
+    /// Its inputs are files.
     job: &'a Job,
     hooks: &'a Hooks<'a>,
     cancel: &'a CancelToken,
     clock: &'a Clock,
-    audio: &'a AudioFeatures,
-    audio_frames: usize,
+    seed: u64,
     noise: &'a dyn NoiseSource,
     schedule: DdimSchedule,
+    /// 1 where a face is kept, (resolution, resolution, 1).
+    mask: Tensor,
+    colours: Option<ColourMatcher>,
+}
+
+/// The voice as the model hears it, and what follows from the lengths of voice and video.
+struct Heard {
+    features: AudioFeatures,
+    /// Where the original mouth stays while the voice is silent.
+    activity: Option<VoiceActivity>,
+    lengths: Lengths,
+    timing: Timing,
 }
 
 /// What a finished run has to say.
@@ -160,58 +205,62 @@ struct Run<'a> {
 struct Done {
     frames: usize,
     source_frames: usize,
-    frames_without_face: Vec<FrameRange>,
+    fps: f64,
+    resumed_frames: usize,
+    faces_from_cache: bool,
+    faces: FaceReport,
     warnings: Vec<String>,
 }
 
-/// Frames of the output that go through the UNet together.
-struct Chunk<'a> {
-    number: usize,
-    /// Output frame of the first of `frames`.
-    first: usize,
-    frames: &'a [SourceFrame],
-}
-
-/// An output frame on its way to the sink.
-struct SyncedFrame {
-    picture: Picture,
-    /// The generated face and where it belongs; absent where the frame passes through.
-    face: Option<(Tensor, Affine)>,
-}
-
 impl Run<'_> {
-    /// Runs the whole job. Nothing is left behind if it fails.
-    fn once(&self, reuse: Reuse, progress: &mut dyn Progress) -> Result<Done> {
-        let job = self.job;
-        let colour = match job.options.reference_compat {
-            true => ColourMode::ReferenceBt601,
-            false => ColourMode::Tagged,
+    /// Runs the whole job. Nothing is left behind if it fails. `source_frames`: the video's length, if an earlier run
+    /// has found that the file lies.
+    fn once(&self, source_frames: Option<usize>, progress: &mut dyn Progress) -> Result<Done> {
+        progress.stage(Stage::AudioFeatures, 0, Some(1));
+        let speech =
+            self.clock.time(Stage::AudioFeatures, || load_speech_until(self.fetched.audio(), self.cancel))?;
+        let reader = self.reader(speech.duration_seconds)?;
+        let damaged_sound = speech.damaged;
+        let heard = self.listen(speech, reader.info(), source_frames)?;
+        let (timing, lengths) = (heard.timing, heard.lengths);
+        let frames = lengths.output_frames();
+        let cached = self.face_cache(reader.info())?;
+        let faces = self.faces(reader.info(), cached.as_ref(), &lengths)?;
+        let writer = self.writer(reader.info(), &lengths, source_frames)?;
+        let mut warnings: Vec<String> = writer.warning().map(str::to_string).into_iter().collect();
+        if reader.info().missing_seconds > CUT_OFF {
+            let (video, info) = (&self.fetched.asked().video, reader.info());
+            let (end, missing) = (info.duration_seconds, info.missing_seconds);
+            warnings.push(format!("`{video}` is cut off: it ends at {end:.2} s, {missing:.2} s too early"));
+        }
+        let done = Done {
+            fps: timing.frames_per_second(),
+            resumed_frames: writer.resumed_frames() as usize,
+            faces_from_cache: faces.are_cached(),
+            ..Done::default()
         };
-        let reader = VideoReader::open(&job.video, VideoOptions { colour })?;
-        let FrameCount { frames: announced, exact } = reader.info().count;
-        let announced = announced as usize;
-        // Modes that cannot be computed are refused here, before the work.
-        let frames = job.options.duration.output_frames(announced, self.audio_frames)?;
-        let source_frames = announced.min(frames);
-        let anchors = self.anchors(exact.then_some(source_frames))?;
-        let writer = VideoWriter::create(&OutputVideo {
-            path: &job.output,
-            video: reader.info(),
-            audio: &job.audio,
-            // Where the output ends with the video, the sound must suffice for more than was announced.
-            frames: if exact { frames } else { self.audio_frames } as u64,
-            quality: Quality::default(),
-        })?;
-        let kept = self.kept(reader.info().count, frames, reuse)?;
+        if done.resumed_frames > 0 {
+            progress.log(&format!("{} frames are there already", done.resumed_frames));
+        }
+        let lasting = Lasting {
+            store: self.store(reader.info(), &lengths)?,
+            cache: match &cached {
+                Some(cache) if !done.faces_from_cache => Some(cache.begin()?),
+                _ => None,
+            },
+            shape: self.face_shape(),
+        };
 
         let counters = Counters::default();
+        let source_frames = lengths.announced.min(lengths.source_frames_needed());
         let steps = self.schedule.timesteps().len();
         let mut meter = Meter::new(progress, &counters, Totals { source_frames, frames, steps });
+        meter.tell(Stage::AudioFeatures, 1);
         let stop = self.cancel.child();
         thread::scope(|scope| {
             let (aligned_sender, aligned) = sync_channel(QUEUE);
             let (synced_sender, synced) = sync_channel(QUEUE);
-            let source = scope.spawn(|| self.read_frames(reader, anchors, aligned_sender, &counters));
+            let source = scope.spawn(|| self.read_frames(reader, faces, aligned_sender, &counters));
             let sink = scope.spawn(|| {
                 let written = self.write_frames(writer, synced, &counters);
                 if written.is_err() {
@@ -220,15 +269,32 @@ impl Run<'_> {
                 }
                 written
             });
-            let shape = FaceShape { resolution: self.model.resolution, latents: self.model.latent_shape() };
-            let sources = SourceFrames::new(aligned, kept, shape, job.options.duration, self.audio_frames);
+            let mut sources = SourceFrames::new(aligned, lasting, lengths);
             // Dropping its ends of the channels lets both threads run out.
-            let done = self.sync_frames(sources, synced_sender, &stop, &mut meter);
-            let warnings = source.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let done = self.sync_frames(&heard, &mut sources, synced_sender, &stop, done, &mut meter);
+            // Whoever reads ahead need not wait for anybody to listen.
+            let cache = sources.into_cache();
+            let damage = source.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            if damaged_sound > 0 {
+                warnings.push(format!(
+                    "{damaged_sound} damaged pieces of sound in `{}`",
+                    self.fetched.asked().audio
+                ));
+            }
             let writer = sink.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // The sink's failure is the cause where the middle only found the channel closed.
             let writer = writer?;
-            let done = Done { warnings, ..done? };
+            let done = done?;
+            match cache {
+                // Damage may be the disk's, and gone the next time.
+                Some(cache) if damage.is_empty() => cache.finish()?,
+                _ => {}
+            }
+            warnings.extend(damage);
+            if done.faces.frames_without_face == [FrameRange { first: 0, last: done.frames - 1 }] {
+                warnings.push("no face was found in any frame: nothing was changed".into());
+            }
+            let done = Done { warnings, ..done };
             self.cancel.check()?;
             meter.forward();
             self.clock.time(Stage::MuxVideo, || writer.finish(&|| self.cancel.is_cancelled()))?;
@@ -237,241 +303,163 @@ impl Run<'_> {
         })
     }
 
-    /// Where frames wait that will be shown again, if any will.
-    fn kept(&self, count: FrameCount, frames: usize, reuse: Reuse) -> Result<Option<Kept>> {
-        let announced = count.frames as usize;
-        let source_frames = (count.exact && reuse == Reuse::AsAnnounced).then_some(announced);
-        let needed = match source_frames {
-            Some(announced) => announced < frames,
-            None => reuse == Reuse::Expected || !surely_longer(announced, frames),
+    /// Opens the video. How many frames it has must not depend on how fast the disk is: it is counted in full, unless
+    /// there are more than the voice needs in any case.
+    fn reader(&self, voice_seconds: f64) -> Result<VideoReader> {
+        let options = &self.job.options;
+        let colour = match options.reference_compat {
+            true => ColourMode::ReferenceBt601,
+            false => ColourMode::Tagged,
         };
-        if !needed {
-            return Ok(None);
-        }
-        Ok(Some(Kept { store: FrameStore::create(directory_of(&self.job.output))?, source_frames }))
-    }
-
-    /// The source thread: stages 1 and 2. Ends when the video does or nobody listens any more.
-    fn read_frames(
-        &self,
-        mut reader: VideoReader,
-        mut anchors: AnchorSource,
-        aligned: SyncSender<Result<AlignedFrame>>,
-        counters: &Counters,
-    ) -> Vec<String> {
-        let mut aligner = FaceAligner::new(self.model.resolution);
-        for index in 0.. {
-            let frame = self.read_frame(index, &mut reader, &mut anchors, &mut aligner, counters);
-            let failed = frame.is_err();
-            let Some(frame) = frame.transpose() else { break };
-            if aligned.send(frame).is_err() || failed {
-                break;
-            }
-        }
-        match reader.damaged() {
-            0 => Vec::new(),
-            damaged => vec![format!("{damaged} damaged packets or frames in `{}`", self.job.video.display())],
-        }
-    }
-
-    fn read_frame(
-        &self,
-        index: usize,
-        reader: &mut VideoReader,
-        anchors: &mut AnchorSource,
-        aligner: &mut FaceAligner,
-        counters: &Counters,
-    ) -> Result<Option<AlignedFrame>> {
-        self.cancel.check()?;
-        let Some(picture) = self.clock.time(Stage::DecodeVideo, || reader.next())? else {
-            return Ok(None);
+        let open = |count| {
+            VideoReader::open(self.fetched.video(), VideoOptions { colour, rate: options.fps, count })
         };
-        let rgb = self.clock.time(Stage::DecodeVideo, || picture.to_rgb())?;
-        counters.add(Stage::DecodeVideo);
-        let face = self.clock.time(Stage::AlignFaces, || match anchors.next(index, &rgb)? {
-            Some(anchors) => aligner.align(&rgb, &anchors).map(Some).map_err(compute("align_faces")),
-            // The smoothing must not reach across a gap: the face may come back elsewhere.
-            None => {
-                aligner.reset();
-                Ok(None)
-            }
-        })?;
-        counters.add(Stage::AlignFaces);
-        Ok(Some(AlignedFrame { picture, face }))
+        let reader = open(CountDepth::Quick)?;
+        let VideoInfo { rate, count, .. } = reader.info();
+        let suffices = surely_longer(count.frames as usize, Timing::new(*rate).frames_of(voice_seconds));
+        match count.exact || (suffices && options.duration.video_longer == VideoLonger::Trim) {
+            true => Ok(reader),
+            false => open(CountDepth::Full),
+        }
     }
 
-    /// The caller's thread: stages 4 to 6, chunk by chunk.
-    fn sync_frames(
-        &self,
-        mut sources: SourceFrames,
-        synced: SyncSender<SyncedFrame>,
-        stop: &CancelToken,
-        meter: &mut Meter,
-    ) -> Result<Done> {
-        let mut done = Done::default();
-        for number in 0.. {
-            let chunk = self.next_chunk(&mut sources, done.frames, stop, meter)?;
-            let first = done.frames;
-            done.frames += chunk.len();
-            if chunk.is_empty() {
-                break;
-            }
-            let mut faces = self.generate(&Chunk { number, first, frames: &chunk }, stop, meter)?.into_iter();
-            for (output, frame) in (first..).zip(chunk) {
-                let face = frame.face.and_then(|face| Some((faces.next()?, face.aligned.matrix)));
-                if face.is_none() {
-                    FrameRange::push(&mut done.frames_without_face, output);
-                }
-                if synced.send(SyncedFrame { picture: frame.picture, face }).is_err() {
-                    return Ok(done);
-                }
-                meter.forward();
-            }
-        }
-        if done.frames == 0 {
-            return Err(Error::NoFrames { path: self.job.video.clone(), damaged: 0 });
-        }
-        done.source_frames = sources.seen();
-        Ok(done)
-    }
-
-    /// The next frames of the output, at most as many as the UNet sees at a time; none at the end.
-    fn next_chunk(
-        &self,
-        sources: &mut SourceFrames,
-        first: usize,
-        stop: &CancelToken,
-        meter: &mut Meter,
-    ) -> Result<Vec<SourceFrame>> {
-        let mut chunk = Vec::with_capacity(self.model.chunk_frames);
-        for output in first..first + self.model.chunk_frames {
-            stop.check()?;
-            meter.forward();
-            let frame = match sources.next(output)? {
-                Next::End => break,
-                Next::Again(frame) => frame,
-                Next::New(AlignedFrame { picture, face }) => {
-                    let frame =
-                        SourceFrame { picture, face: face.map(|face| self.encode(face)).transpose()? };
-                    sources.keep(output, &frame)?;
-                    meter.tell(Stage::EncodeLatents, sources.seen());
-                    frame
-                }
+    /// Stage 3, and the lengths of everything.
+    fn listen(&self, speech: Speech, video: &VideoInfo, source_frames: Option<usize>) -> Result<Heard> {
+        let options = &self.job.options;
+        let timing = Timing::new(video.rate);
+        let policy = if video.still { DurationPolicy::STILL } else { options.duration };
+        let announced = source_frames.unwrap_or(video.count.frames as usize);
+        let mut lengths = Lengths {
+            policy,
+            source_frames: source_frames.or(video.count.exact.then_some(announced)),
+            announced,
+            audio_frames: timing.frames_of(speech.duration_seconds).max(1),
+        };
+        let hear = || -> Result<_> {
+            let mut speech = match policy.video_longer {
+                VideoLonger::PadSilence => speech.padded_to(timing.model_frames(announced)),
+                VideoLonger::Trim | VideoLonger::Speed => speech,
             };
-            chunk.push(frame);
-        }
-        Ok(chunk)
-    }
-
-    fn encode(&self, aligned: AlignedFace) -> Result<EncodedFace> {
-        let LipSync { vae, device, mask, .. } = self.model;
-        let posteriors =
-            self.clock.time(Stage::EncodeLatents, || encode_face(vae, device, mask, &aligned.crop));
-        Ok(EncodedFace { aligned, posteriors: posteriors.map_err(compute("encode_latents"))? })
-    }
-
-    /// New faces for the frames of one chunk that have one, in their order.
-    fn generate(&self, chunk: &Chunk, stop: &CancelToken, meter: &mut Meter) -> Result<Vec<Tensor>> {
-        let LipSync { unet, vae, mask, .. } = self.model;
-        let steps = self.schedule.timesteps().len();
-        let (first, end) = (chunk.first, chunk.first + chunk.frames.len());
-        let faces: Vec<(usize, &EncodedFace)> = (first..)
-            .zip(chunk.frames)
-            .filter_map(|(output, frame)| Some((output, frame.face.as_ref()?)))
-            .collect();
-        if faces.is_empty() {
-            meter.tell(Stage::DenoiseLatents, end * steps);
-            meter.tell(Stage::DecodeLatents, end);
-            return Ok(Vec::new());
-        }
-        let inputs = self.chunk_inputs(&faces)?;
-        let denoiser = Denoiser {
-            unet,
-            schedule: &self.schedule,
-            guidance_scale: self.job.options.guidance_scale,
-            deepcache: self.job.options.deepcache,
-            device: &self.model.device,
-            cancel: stop,
-        };
-        let latents = self.clock.time(Stage::DenoiseLatents, || {
-            denoiser.run(&inputs, |step| {
-                meter.tell(Stage::DenoiseLatents, first * steps + step * (end - first));
-                meter.forward();
-            })
-        })?;
-        if let Some(look) = self.hooks.latents {
-            look(chunk.number, &latents);
-        }
-        let crops: Vec<_> = faces.iter().map(|&(output, face)| (output, &face.aligned.crop)).collect();
-        let decoded = self
-            .clock
-            .time(Stage::DecodeLatents, || decode_faces(vae, mask, &latents, &crops, || stop.check()))?;
-        meter.tell(Stage::DecodeLatents, end);
-        Ok(decoded)
-    }
-
-    /// Noise, conditioning and audio of the faces of one chunk, each with its output frame's number.
-    fn chunk_inputs(&self, faces: &[(usize, &EncodedFace)]) -> Result<ChunkInputs> {
-        let shape = self.model.latent_shape();
-        // The encoder of the voice runs when a window is asked for.
-        let windows = self.clock.time(Stage::AudioFeatures, || {
-            faces.iter().map(|&(output, _)| self.audio.window(output)).collect::<Result<Vec<_>>>()
-        })?;
-        let faces: Vec<_> = faces
-            .iter()
-            .map(|&(output_frame, face)| ChunkFace { output_frame, posteriors: &face.posteriors })
-            .collect();
-        let stacked = || {
-            let noise = self.noise.frame(NoiseFor::InitialLatents, 0, shape);
-            let noise =
-                Tensor::from_vec(noise, (1, 1, shape.height, shape.width, shape.channels), &Device::Cpu)?;
-            Ok(ChunkInputs {
-                noise: noise.repeat((1, faces.len(), 1, 1, 1))?,
-                conditioning: conditioning(&self.model.vae, &self.model.mask, &faces, self.noise)?,
-                audio: Tensor::stack(&windows, 0)?.unsqueeze(0)?,
-            })
-        };
-        self.clock.time(Stage::EncodeLatents, stacked).map_err(compute("encode_latents"))
-    }
-
-    /// The sink thread: stages 7 and 8. Gives the writer back for the caller to finish, once all is well.
-    fn write_frames(
-        &self,
-        mut writer: VideoWriter,
-        synced: Receiver<SyncedFrame>,
-        counters: &Counters,
-    ) -> Result<VideoWriter> {
-        for (output, SyncedFrame { mut picture, face }) in (0..).zip(synced) {
-            self.cancel.check()?;
-            if let Some((face, matrix)) = face {
-                self.clock.time(Stage::BlendFaces, || {
-                    let patch =
-                        blend_face(&picture.to_rgb()?, &face, &matrix).map_err(compute("blend_faces"))?;
-                    if let Some(look) = self.hooks.frame {
-                        look(output, &patch.applied_to(&picture.to_rgb()?).map_err(compute("blend_faces"))?);
-                    }
-                    picture.paste(&patch)
-                })?;
-            } else if let Some(look) = self.hooks.frame {
-                look(output, &picture.to_rgb()?);
+            let mut activity = None;
+            match options.silence {
+                SilenceMode::Follow => {}
+                SilenceMode::Keep => activity = Some(VoiceActivity::of(&speech)),
+                SilenceMode::Close => {
+                    let activity = VoiceActivity::of(&speech);
+                    speech = speech.silenced(&activity);
+                }
             }
-            counters.add(Stage::BlendFaces);
-            self.clock.time(Stage::MuxVideo, || writer.push(&picture))?;
-            counters.add(Stage::MuxVideo);
+            let windows = match options.reference_compat {
+                true => Windows::EndToEnd,
+                false => Windows::Overlapping,
+            };
+            let LipSync { whisper, audio_feat_length, .. } = self.model;
+            Ok((AudioFeatures::compute(whisper, &speech, *audio_feat_length, windows)?, activity))
+        };
+        let (features, activity) = self.clock.time(Stage::AudioFeatures, hear)?;
+        if options.reference_compat {
+            lengths.audio_frames = timing.frames_of_model(features.reference_frames());
         }
-        Ok(writer)
+        Ok(Heard { features, activity, lengths, timing })
     }
 
-    /// `frames`: how many a file must have, where that is known.
-    fn anchors(&self, frames: Option<usize>) -> Result<AnchorSource> {
-        match &self.job.anchors {
-            Some(path) => Ok(AnchorSource::File(AnchorFile::read(path, frames.unwrap_or(0))?)),
-            None => Ok(AnchorSource::Tracker(self.model.face_finder.tracker(&self.job.options)?)),
+    /// `known`: the video's length, where an earlier run has found it out.
+    fn writer(&self, video: &VideoInfo, lengths: &Lengths, known: Option<usize>) -> Result<VideoWriter> {
+        let head = JournalHead {
+            key: self.name_of_result(known)?,
+            seed: self.seed,
+            extra: serde_json::json!({ SOURCE_FRAMES: known }),
+        };
+        VideoWriter::create(&OutputVideo {
+            path: &self.job.output,
+            video,
+            audio: self.fetched.audio(),
+            // Where the output ends with the video, the sound must suffice for more than was announced.
+            frames: match lengths.source_frames {
+                Some(_) => lengths.output_frames(),
+                None => lengths.output_frames().max(lengths.audio_frames),
+            } as u64,
+            rate: (video.rate.numerator(), video.rate.denominator()),
+            sound: match lengths.policy.video_longer {
+                VideoLonger::PadSilence => SoundEnd::Pad,
+                VideoLonger::Trim | VideoLonger::Speed => SoundEnd::Cut,
+            },
+            encoding: self.job.options.encoding,
+            effort: Effort::default(),
+            journal: Some(Journalling {
+                head: &head,
+                resume: if self.job.resume { Resume::Yes } else { Resume::No },
+            }),
+        })
+    }
+
+    /// The name of what this job computes: only a job of the same name can be gone on with.
+    fn name_of_result(&self, known: Option<usize>) -> Result<String> {
+        let job = self.job;
+        let mut identity = self
+            .model
+            .identity("video", &self.model.files.all)
+            .with_content("video", self.fetched.video(), self.cancel)?
+            .with_content("audio", self.fetched.audio(), self.cancel)?;
+        if let Some(anchors) = &job.anchors {
+            identity = identity.with_content("anchors", anchors, self.cancel)?;
         }
+        if let FaceSelector::Picture(picture) = &job.options.face {
+            identity = identity.with_content("picture", picture, self.cancel)?;
+        }
+        let options = Options { seed: Some(self.seed), ..job.options.clone() };
+        Ok(identity.with("options", format!("{options:?}")).with("length", format!("{known:?}")).name())
+    }
+
+    /// Where this video's faces are cached, if they are to be.
+    fn face_cache(&self, video: &VideoInfo) -> Result<Option<FaceCache>> {
+        let Some(directory) = &self.job.cache else { return Ok(None) };
+        let options = &self.job.options;
+        let mut identity = self
+            .model
+            .identity("faces", &self.model.files.vae)
+            .with_content("video", self.fetched.video(), self.cancel)?
+            .with("rate", format!("{:?}", video.rate))
+            .with("face", format!("{:?}", options.face))
+            .with("missing", options.on_missing_face)
+            .with("max_yaw", options.max_yaw)
+            .with("compat", options.reference_compat)
+            .with("shape", format!("{:?}", self.face_shape()))
+            .with("detector", format!("{:?}", self.model.face_finder.choice()));
+        if let Some(anchors) = &self.job.anchors {
+            identity = identity.with_content("anchors", anchors, self.cancel)?;
+        }
+        if let FaceSelector::Picture(picture) = &options.face {
+            identity = identity.with_content("picture", picture, self.cancel)?;
+        }
+        FaceCache::new(directory, &identity.name(), self.face_shape()).map(Some)
+    }
+
+    /// Where frames wait that will be shown again, if any will.
+    fn store(&self, video: &VideoInfo, lengths: &Lengths) -> Result<Option<FrameStore>> {
+        let frames = lengths.frames_that_come_back();
+        if frames == 0 {
+            return Ok(None);
+        }
+        let directory = directory_of(&self.job.output);
+        // 4:2:0 at 8 bits is the least that a picture takes; a crop goes with it.
+        let side = self.model.resolution;
+        check_space(directory, frames, video.width * video.height * 3 / 2 + side * side * 3)?;
+        FrameStore::create(directory).map(Some)
+    }
+
+    fn face_shape(&self) -> FaceShape {
+        FaceShape { resolution: self.model.resolution, latents: self.model.latent_shape() }
     }
 }
 
-/// Whether a video that claims to have `announced` frames, without being exact, has more than `frames`.
-fn surely_longer(announced: usize, frames: usize) -> bool {
-    announced > frames + frames / 50 + 50
+impl LipSync {
+    /// What every result of this model depends on; `files` are those of its parts that matter.
+    fn identity(&self, of: &str, files: &str) -> Identity {
+        Identity::new(of)
+            .with("files", files)
+            .with("device", device_name(&self.device))
+            .with("dtype", dtype_name(self.dtype))
+            .with("cpu", format!("{:?}", kernels::cpu::Isa::current()))
+    }
 }

@@ -4,13 +4,15 @@ use ffmpeg_next::media::Type;
 
 use crate::anchors::{AnchorFile, FaceFinder};
 use crate::error::{Error, Result};
+use crate::job::Job;
 use crate::media::open_input;
-use crate::options::{Job, LoadOptions, ModelChoice};
+use crate::options::{LoadOptions, ModelChoice};
 use crate::stages::decode_video::{VideoOptions, VideoReader};
 use crate::weights::{Checkpoint, HubSettings};
 
 /// Opens everything that a job will need, and closes it again: the model's files, the anchors or the face
-/// detector's files, the video, the voice. What fails here would fail the job, after the model is loaded.
+/// detector's files, the video, the voice, unless they have to be fetched first. What fails here would fail the job, after
+/// the model is loaded.
 pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
     let settings = HubSettings::for_loading(options);
     Checkpoint::open(model, &settings)?;
@@ -18,9 +20,13 @@ pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Resul
         Some(path) => drop(AnchorFile::read(path, 0)?),
         None => FaceFinder::new(options, settings).check()?,
     }
-    VideoReader::open(&job.video, VideoOptions::default())?;
-    match open_input(&job.audio)?.streams().best(Type::Audio) {
-        Some(_) => Ok(()),
-        None => Err(Error::NoAudioStream { path: job.audio.clone() }),
+    if let Some(video) = job.video.as_file() {
+        VideoReader::open(video, VideoOptions::default())?;
+    }
+    match job.audio.as_file() {
+        Some(path) if open_input(path)?.streams().best(Type::Audio).is_none() => {
+            Err(Error::NoAudioStream { path: path.to_path_buf() })
+        }
+        _ => Ok(()),
     }
 }

@@ -121,8 +121,12 @@ pub struct Report {
     /// Distinct frames of the input that were used.
     pub source_frames: usize,
     pub fps: f64,
-    /// Output frames that passed through untouched, because no face was found in them.
-    pub frames_without_face: Vec<FrameRange>,
+    /// Output frames that an earlier, killed run of this job had finished.
+    pub resumed_frames: usize,
+    /// Nothing was searched or encoded: an earlier job with this video did it.
+    pub faces_from_cache: bool,
+    #[serde(flatten)]
+    pub faces: FaceReport,
     /// Seconds of work per stage. Stages overlap, so that the sum may exceed `seconds`.
     pub stage_seconds: StageTimes,
     pub seconds: f64,
@@ -131,6 +135,30 @@ pub struct Report {
     /// The most memory that the process has held, where the system tells.
     pub peak_memory_bytes: Option<u64>,
     pub warnings: Vec<String>,
+}
+
+impl Report {
+    /// With the time that the whole job took.
+    #[cfg_attr(not(feature = "media"), expect(dead_code, reason = "only jobs are timed"))]
+    pub(crate) fn timed(self, time: Duration) -> Self {
+        let seconds = time.as_secs_f64();
+        Self { seconds, seconds_per_output_second: seconds * self.fps / self.frames as f64, ..self }
+    }
+}
+
+/// Output frames in which the face was not simply there, by what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct FaceReport {
+    /// Passed through untouched: no face was found.
+    pub frames_without_face: Vec<FrameRange>,
+    /// The face was lost for a moment; its place was taken from the frames around.
+    pub frames_bridged: Vec<FrameRange>,
+    /// The face was lost; its last place was kept, as asked for.
+    pub frames_held: Vec<FrameRange>,
+    /// Passed through untouched: the face is turned further away than the model can do.
+    pub frames_turned_away: Vec<FrameRange>,
+    /// Passed through untouched: the voice is silent, and the original mouth was asked to stay.
+    pub frames_silent: Vec<FrameRange>,
 }
 
 /// Frames `first` to `last`, both included.

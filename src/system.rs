@@ -1,4 +1,4 @@
-//! What the operating system says of this machine's memory and disks; `None` where it does not tell.
+//! What the operating system says of this machine's memory, disks and files; `None` where it does not tell.
 
 use std::path::Path;
 
@@ -31,4 +31,18 @@ pub fn free_space(path: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 pub fn free_space(_: &Path) -> Option<u64> {
     None
+}
+
+/// The same file, also under another name or link.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        identity(a).is_some_and(|a| identity(b) == Some(a))
+    }
+    #[cfg(not(unix))]
+    {
+        a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+    }
 }

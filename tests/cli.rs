@@ -171,7 +171,7 @@ fn wrong_paths_are_found_before_a_model_is_loaded() {
     sync("dir", "a.wav", "o.mp4").fails(3, "cannot read `dir`: is a directory");
     sync("v.mp4", "a.wav", "nowhere/o.mp4").fails(3, "`nowhere/o.mp4`: its directory does not exist");
     sync("v.mp4", "a.wav", "nowhere/o.mp4").fails(3, "hint: `mkdir -p nowhere`");
-    sync("https://host/v.mp4?key=x", "a.wav", "o.mp4").fails(2, "--video is a URL, `https://host/…`");
+    sync("s3://host/v.mp4?key=x", "a.wav", "o.mp4").fails(2, "--video is a URL, `s3://host/…`");
     sync("v.mp4", "a.wav", "dir").fails(3, "cannot write `dir`: is a directory");
     sync("v.mp4", "a.wav", "./v.mp4").fails(3, "is also an input");
     assert_eq!(fs::read_to_string(place.path().join("v.mp4")).unwrap(), "nothing that plays");
@@ -263,8 +263,8 @@ fn a_request_s_mistakes_name_the_field() {
         ),
         (json!({"video_url": "v.mp4"}).to_string(), "`audio_url` is missing"),
         (
-            json!({"video_url": "https://host/v.mp4", "audio_url": "a.wav"}).to_string(),
-            "URLs are not fetched yet",
+            json!({"video_url": "s3://host/v.mp4", "audio_url": "a.wav"}).to_string(),
+            "only `http` and `https` are fetched",
         ),
         (
             json!({"input": {"video_url": "v.mp4", "audio_url": "a.wav", "seed": "x"}}).to_string(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Result, Tensor};
 use latentsync::media::colour::ColourMode;
 use latentsync::stages::align_faces::{FaceAligner, cut_out};
-use latentsync::stages::blend_faces::blend_face;
+use latentsync::stages::blend_faces::{Blending, blend_face};
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use models::face::Anchors;
 use models::mouth_mask::MouthMask;
@@ -103,7 +103,7 @@ fn crops_and_faces() -> Result<()> {
 
 /// The first frames of the set's video as the original reads them.
 fn first_frames(path: &Path, count: usize) -> Result<Vec<Tensor>> {
-    let options = VideoOptions { colour: ColourMode::ReferenceBt601 };
+    let options = VideoOptions { colour: ColourMode::ReferenceBt601, ..VideoOptions::default() };
     let mut reader = VideoReader::open(path, options).map_err(candle_core::Error::wrap)?;
     let mut frames = Vec::new();
     while frames.len() < count {
@@ -137,7 +137,7 @@ fn final_frame_around_the_mouth() -> Result<()> {
     let with_mouth = |level: f64| {
         let mouth = mask.pixels().affine(-level, level)?;
         let face = original.broadcast_mul(mask.pixels())?.broadcast_add(&mouth)?;
-        blend_face(frame, &face, &aligned.matrix)?.applied_to(frame)
+        blend_face(frame, &face, &aligned.matrix, Blending::default())?.applied_to(frame)
     };
     let (black, white) = (with_mouth(-1.0)?, with_mouth(1.0)?);
     let independent = black.eq(&white)?.min_keepdim(2)?;

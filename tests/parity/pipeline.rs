@@ -50,9 +50,6 @@ fn run(golden: &Golden, case: &PipelineCase, keep: &[usize]) -> Seen {
     let model = golden.manifest.model.as_ref().expect("a pipeline needs a model");
     let directory = tempfile::tempdir().unwrap();
     let job = Job {
-        video: golden.path(&case.video),
-        audio: golden.path(&case.audio),
-        output: directory.path().join("out.mp4"),
         anchors: Some(golden.path(&case.anchors)),
         options: Options {
             steps: case.steps,
@@ -62,6 +59,7 @@ fn run(golden: &Golden, case: &PipelineCase, keep: &[usize]) -> Seen {
             reference_compat: true,
             ..Options::default()
         },
+        ..Job::new(golden.path(&case.video), golden.path(&case.audio), directory.path().join("out.mp4"))
     };
     let lipsync = LipSync::load(&ModelChoice::Directory(golden.path(model)), &LoadOptions::default())
         .expect("the model loads");

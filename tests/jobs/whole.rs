@@ -1,126 +1,14 @@
-//! Properties of whole jobs on the small golden model and the real clips; skipped by name where
-//! `../shared` (or `LATENTSYNC_SHARED`) is not there.
-#![cfg(feature = "media")]
+//! A job from end to end: what it makes, and what it leaves behind.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 
 use candle_core::Tensor;
-use latentsync::options::{DurationPolicy, LoopMode, SyncMode};
+use latentsync::options::{DurationPolicy, LoopMode, OnMissingFace, SyncMode};
 use latentsync::pipeline::Hooks;
 use latentsync::stages::audio_features::load_speech;
-use latentsync::stages::decode_video::{VideoOptions, VideoReader};
-use latentsync::{
-    CancelToken, Error, Job, LipSync, LoadOptions, ModelChoice, Options, Progress, Report, Stage,
-};
+use latentsync::{CancelToken, Error, Job, Progress, Stage};
 
-/// A loaded small model, the media directory, and a directory of the test's own.
-struct Bench {
-    lipsync: LipSync,
-    model: PathBuf,
-    media: PathBuf,
-    directory: tempfile::TempDir,
-}
-
-impl Bench {
-    fn open() -> Option<Self> {
-        let shared = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
-        let model = shared.join("golden/small");
-        if !model.is_dir() {
-            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", model.display());
-            return None;
-        }
-        let lipsync = LipSync::load(&ModelChoice::Directory(model.clone()), &LoadOptions::default())
-            .expect("model loads");
-        Some(Self { lipsync, model, media: shared.join("media"), directory: tempfile::tempdir().unwrap() })
-    }
-
-    /// woman_2s with its given anchors and `audio`, one step: the pictures do not matter here.
-    fn job(&self, audio: impl AsRef<Path>) -> Job {
-        Job {
-            video: self.media.join("woman_2s.mp4"),
-            audio: self.media.join(audio),
-            output: self.directory.path().join("out.mp4"),
-            anchors: Some(self.media.join("woman_2s.landmarks3.json")),
-            options: Options { steps: 1, seed: Some(7), ..Options::default() },
-        }
-    }
-
-    fn run(&self, job: &Job) -> Report {
-        self.lipsync.run(job, &mut (), &CancelToken::new()).expect("the job runs")
-    }
-
-    /// A mono 16 kHz file with `samples` samples of a hum.
-    fn hum(&self, samples: usize) -> PathBuf {
-        let path = self.directory.path().join(format!("hum_{samples}.wav"));
-        let spec = hound::WavSpec {
-            channels: 1,
-            sample_rate: 16_000,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        };
-        let mut wav = hound::WavWriter::create(&path, spec).unwrap();
-        for i in 0..samples {
-            wav.write_sample(((i as f32 * 0.1).sin() * 8000.0) as i16).unwrap();
-        }
-        wav.finalize().unwrap();
-        path
-    }
-
-    /// What the built program prints for one step of woman_2s with `voice`.
-    fn program(&self, voice: &Path, out: &Path, environment: &[(&str, &str)], options: &[&str]) -> Vec<u8> {
-        let output = Command::new(env!("CARGO_BIN_EXE_latentsync"))
-            .args(["sync", "--steps", "1", "--seed", "7", "--device", "cpu", "--model"])
-            .arg(&self.model)
-            .arg("--video")
-            .arg(self.media.join("woman_2s.mp4"))
-            .arg("--audio")
-            .arg(voice)
-            .arg("--out")
-            .arg(out)
-            .args(options)
-            .envs(environment.iter().copied())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-
-    /// A file that the `ffmpeg` program makes of its arguments; `None`, said on stderr, where it is not installed.
-    fn make(&self, name: &str, args: &str) -> Option<PathBuf> {
-        let path = self.directory.path().join(format!("made_{name}"));
-        let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y"]).args(args.split_whitespace()).arg(&path);
-        let Ok(output) = command.output() else {
-            eprintln!("skipped: no program `ffmpeg`");
-            return None;
-        };
-        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-        Some(path)
-    }
-
-    /// Every file in the test's directory but those that the test put there.
-    fn leftovers(&self, expected: &[&str]) -> Vec<String> {
-        let entries = std::fs::read_dir(self.directory.path()).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let given = |name: &str| ["hum_", "made_"].iter().any(|prefix| name.starts_with(prefix));
-        names.filter(|name| !expected.contains(&name.as_str()) && !given(name)).collect()
-    }
-}
-
-fn read_frames(path: &Path) -> Vec<Tensor> {
-    let mut reader = VideoReader::open(path, VideoOptions::default()).unwrap();
-    let mut frames = Vec::new();
-    while let Some(picture) = reader.next().unwrap() {
-        frames.push(picture.to_rgb().unwrap());
-    }
-    frames
-}
-
-fn bytes(frame: &Tensor) -> Vec<u8> {
-    frame.flatten_all().unwrap().to_vec1().unwrap()
-}
+use super::common::{Bench, bytes, read_frames};
 
 #[test]
 fn a_longer_voice_shows_the_video_again() {
@@ -179,10 +67,10 @@ fn a_still_image_is_a_video_of_one_frame() {
     let (height, width, _) = first.dims3().unwrap();
     let still = bench.directory.path().join("still.png");
     image::RgbImage::from_raw(width as u32, height as u32, bytes(&first)).unwrap().save(&still).unwrap();
-    let job = Job { video: still, anchors: None, ..bench.job(bench.hum(16_000)) };
+    let job = Job { video: still.into(), anchors: None, ..bench.job(bench.hum(16_000)) };
     let report = bench.run(&job);
     assert_eq!((report.frames, report.source_frames), (25, 1));
-    assert!(report.frames_without_face.is_empty(), "{:?}", report.frames_without_face);
+    assert!(report.faces.frames_without_face.is_empty(), "{:?}", report.faces.frames_without_face);
 }
 
 #[test]
@@ -212,26 +100,6 @@ fn the_number_of_threads_does_not_change_the_file() {
 }
 
 #[test]
-#[ignore = "takes minutes on a busy machine"]
-fn memory_does_not_grow_with_the_voice() {
-    let Some(bench) = Bench::open() else { return };
-    let anchors = bench.media.join("woman_2s.landmarks3.json");
-    let peak = |seconds: usize| {
-        let out = bench.directory.path().join(format!("{seconds}_s.mp4"));
-        let voice = bench.hum(seconds * 16_000);
-        let options = ["--json", "--anchors", anchors.to_str().unwrap()];
-        let report = bench.program(&voice, &out, &[], &options);
-        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
-        assert_eq!(report["frames"], 25 * seconds);
-        report["peak_memory_bytes"].as_u64().map(|bytes| bytes >> 20)
-    };
-    // Where the system does not tell, there is nothing to compare.
-    let (Some(short), Some(long)) = (peak(2), peak(20)) else { return };
-    println!("peak memory: {short} MiB for 2 s of voice, {long} MiB for 20 s");
-    assert!(long < short + 40, "{short} MiB for 2 s of voice, {long} MiB for 20 s");
-}
-
-#[test]
 fn frames_without_a_face_pass_through() {
     let Some(bench) = Bench::open() else { return };
     let text = std::fs::read_to_string(bench.media.join("woman_2s.landmarks3.json")).unwrap();
@@ -242,7 +110,7 @@ fn frames_without_a_face_pass_through() {
     let path = bench.directory.path().join("anchors.json");
     std::fs::write(&path, serde_json::to_string(&anchors).unwrap()).unwrap();
     let job = Job { anchors: Some(path), ..bench.job(bench.hum(24 * 640)) };
-    let (changed, source) = (Mutex::new(Vec::new()), read_frames(&job.video));
+    let (changed, source) = (Mutex::new(Vec::new()), read_frames(&bench.media.join("woman_2s.mp4")));
     let look = |output: usize, rgb: &Tensor| {
         if bytes(rgb) != bytes(&source[output]) {
             changed.lock().unwrap().push(output);
@@ -250,7 +118,7 @@ fn frames_without_a_face_pass_through() {
     };
     let hooks = Hooks { frame: Some(&look), ..Hooks::default() };
     let report = bench.lipsync.run_with(&job, &hooks, &mut (), &CancelToken::new()).unwrap();
-    let ranges: Vec<_> = report.frames_without_face.iter().map(|r| (r.first, r.last)).collect();
+    let ranges: Vec<_> = report.faces.frames_without_face.iter().map(|r| (r.first, r.last)).collect();
     assert_eq!(ranges, [(0, 0), (3, 5), (20, 20)]);
     let expected: Vec<_> = (0..24).filter(|frame| ![0, 3, 4, 5, 20].contains(frame)).collect();
     assert_eq!(changed.into_inner().unwrap(), expected);
@@ -355,7 +223,7 @@ fn a_video_whose_end_is_undecodable_is_shown_again_from_there() {
     let end = (starts[49]..).find(|&i| bytes[i..i + 2] == [0xff, 0xd9]).unwrap() + 2;
     bytes[starts[40]..end].fill(0);
     std::fs::write(&video, bytes).unwrap();
-    let job = Job { video, ..bench.job(bench.hum(50 * 640)) };
+    let job = Job { video: video.into(), ..bench.job(bench.hum(50 * 640)) };
     let report = bench.run(&job);
     assert_eq!((report.frames, report.source_frames), (50, 40));
     assert!(report.warnings.iter().any(|warning| warning.contains("damaged")), "{:?}", report.warnings);
@@ -376,13 +244,12 @@ fn a_job_that_fails_leaves_nothing() {
         told.0.iter().any(|call| call.0 == Stage::MuxVideo)
     };
     assert!(!run(&job), "there are too few anchors: that is seen before the work");
-    // Two recordings in one file, far apart in time: nobody knows how many frames before they are read.
-    let source = bench.media.join("woman_2s.mp4");
-    let part = |name, offset| {
-        bench.make(name, &format!("-i {} -an -c copy -output_ts_offset {offset} -f mpegts", source.display()))
-    };
-    let (Some(first), Some(second)) = (part("a.ts", 0), part("b.ts", 100)) else { return };
-    let video = bench.directory.path().join("made_both.ts");
-    std::fs::write(&video, [first, second].map(|path| std::fs::read(path).unwrap()).concat()).unwrap();
-    assert!(run(&Job { video, ..job }), "the job fails on the way");
+    // A face that is missing is found on the way.
+    let anchors = bench.sparse_anchors(50, 40);
+    let mut job = Job { anchors: Some(anchors), ..job };
+    job.options.on_missing_face = OnMissingFace::Error;
+    let mut told = Told::default();
+    let error = bench.lipsync.run(&job, &mut told, &CancelToken::new()).unwrap_err();
+    assert!(matches!(error, Error::FaceMissing { frame: 1, .. }), "{error}");
+    assert_eq!(bench.leftovers(&[]), [""; 0]);
 }
