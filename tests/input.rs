@@ -126,7 +126,7 @@ fn what_a_server_does_wrong_is_said() {
         (format!("{base}/announced"), "it has 1000000 bytes, and 100000 are allowed"),
         (format!("{base}/endless"), "it has more bytes, and 100000 are allowed"),
         (format!("{base}/drip"), "not complete after 3 s"),
-        (format!("{base}/silent"), "not complete after 3 s"),
+        (format!("{base}/silent"), "nothing came for 1 s"),
         (format!("{base}/short"), "it ended after 12 of 100 bytes"),
         (format!("http://{closed}/a"), "the connection was refused"),
         (format!("{secure}/a"), "no secure connection"),
