@@ -226,6 +226,21 @@ pub enum Error {
     #[error("{models}: not complete and intact")]
     ModelsNotIntact { models: String, first: &'static str },
 
+    // The server.
+    #[error("cannot use the database `{}`", path.display())]
+    Database {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+
     #[error("computation failed in {stage}")]
     Compute {
         stage: &'static str,
@@ -271,6 +286,8 @@ impl Error {
             | Error::EmptyAudio { .. }
             | Error::AudioSample { .. }
             | Error::AudioTruncated { .. } => 3,
+            Error::Database { .. } => 3,
+            Error::Listen { .. } => 2,
             Error::Interrupted => 130,
             // model
             Error::ModelNotPulled { .. }
@@ -326,6 +343,7 @@ impl Error {
                                                knows no other"
             }
             Error::OutputIsInput { .. } => "write to another file",
+            Error::Listen { .. } => "choose another `--host` or `--port`",
             Error::WriteFile { path, source } if source.kind() == std::io::ErrorKind::NotFound => {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
                 return Some(format!("`mkdir -p {}` creates its directory", parent.display()));

@@ -20,6 +20,8 @@ mod problem;
 mod spool;
 
 pub use address::AddressPolicy;
+#[cfg(feature = "server")]
+pub(crate) use fetch::client;
 pub use problem::FetchProblem;
 pub use spool::{FetchLimits, Spool};
 

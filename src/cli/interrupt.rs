@@ -14,6 +14,8 @@ use super::logging::Screen;
 
 /// How long a job may take to stop by itself: less than the second that a user is promised.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// How long a server may take to finish its answers and its job's step.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The first Ctrl-C asks the job to stop and to clean up after itself, and ends the process if it has not done
 /// so in time; a second one ends it at once. While nothing is at work the first one does.
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(700);
 pub struct Interrupts {
     token: CancelToken,
     working: Arc<AtomicBool>,
+    /// The work is a service: it ends with the answers that it is giving.
+    serving: Arc<AtomicBool>,
     /// The thread that says how the program ended.
     speaker: Arc<OnceLock<ThreadId>>,
     screen: Screen,
@@ -33,6 +37,7 @@ impl Interrupts {
         let interrupts = Self {
             token: CancelToken::new(),
             working: Arc::default(),
+            serving: Arc::default(),
             speaker: Arc::default(),
             screen: screen.clone(),
             json,
@@ -46,6 +51,13 @@ impl Interrupts {
     pub fn start_work(&self) -> &CancelToken {
         self.working.store(true, Ordering::SeqCst);
         &self.token
+    }
+
+    /// [`Self::start_work`] for a server: it is given the time to finish what it is answering.
+    #[cfg(feature = "server")]
+    pub fn start_service(&self) -> &CancelToken {
+        self.serving.store(true, Ordering::SeqCst);
+        self.start_work()
     }
 
     /// To be called before the outcome is printed, so that it is said once. Where an interruption is just ending
@@ -68,8 +80,9 @@ impl Interrupts {
         }
         self.token.cancel();
         let in_time = self.clone();
+        let patience = if self.serving.load(Ordering::SeqCst) { SERVICE_PATIENCE } else { PATIENCE };
         thread::spawn(move || {
-            thread::sleep(PATIENCE);
+            thread::sleep(patience);
             // Where the outcome is already being told, the process is about to end by itself.
             if in_time.speaks() {
                 in_time.end();

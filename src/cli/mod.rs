@@ -4,6 +4,8 @@
 mod sync;
 mod models;
 mod doctor;
+#[cfg(feature = "server")]
+mod serve;
 mod estimate;
 mod progress;
 mod interrupt;
@@ -39,6 +41,9 @@ enum Command {
     Models(models::ModelsArgs),
     /// Say what this machine has: device, FFmpeg, models, and how long a job would take
     Doctor(doctor::DoctorArgs),
+    /// Answer the hosted APIs' requests on this machine
+    #[cfg(feature = "server")]
+    Serve(Box<serve::ServeArgs>),
 }
 
 /// How much goes to stderr.
@@ -77,6 +82,8 @@ impl Command {
             Command::Sync(args) => args.json,
             Command::Models(_) => false,
             Command::Doctor(args) => args.json,
+            #[cfg(feature = "server")]
+            Command::Serve(_) => false,
         }
     }
 
@@ -85,6 +92,8 @@ impl Command {
             Command::Sync(args) => sync::run(&args, screen, interrupts),
             Command::Models(args) => models::run(&args, screen, interrupts),
             Command::Doctor(args) => doctor::run(&args),
+            #[cfg(feature = "server")]
+            Command::Serve(args) => serve::run(&args, interrupts),
         }
     }
 }

@@ -18,7 +18,7 @@ pub enum AddressPolicy {
 
 impl AddressPolicy {
     /// May this URL be asked, as far as it can be told before its host's name is resolved?
-    pub(super) fn allows(self, url: &Url) -> bool {
+    pub(crate) fn allows(self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         match host.parse() {
             Ok(address) => self == Self::Any || is_public(address),

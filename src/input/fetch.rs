@@ -117,7 +117,8 @@ impl Fetch<'_> {
     }
 }
 
-fn client(limits: &FetchLimits, addresses: AddressPolicy) -> reqwest::Result<Client> {
+/// Connects to what `addresses` allow, through redirects and whatever names resolve to.
+pub(crate) fn client(limits: &FetchLimits, addresses: AddressPolicy) -> reqwest::Result<Client> {
     let most = limits.max_redirects;
     let redirects = redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > most {

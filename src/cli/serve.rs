@@ -1,0 +1,212 @@
+//! `latentsync serve`: what was typed, resolved into a server's settings.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
+use latentsync::device::{DTypeChoice, DeviceChoice};
+use latentsync::input::{AddressPolicy, FetchLimits};
+use latentsync::options::FaceDetectorChoice;
+use latentsync::server::jobs::Limits;
+use latentsync::server::jobs::clean::Keep;
+use latentsync::server::jobs::engine::LipSyncEngine;
+use latentsync::server::keys::Keys;
+use latentsync::server::{ServerConfig, Tls, serve};
+use latentsync::{Error, LoadOptions, ModelChoice, Options};
+
+use super::interrupt::Interrupts;
+use super::parse;
+use super::sync::model_choice;
+
+/// Answer the requests of programs that were written for a hosted LatentSync.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The address to listen on; one that others can reach needs an API key
+    #[arg(long, value_name = "ADDRESS", env = "LATENTSYNC_HOST", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, env = "LATENTSYNC_PORT", default_value_t = 8188)]
+    port: u16,
+    /// Where jobs, uploads and results are kept
+    #[arg(long, value_name = "DIR", env = "LATENTSYNC_DATA_DIR", default_value = "latentsync-data")]
+    data_dir: PathBuf,
+    /// How clients address this server, if it is behind a proxy
+    #[arg(long, value_name = "URL", env = "LATENTSYNC_PUBLIC_URL")]
+    public_url: Option<String>,
+    /// A certificate chain (PEM), to speak HTTPS
+    #[arg(long, value_name = "FILE", env = "LATENTSYNC_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", env = "LATENTSYNC_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// A key that clients must bring; may be given several times
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "LATENTSYNC_API_KEY",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Access"
+    )]
+    api_key: Vec<String>,
+    /// A file with one key a line
+    #[arg(long, value_name = "FILE", env = "LATENTSYNC_API_KEY_FILE", help_heading = "Access")]
+    api_key_file: Option<PathBuf>,
+    /// Fetch inputs from, and send webhooks to, this machine and its networks too
+    #[arg(long, env = "LATENTSYNC_ALLOW_LOCAL_URLS", value_parser = FalseyValueParser::new(),
+          help_heading = "Access")]
+    allow_local_urls: bool,
+
+    /// Jobs that may wait
+    #[arg(long, value_name = "N", env = "LATENTSYNC_QUEUE_SIZE", default_value_t = Limits::default().queue,
+          help_heading = "Limits")]
+    queue_size: usize,
+    /// Jobs of one key that may wait or run
+    #[arg(long, value_name = "N", env = "LATENTSYNC_JOBS_PER_KEY", default_value_t = Limits::default().per_key,
+          help_heading = "Limits")]
+    jobs_per_key: usize,
+    /// Connections at a time
+    #[arg(
+        long,
+        value_name = "N",
+        env = "LATENTSYNC_MAX_CONNECTIONS",
+        default_value_t = 1024,
+        help_heading = "Limits"
+    )]
+    max_connections: usize,
+    /// Megabytes of one input file, fetched or uploaded
+    #[arg(
+        long,
+        value_name = "MB",
+        env = "LATENTSYNC_MAX_INPUT",
+        default_value_t = 4096,
+        help_heading = "Limits"
+    )]
+    max_input: u64,
+    /// Seconds that fetching one input may take
+    #[arg(long, value_name = "SECONDS", env = "LATENTSYNC_FETCH_TIMEOUT",
+          default_value_t = FetchLimits::default().total.as_secs(), help_heading = "Limits")]
+    fetch_timeout: u64,
+    /// Hours for which results and uploads are kept
+    #[arg(long, value_name = "HOURS", env = "LATENTSYNC_KEEP", default_value_t = Keep::default().time.as_secs() / 3600,
+          help_heading = "Limits")]
+    keep: u64,
+    /// Gigabytes of the data directory, beyond which the oldest results go first
+    #[arg(long, value_name = "GB", env = "LATENTSYNC_QUOTA", default_value_t = Keep::default().quota >> 30,
+          help_heading = "Limits")]
+    quota: u64,
+
+    /// Denoising steps of every job
+    #[arg(long, value_name = "N", env = "LATENTSYNC_STEPS", default_value_t = Options::default().steps,
+          help_heading = "Model")]
+    steps: usize,
+    /// latentsync-1.6, latentsync-1.5 or a directory of checkpoint files
+    #[arg(long, value_name = "MODEL", env = "LATENTSYNC_MODEL",
+          value_parser = OsStringValueParser::new().try_map(model_choice), default_value = "latentsync-1.6",
+          help_heading = "Model")]
+    model: ModelChoice,
+    /// auto, cpu, cuda:N or metal
+    #[arg(long, env = "LATENTSYNC_DEVICE", value_parser = parse::<DeviceChoice>, default_value = "auto",
+          help_heading = "Model")]
+    device: DeviceChoice,
+    /// auto, f32, bf16 or f16
+    #[arg(long, env = "LATENTSYNC_DTYPE", value_parser = parse::<DTypeChoice>, default_value = "auto",
+          help_heading = "Model")]
+    dtype: DTypeChoice,
+    /// auto, seeta-dlib or insightface
+    #[arg(long, value_name = "NAME", env = "LATENTSYNC_FACE_DETECTOR", value_parser = parse::<FaceDetectorChoice>,
+          default_value = "auto", help_heading = "Model")]
+    face_detector: FaceDetectorChoice,
+    /// I know that InsightFace's models are for non-commercial research only
+    #[arg(long, env = "LATENTSYNC_ACCEPT_INSIGHTFACE_LICENSE", value_parser = FalseyValueParser::new(),
+          help_heading = "Model")]
+    accept_insightface_license: bool,
+    /// Never ask the network for a model [also: HF_HUB_OFFLINE=1]
+    #[arg(long, env = "LATENTSYNC_OFFLINE", value_parser = FalseyValueParser::new(), help_heading = "Model")]
+    offline: bool,
+    /// Minutes without work after which the model's memory is given back
+    #[arg(long, value_name = "MINUTES", env = "LATENTSYNC_IDLE_UNLOAD", help_heading = "Model")]
+    idle_unload: Option<u64>,
+}
+
+/// Serves until it is told to stop.
+pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
+    let config = args.config()?;
+    config.defaults.validate()?;
+    let address = SocketAddr::new(args.host, args.port);
+    let refuse = |source| Error::Listen { address: address.to_string(), source };
+    let listener = TcpListener::bind(address).map_err(refuse)?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening on {scheme}://{}", listener.local_addr().map_err(refuse)?);
+    let engine = LipSyncEngine::new(args.model.clone(), args.load_options());
+    serve(listener, config, Box::new(engine), interrupts.start_service())?;
+    interrupts.before_last_words();
+    Ok(())
+}
+
+impl ServeArgs {
+    fn config(&self) -> Result<ServerConfig> {
+        let keys = self.keys()?;
+        if keys.is_empty() && !self.host.is_loopback() {
+            let problem =
+                format!("{} can be reached by others: --api-key or --api-key-file is needed", self.host);
+            return Err(Error::Usage(problem).into());
+        }
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(Tls { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => None,
+        };
+        Ok(ServerConfig {
+            public_url: self.public_url.clone(),
+            keys: Keys::new(&keys),
+            limits: Limits { queue: self.queue_size, per_key: self.jobs_per_key },
+            keep: Keep {
+                time: Duration::from_secs(self.keep.saturating_mul(3600)),
+                quota: self.quota.saturating_mul(1 << 30),
+            },
+            fetch: FetchLimits {
+                max_bytes: self.max_input.saturating_mul(1 << 20),
+                total: Duration::from_secs(self.fetch_timeout),
+                ..FetchLimits::default()
+            },
+            addresses: match self.allow_local_urls {
+                true => AddressPolicy::Any,
+                false => AddressPolicy::PublicOnly,
+            },
+            max_upload: self.max_input.saturating_mul(1 << 20),
+            max_connections: self.max_connections,
+            defaults: Options { steps: self.steps, ..Options::default() },
+            idle_unload: self.idle_unload.map(|minutes| Duration::from_secs(minutes.saturating_mul(60))),
+            tls,
+            ..ServerConfig::new(self.data_dir.clone())
+        })
+    }
+
+    fn keys(&self) -> Result<Vec<String>> {
+        let mut keys = self.api_key.clone();
+        if let Some(path) = &self.api_key_file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| Error::ReadFile { path: path.clone(), source })
+                .context("no API keys")?;
+            keys.extend(text.lines().map(|line| line.trim().to_string()));
+        }
+        keys.retain(|key| !key.is_empty());
+        Ok(keys)
+    }
+
+    fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device,
+            dtype: self.dtype,
+            face_detector: self.face_detector,
+            accept_insightface_license: self.accept_insightface_license,
+            offline: self.offline,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `latentsync serve`: the hosted APIs, answered by this machine. One file per vendor translates between its
+//! vocabulary and the [`jobs`]; all of them share one port, one model and one queue.
+
+pub mod config;
+pub mod jobs;
+pub mod keys;
+pub mod outbound;
+pub mod fal;
+pub mod eachlabs;
+pub mod wavespeed;
+pub mod jogg;
+pub mod sync_so;
+pub mod metrics;
+mod app;
+mod connections;
+mod health;
+mod listen;
+mod media;
+mod openapi;
+mod problem;
+mod rate;
+mod reply;
+mod signing;
+mod webhooks;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+
+pub use config::{ServerConfig, Tls};
+pub use listen::serve;
+
+use crate::error::{Error, Result};
+use app::{App, Shared};
+use jobs::engine::Engine;
+use jobs::inputs::Inputs;
+use jobs::worker::Worker;
+use jobs::{DataDir, Jobs};
+use metrics::Metrics;
+use outbound::Outbound;
+use rate::Rate;
+use signing::Signer;
+
+/// How often the data directory is cleaned.
+const CLEAN_EVERY: Duration = Duration::from_secs(60);
+
+/// A server that takes jobs. It has no port of its own: [`serve`] gives it one, tests call its router.
+pub struct Server {
+    app: App,
+    worker: thread::JoinHandle<Result<()>>,
+}
+
+impl Server {
+    /// Opens the data directory, takes up the jobs that it holds, and starts the worker.
+    ///
+    /// To be called within a runtime. [`Self::stop`] must follow, or jobs go on.
+    pub fn start(config: ServerConfig, engine: Box<dyn Engine>) -> Result<Self> {
+        let internal = |problem: String| Error::Usage(format!("the server cannot start: {problem}"));
+        let jobs = Arc::new(Jobs::open(DataDir::open(&config.data_dir)?, config.limits)?);
+        let metrics = Arc::new(Metrics::new().map_err(|error| internal(error.to_string()))?);
+        let outbound = Outbound::new(&config.fetch, config.addresses).map_err(internal)?;
+        let worker = Worker {
+            jobs: jobs.clone(),
+            inputs: Inputs { limits: config.fetch, addresses: config.addresses },
+            defaults: config.defaults.clone(),
+            idle_unload: config.idle_unload,
+            metrics: metrics.clone(),
+        };
+        let app = App(Arc::new(Shared {
+            signer: Signer::open(&jobs.store)?,
+            config,
+            jobs: jobs.clone(),
+            outbound,
+            metrics,
+            creates: Rate::per_minute(eachlabs::CREATES_PER_MINUTE),
+        }));
+        let worker = thread::Builder::new()
+            .name("jobs".to_string())
+            .spawn(move || {
+                let done = worker.run(engine);
+                // Without a worker there is no server.
+                worker.jobs.close();
+                done
+            })
+            .map_err(|error| internal(error.to_string()))?;
+        tokio::spawn(webhooks::run(app.clone()));
+        tokio::spawn(clean(app.clone()));
+        Ok(Self { app, worker })
+    }
+
+    /// Everything that the server answers.
+    pub fn router(&self) -> Router {
+        router(self.app.clone())
+    }
+
+    /// The jobs, for whoever wants to know when they close.
+    pub fn jobs(&self) -> Arc<Jobs> {
+        self.app.jobs.clone()
+    }
+
+    /// Stops the running job, which the next server starts again, and waits for the worker to end.
+    pub fn stop(self) -> Result<()> {
+        self.app.jobs.close();
+        self.worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+fn router(app: App) -> Router {
+    Router::new()
+        .merge(health::router())
+        .merge(openapi::router())
+        .merge(media::router())
+        .merge(eachlabs::router())
+        .merge(wavespeed::router())
+        .merge(jogg::router())
+        .merge(sync_so::router())
+        .merge(fal::router())
+        .fallback(unknown)
+        .layer(DefaultBodyLimit::max(app.config.max_body))
+        .layer(CatchPanicLayer::new())
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(app)
+}
+
+/// What the log's lines about a request begin with. Queries and headers, which may hold secrets, stay out.
+fn span(request: &Request<Body>) -> tracing::Span {
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+}
+
+async fn unknown() -> Response {
+    reply::json(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}))
+}
+
+/// Cleans the data directory until the server ends.
+async fn clean(app: App) {
+    while !app.jobs.is_closed() {
+        let cleaned = app.blocking(|app| Ok(jobs::clean::clean(&app.jobs, app.config.keep)?)).await;
+        if let Err(problem) = cleaned {
+            tracing::error!("the data directory cannot be cleaned: {}", problem.message());
+        }
+        tokio::time::sleep(CLEAN_EVERY).await;
+    }
+}

@@ -1,0 +1,63 @@
+//! What whoever starts the server decides.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::jobs::Limits;
+use super::jobs::clean::Keep;
+use super::keys::Keys;
+use crate::input::{AddressPolicy, FetchLimits};
+use crate::options::Options;
+
+/// The server's settings; the defaults are those of the command line.
+#[derive(Clone)]
+pub struct ServerConfig {
+    pub data_dir: PathBuf,
+    /// How clients address this server, where that is not what their requests say (behind a proxy).
+    pub public_url: Option<String>,
+    pub keys: Keys,
+    pub limits: Limits,
+    pub keep: Keep,
+    pub fetch: FetchLimits,
+    /// Where inputs may be fetched from and webhooks sent to.
+    pub addresses: AddressPolicy,
+    /// Bytes of a request's body that is not an upload.
+    pub max_body: usize,
+    /// Bytes of an uploaded file.
+    pub max_upload: u64,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// What a request does not mention.
+    pub defaults: Options,
+    /// How long the model stays loaded without work; for ever if absent.
+    pub idle_unload: Option<Duration>,
+    /// Speak HTTPS.
+    pub tls: Option<Tls>,
+}
+
+/// A certificate chain and its key, PEM.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ServerConfig {
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            public_url: None,
+            keys: Keys::default(),
+            limits: Limits::default(),
+            keep: Keep::default(),
+            fetch: FetchLimits::default(),
+            addresses: AddressPolicy::PublicOnly,
+            max_body: 64 << 20,
+            max_upload: 4 << 30,
+            max_connections: 1024,
+            defaults: Options::default(),
+            idle_unload: None,
+            tls: None,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! A result's first picture, for APIs that show one.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{ImageFormat, RgbImage};
+
+use crate::error::{Error, Result, compute};
+use crate::stages::decode_video::{VideoOptions, VideoReader};
+
+/// Writes the first frame of `video` to `to`, as a JPEG.
+pub fn write(video: &Path, to: &Path) -> Result<()> {
+    let failed = |reason: String| Error::Encode { path: to.to_path_buf(), reason };
+    let Some(picture) = VideoReader::open(video, VideoOptions::default())?.next()? else {
+        return Err(Error::NoFrames { path: video.to_path_buf(), damaged: 0 });
+    };
+    let (width, height) = (picture.width() as u32, picture.height() as u32);
+    let rgb =
+        picture.to_rgb()?.flatten_all().and_then(|rgb| rgb.to_vec1::<u8>()).map_err(compute("cover"))?;
+    let image = RgbImage::from_raw(width, height, rgb)
+        .ok_or_else(|| failed("the picture has another size than it says".to_string()))?;
+    let mut jpeg = Cursor::new(Vec::new());
+    image.write_to(&mut jpeg, ImageFormat::Jpeg).map_err(|error| failed(error.to_string()))?;
+    fs::write(to, jpeg.into_inner()).map_err(|source| Error::WriteFile { path: to.to_path_buf(), source })
+}

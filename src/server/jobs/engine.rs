@@ -1,0 +1,58 @@
+//! What the worker computes with.
+
+use crate::error::Result;
+use crate::job::Job;
+use crate::lip_sync::LipSync;
+use crate::options::{LoadOptions, ModelChoice};
+use crate::report::{CancelToken, Progress, Report};
+
+/// Runs jobs, one at a time, on the worker's thread.
+pub trait Engine: Send {
+    /// Gets ready for the first job, or again after [`Self::unload`].
+    fn load(&mut self) -> Result<()>;
+
+    /// Writes `job.output`: all of it, or nothing.
+    fn run(&mut self, job: &Job, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report>;
+
+    /// Gives its memory back until it is needed again.
+    fn unload(&mut self);
+}
+
+/// The model, loaded when it is needed.
+pub struct LipSyncEngine {
+    model: ModelChoice,
+    options: LoadOptions,
+    loaded: Option<LipSync>,
+}
+
+impl LipSyncEngine {
+    pub fn new(model: ModelChoice, options: LoadOptions) -> Self {
+        Self { model, options, loaded: None }
+    }
+
+    fn loaded(&mut self) -> Result<&LipSync> {
+        match &mut self.loaded {
+            Some(loaded) => Ok(loaded),
+            empty => {
+                tracing::info!("loading {}", self.model);
+                Ok(empty.insert(LipSync::load(&self.model, &self.options)?))
+            }
+        }
+    }
+}
+
+impl Engine for LipSyncEngine {
+    fn load(&mut self) -> Result<()> {
+        self.loaded().map(|_| ())
+    }
+
+    fn run(&mut self, job: &Job, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report> {
+        self.loaded()?.run(job, progress, cancel)
+    }
+
+    fn unload(&mut self) {
+        if self.loaded.take().is_some() {
+            tracing::info!("unloaded {}", self.model);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! API keys: which ones open the server, and which header they come in.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+
+/// The keys that open the server; with none, it is open to all who reach it. Only their digests are held.
+#[derive(Clone, Default)]
+pub struct Keys {
+    digests: Vec<[u8; 32]>,
+}
+
+impl Keys {
+    pub fn new(keys: &[String]) -> Self {
+        Self { digests: keys.iter().map(|key| sha256(key.as_bytes())).collect() }
+    }
+
+    pub fn are_required(&self) -> bool {
+        !self.digests.is_empty()
+    }
+
+    /// Whose request it is; `None` if it is nobody's who may ask.
+    ///
+    /// A key may come as `Authorization: Key …` (fal), `Authorization: Bearer …` (fal, wavespeed),
+    /// `X-API-Key` (eachlabs) or `x-api-key` (JoggAI, sync.so).
+    pub fn owner(&self, headers: &HeaderMap) -> Option<String> {
+        if !self.are_required() {
+            return Some(String::new());
+        }
+        let given = sha256(key_in(headers)?.as_bytes());
+        // Every key is compared with, so that the time says nothing about which one was right.
+        let known = self
+            .digests
+            .iter()
+            .fold(false, |known, digest| verify_slices_are_equal(digest, &given).is_ok() | known);
+        known.then(|| hex(&given[..8]))
+    }
+}
+
+/// The key that a request comes with.
+pub fn key_in(headers: &HeaderMap) -> Option<&str> {
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        let known = scheme.eq_ignore_ascii_case("key") || scheme.eq_ignore_ascii_case("bearer");
+        return known.then(|| key.trim());
+    }
+    headers.get("x-api-key")?.to_str().ok().map(str::trim)
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut result = [0; 32];
+    result.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    result
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_ways_to_bring_a_key() {
+        let keys = Keys::new(&["first".to_string(), "id:secret".to_string()]);
+        let with = |name: &'static str, value: &'static str| {
+            keys.owner(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))
+        };
+        let owner = with("authorization", "Key id:secret");
+        assert!(owner.is_some());
+        assert_eq!(with("authorization", "Bearer id:secret"), owner);
+        assert_eq!(with("X-API-Key", "id:secret"), owner);
+        assert_eq!(with("x-api-key", "id:secret"), owner);
+        assert_ne!(with("x-api-key", "first"), owner);
+        assert_eq!(with("x-api-key", "third"), None);
+        assert_eq!(with("authorization", "Basic id:secret"), None);
+        assert_eq!(keys.owner(&HeaderMap::new()), None);
+        assert_eq!(Keys::default().owner(&HeaderMap::new()), Some(String::new()));
+    }
+}

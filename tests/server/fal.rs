@@ -1,0 +1,198 @@
+//! fal: the queue, the stream, the run, the proxy, the errors and the webhook.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::common::{AUDIO, FAST, SLOW, Server, VIDEO, Webhooks, hex};
+
+const PATH: &str = "/fal-ai/latentsync";
+
+fn input(server: &Server) -> Value {
+    let (video, audio) = server.inputs();
+    json!({"video_url": video, "audio_url": audio})
+}
+
+fn submit(server: &Server, input: &Value) -> String {
+    let answer = server.post("/fal/queue/fal-ai/latentsync", input.clone());
+    assert_eq!((answer.status, answer.text("status")), (200, "IN_QUEUE"), "{answer:#?}");
+    answer.text("request_id").to_string()
+}
+
+fn done(server: &Server, id: &str) {
+    server.until(&format!("{PATH}/requests/{id}/status"), |answer| answer.json["status"] == "COMPLETED");
+}
+
+#[test]
+fn a_request_goes_through_the_queue() {
+    let server = Server::start(FAST);
+    let submitted = server.post("/fal/queue/fal-ai/latentsync", input(&server));
+    assert_eq!((submitted.text("status"), submitted.json["queue_position"].is_u64()), ("IN_QUEUE", true));
+    // Python's client follows these URLs as they are.
+    let status = submitted.text("status_url").to_string();
+    let answer = server.until(&format!("{status}?logs=1"), |answer| answer.status == 200);
+    assert_eq!(answer.text("status"), "COMPLETED");
+    assert!(answer.json["metrics"]["inference_time"].is_f64(), "{answer:#?}");
+    let logs = answer.json["logs"].as_array().unwrap();
+    assert!(logs.iter().any(|line| line["message"].as_str().unwrap().starts_with("denoise_latents")));
+    let warning = logs.iter().find(|line| line["level"] == "WARN").expect("the engine's warning");
+    assert_eq!(warning["message"], "a warning about the video");
+    for key in ["message", "level", "source", "timestamp"] {
+        assert!(logs.iter().all(|line| line[key].is_string()), "{key}");
+    }
+    assert_eq!(server.get(&status).json["logs"], json!([]), "logs only where they are asked for");
+
+    let result = server.get(submitted.text("response_url"));
+    assert_eq!((result.status, result.header("x-fal-request-id")), (200, Some(submitted.text("request_id"))));
+    let file = &result.json["video"];
+    assert_eq!((&file["content_type"], &file["file_size"]), (&json!("video/mp4"), &json!(23)));
+    assert_eq!(server.get(file["url"].as_str().unwrap()).bytes.len(), 23);
+}
+
+#[test]
+fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
+    let server = Server::start(SLOW);
+    let input = input(&server);
+    let ids = [submit(&server, &input), submit(&server, &input)];
+    let path = |id: &str, what: &str| format!("{PATH}/requests/{id}{what}");
+    let running = server.until(&path(&ids[0], "/status"), |answer| answer.json["status"] == "IN_PROGRESS");
+    assert_eq!(running.status, 202);
+    assert_eq!(server.get(&path(&ids[1], "/status")).json["queue_position"], 0);
+    assert_eq!(server.get(&path(&ids[0], "")).json, json!({"detail": "Request is still in progress"}));
+    for id in ids.iter().rev() {
+        let answer = server.call("PUT", &path(id, "/cancel"), &[], Vec::new());
+        assert_eq!((answer.status, answer.text("status")), (202, "CANCELLATION_REQUESTED"));
+        done(&server, id);
+        assert_eq!(server.get(&path(id, "/status")).json["error_type"], "client_cancelled");
+        assert_eq!(server.get(&path(id, "")).status, 499);
+        let again = server.call("PUT", &path(id, "/cancel"), &[], Vec::new());
+        assert_eq!((again.status, again.text("status")), (400, "ALREADY_COMPLETED"));
+    }
+    let unknown = server.call("PUT", &path("nobody", "/cancel"), &[], Vec::new());
+    assert_eq!((unknown.status, unknown.text("status")), (404, "NOT_FOUND"));
+}
+
+#[test]
+fn the_status_streams_and_each_line_comes_once() {
+    let server = Server::start(FAST);
+    let id = submit(&server, &input(&server));
+    let answer = server.get(&format!("{PATH}/requests/{id}/status/stream?logs=1"));
+    assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    let text = String::from_utf8(answer.bytes).unwrap();
+    let events: Vec<Value> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .map(|data| data.parse().unwrap())
+        .collect();
+    assert_eq!(events.last().unwrap()["status"], "COMPLETED");
+    let lines: usize = events.iter().map(|event| event["logs"].as_array().unwrap().len()).sum();
+    let all = server.get(&format!("{PATH}/requests/{id}/status?logs=true"));
+    assert_eq!(lines, all.json["logs"].as_array().unwrap().len());
+}
+
+#[test]
+fn a_run_stays_open_until_the_result_is_there() {
+    let server = Server::start(FAST);
+    let input = input(&server);
+    for path in ["/fal/run/fal-ai/latentsync", PATH, "/fal-ai/latentsync/any/subpath"] {
+        let answer = server.post(path, input.clone());
+        assert_eq!(answer.status, 200, "{answer:#?}");
+        assert!(answer.header("x-fal-request-id").is_some() && answer.json["video"]["url"].is_string());
+    }
+}
+
+#[test]
+fn the_host_tells_the_queue_from_the_run() {
+    let server = Server::start(FAST);
+    let body = input(&server).to_string().into_bytes();
+    let answer = server.call("POST", PATH, &[("host", "queue.localhost:80")], body);
+    assert_eq!(answer.text("status"), "IN_QUEUE");
+    assert!(answer.text("status_url").starts_with("http://queue.localhost:80/fal-ai/latentsync/requests/"));
+}
+
+#[test]
+fn the_proxy_stands_for_every_host() {
+    let server = Server::start(FAST);
+    let input = input(&server);
+    let ask = |method: &str, target: &str, body: &Value| {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        server.call(method, "/fal/proxy", &[("x-fal-target-url", target)], body)
+    };
+    let queue = "https://queue.fal.run/fal-ai/latentsync";
+    let id = ask("POST", queue, &input).text("request_id").to_string();
+    done(&server, &id);
+    assert_eq!(ask("GET", &format!("{queue}/requests/{id}/status?logs=0"), &Value::Null).status, 200);
+    assert_eq!(ask("GET", &format!("{queue}/requests/{id}"), &Value::Null).status, 200);
+    assert_eq!(ask("PUT", &format!("{queue}/requests/{id}/cancel"), &Value::Null).status, 400);
+    assert_eq!(ask("POST", "https://fal.run/fal-ai/latentsync", &input).status, 200);
+    let initiate = "https://rest.fal.ai/storage/upload/initiate?storage_type=fal-cdn-v3";
+    let slot = ask("POST", initiate, &json!({"content_type": "video/mp4", "file_name": "v.mp4"}));
+    assert!(slot.text("upload_url").starts_with(&server.url), "{slot:#?}");
+    assert_eq!(ask("GET", "https://example.com/", &Value::Null).status, 422);
+    assert_eq!(server.get("/fal/proxy").status, 422);
+}
+
+#[test]
+fn mistakes_come_back_as_the_clients_expect_them() {
+    let server = Server::start(FAST);
+    for path in ["/fal/queue/fal-ai/latentsync", "/fal/run/fal-ai/latentsync"] {
+        let answer = server.post(path, json!({"video_url": "http://a/v", "guidance_scale": 3}));
+        assert_eq!(answer.status, 422);
+        let details = answer.json["detail"].as_array().unwrap();
+        assert_eq!(details.len(), 2, "{answer:#?}");
+        assert_eq!(details[0]["loc"], json!(["body", "audio_url"]));
+        assert_eq!(details[1]["type"], "less_than_equal");
+        let broken = server.call("POST", path, &[], b"{".to_vec());
+        assert_eq!((broken.status, &broken.json["detail"][0]["type"]), (422, &json!("json_invalid")));
+    }
+    assert_eq!(server.post("/fal/queue/fal-ai/other", json!({})).status, 404);
+    assert_eq!(server.get("/fal-ai/latentsync/requests/nobody/status").json["detail"], "request not found");
+}
+
+#[test]
+fn a_data_uri_is_as_good_as_a_url() {
+    let server = Server::start(FAST);
+    let uri = |kind: &str, bytes: &[u8]| format!("data:{kind};base64,{}", STANDARD.encode(bytes));
+    let input = json!({"video_url": uri("video/mp4", VIDEO), "audio_url": uri("audio/wav", AUDIO)});
+    assert_eq!(server.post(PATH, input).status, 200);
+    let refused = server.post(PATH, json!({"video_url": "data:nonsense", "audio_url": "http://a/a"}));
+    assert_eq!(refused.json["detail"][0]["loc"], json!(["body", "video_url"]));
+}
+
+#[test]
+fn a_webhook_is_signed_with_the_published_key() {
+    let server = Server::start(FAST);
+    let webhooks = Webhooks::start();
+    let hook: String = url::form_urlencoded::byte_serialize(webhooks.url.as_bytes()).collect();
+    let good = input(&server);
+    let bad = json!({"video_url": server.upload("v.mp4", b"text"), "audio_url": good["audio_url"]});
+    for (input, status) in [(good, "OK"), (bad, "ERROR")] {
+        let submitted = server.post(&format!("/fal/queue/fal-ai/latentsync?fal_webhook={hook}"), input);
+        let message = webhooks.next();
+        assert_eq!(message.text("status"), status, "{message:#?}");
+        assert_eq!(message.text("request_id"), submitted.text("request_id"));
+        match status {
+            "OK" => assert!(message.json["payload"]["video"]["url"].is_string()),
+            _ => assert_eq!(message.text("error"), "Invalid status code: 422"),
+        }
+        let header = |name: &str| message.header(name).unwrap().to_string();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &message.bytes);
+        let signed = format!(
+            "{}\n{}\n{}\n{}",
+            header("x-fal-webhook-request-id"),
+            header("x-fal-webhook-user-id"),
+            header("x-fal-webhook-timestamp"),
+            hex(digest.as_ref())
+        );
+        let jwks = server.get("/.well-known/jwks.json");
+        let public = URL_SAFE_NO_PAD.decode(jwks.json["keys"][0]["x"].as_str().unwrap()).unwrap();
+        let signature = header("x-fal-webhook-signature");
+        let signature: Vec<u8> = (0..signature.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&signature[i..i + 2], 16).unwrap())
+            .collect();
+        aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, public)
+            .verify(signed.as_bytes(), &signature)
+            .unwrap();
+    }
+}

@@ -1,0 +1,115 @@
+//! The program itself, with the small golden checkpoint: killed while it works, and started again.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::common::{Answer, call};
+
+/// A job of the small model takes seconds; a busy machine takes more of them.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+struct Program {
+    child: Child,
+    url: String,
+}
+
+impl Program {
+    fn start(shared: &Path, data: &Path, steps: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_latentsync"))
+            .args(["serve", "--port", "0", "--device", "cpu", "--steps", steps, "--model"])
+            .arg(shared.join("golden/small"))
+            .arg("--data-dir")
+            .arg(data)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = lines
+            .by_ref()
+            .find_map(|line| line.unwrap().split_once("listening on ").map(|(_, url)| url.to_string()))
+            .expect("the program says where it listens");
+        // Nobody else reads what it says; it must not wait for that.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url }
+    }
+
+    fn post(&self, path: &str, body: serde_json::Value) -> Answer {
+        call("POST", &format!("{}{path}", self.url), &[], body.to_string().into_bytes())
+    }
+
+    fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
+        let started = Instant::now();
+        loop {
+            let answer = call("GET", &format!("{}{path}", self.url), &[], Vec::new());
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(started.elapsed() < PATIENCE, "{path}: {answer:#?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// SIGKILL: nothing of it can react.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn shared() -> Option<PathBuf> {
+    let root = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
+    match root.join("golden/small").is_dir() {
+        true => root.canonicalize().ok(),
+        false => {
+            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", root.join("golden/small").display());
+            None
+        }
+    }
+}
+
+#[test]
+fn a_job_survives_kill_9_and_gives_a_video() {
+    let Some(shared) = shared() else { return };
+    let data = tempfile::tempdir().unwrap();
+    // Enough steps that the job is still running when the program is killed.
+    let program = Program::start(&shared, data.path(), "200");
+    let upload = |name: &str| {
+        let slot = program.post("/storage/upload/initiate", json!({"file_name": name}));
+        let content = std::fs::read(shared.join("media").join(name)).unwrap();
+        assert_eq!(call("PUT", slot.text("upload_url"), &[], content).status, 200);
+        slot.text("file_url").to_string()
+    };
+    let body = json!({"video_url": upload("woman_2s.mp4"), "audio_url": upload("speech_3s.wav")});
+    let task = program.post("/open/v2/create_lip_sync_video", body);
+    let path = format!("/open/v2/lip_sync_video/{}", task.json["data"]["task_id"].as_str().unwrap());
+    program.until(&path, |answer| answer.json["data"]["status"] == "processing");
+    program.kill();
+
+    let program = Program::start(&shared, data.path(), "1");
+    let ended =
+        |answer: &Answer| matches!(answer.json["data"]["status"].as_str(), Some("success" | "failed"));
+    let done = program.until(&path, ended);
+    let result = &done.json["data"]["data"];
+    // JoggAI's `normal` ends with the video.
+    assert_eq!(result["duration_seconds"], 2.0, "{done:#?}");
+    let cover = result["cover_url"].as_str().unwrap();
+    let local = |url: &str| format!("/{}", url.splitn(4, '/').nth(3).unwrap());
+    assert!(program.until(&local(cover), |_| true).bytes.starts_with(b"\xff\xd8\xff"));
+    program.kill();
+
+    let program = Program::start(&shared, data.path(), "1");
+    let video = program.until(&local(result["result_url"].as_str().unwrap()), |_| true);
+    assert_eq!((video.status, &video.bytes[4..8]), (200, &b"ftyp"[..]));
+}
