@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result, write_error};
 use crate::stages::mux_video::directory_of;
 use crate::unfinished::Unfinished;
+use crate::weights::digest::hex;
 use record::{Kind, Reader, Segment};
 
 /// What precedes the names of all files that are not outputs yet.
@@ -364,8 +365,4 @@ fn options() -> OpenOptions {
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     }
     options
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

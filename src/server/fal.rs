@@ -257,7 +257,7 @@ pub fn webhook(app: &App, job: &JobRecord) -> Message {
     }
     let message = Message::new(&body);
     let time = (now() / 1000).to_string();
-    let digest = super::keys::hex(&super::keys::sha256(&message.body));
+    let digest = crate::weights::digest::hex(&super::keys::sha256(&message.body));
     let signature = app.signer.ed25519(format!("{}\n{USER}\n{time}\n{digest}", job.id).as_bytes());
     message
         .with("x-fal-webhook-request-id", &job.id)

@@ -1,5 +1,6 @@
 //! API keys: which ones open the server, and which header they come in.
 
+use crate::weights::digest::hex;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::HeaderMap;
@@ -52,10 +53,6 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut result = [0; 32];
     result.copy_from_slice(digest(&SHA256, bytes).as_ref());
     result
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

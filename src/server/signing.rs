@@ -8,8 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::jobs::Store;
-use super::keys::{hex, sha256};
+use super::keys::sha256;
 use crate::error::{Error, Result};
+use crate::weights::digest::hex;
 
 /// This server's secrets. They are made on the first start and stay in its database.
 pub struct Signer {
