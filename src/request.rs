@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::options::{DurationPolicy, Options};
 
 pub mod fal;
+pub mod fal_lipsync;
 pub mod eachlabs;
 pub mod wavespeed_latentsync;
 pub mod wavespeed_lipsync;
@@ -21,6 +22,8 @@ mod fields;
 mod local;
 
 pub use fields::FieldError;
+#[cfg(feature = "server")]
+pub(crate) use fields::{Fields, seed, whole};
 pub use local::{local_path, media_input};
 
 /// Bodies are a few hundred bytes; a file named by mistake, or one without an end, is not read whole.
@@ -31,6 +34,8 @@ const MAX_BYTES: u64 = 1 << 20;
 pub enum Api {
     /// `fal-ai/latentsync`.
     Fal,
+    /// `fal-ai/sync-lipsync`.
+    FalLipsync,
     /// eachlabs' `latentsync`.
     Eachlabs,
     /// wavespeed's `bytedance/latentsync`.
@@ -44,12 +49,20 @@ pub enum Api {
 }
 
 impl Api {
-    pub const ALL: [Api; 6] =
-        [Api::Fal, Api::Eachlabs, Api::WavespeedLatentsync, Api::WavespeedLipsync, Api::Jogg, Api::SyncSo];
+    pub const ALL: [Api; 7] = [
+        Api::Fal,
+        Api::FalLipsync,
+        Api::Eachlabs,
+        Api::WavespeedLatentsync,
+        Api::WavespeedLipsync,
+        Api::Jogg,
+        Api::SyncSo,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Api::Fal => "fal",
+            Api::FalLipsync => "fal-lipsync",
             Api::Eachlabs => "eachlabs",
             Api::WavespeedLatentsync => "wavespeed-latentsync",
             Api::WavespeedLipsync => "wavespeed-lipsync",
@@ -60,9 +73,9 @@ impl Api {
 
     /// Tells the API by the body's shape.
     ///
-    /// Two pairs share their required fields, and an optional one decides: `playback_type` makes a fal
-    /// body JoggAI's, `sync_mode` makes wavespeed's the one of `sync/lipsync-1.9.0-beta`. Without it the
-    /// body is read as LatentSync's own.
+    /// Some share their required fields, and an optional one decides: `playback_type` makes a fal body
+    /// JoggAI's, `sync_mode` makes it the one of `fal-ai/sync-lipsync`, and wavespeed's the one of
+    /// `sync/lipsync-1.9.0-beta`. Without it the body is read as LatentSync's own.
     pub fn detect(body: &Value) -> Result<Api, FieldError> {
         let Value::Object(body) = body else {
             return Err(FieldError::wrong_type("", "an object", body));
@@ -83,6 +96,7 @@ impl Api {
                 "is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's: `--request-api` says whose body this is",
             )),
             (true, false) if has("playback_type") => Ok(Api::Jogg),
+            (true, false) if has("sync_mode") => Ok(Api::FalLipsync),
             (true, false) => Ok(Api::Fal),
             (false, true) if has("sync_mode") => Ok(Api::WavespeedLipsync),
             (false, true) => Ok(Api::WavespeedLatentsync),
@@ -135,6 +149,7 @@ impl Request {
         let fields = fields::Fields::new(body)?;
         match api {
             Api::Fal => fal::parse(&fields),
+            Api::FalLipsync => fal_lipsync::parse(&fields),
             Api::Eachlabs => eachlabs::parse(&fields),
             Api::WavespeedLatentsync => wavespeed_latentsync::parse(&fields),
             Api::WavespeedLipsync => wavespeed_lipsync::parse(&fields),

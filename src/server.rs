@@ -11,16 +11,21 @@ pub mod wavespeed;
 pub mod jogg;
 pub mod sync_so;
 pub mod metrics;
+mod page;
+mod local;
 mod app;
 mod connections;
 mod health;
 mod listen;
 mod media;
 mod openapi;
+mod origin;
+mod pace;
 mod problem;
 mod rate;
 mod reply;
 mod signing;
+mod stall;
 mod webhooks;
 
 use std::sync::Arc;
@@ -31,6 +36,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Request, StatusCode};
+use axum::middleware::map_request;
 use axum::response::Response;
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -53,6 +59,8 @@ use signing::Signer;
 
 /// How often the data directory is cleaned.
 const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked for jobs whose turn has not come in time.
+const LATE_EVERY: Duration = Duration::from_millis(200);
 
 /// A server that takes jobs. It has no port of its own: [`serve`] gives it one, tests call its router.
 pub struct Server {
@@ -74,6 +82,7 @@ impl Server {
             inputs: Inputs { limits: config.fetch, addresses: config.addresses },
             defaults: config.defaults.clone(),
             idle_unload: config.idle_unload,
+            keep: config.keep,
             metrics: metrics.clone(),
         };
         let app = App(Arc::new(Shared {
@@ -87,14 +96,14 @@ impl Server {
         let worker = thread::Builder::new()
             .name("jobs".to_string())
             .spawn(move || {
-                let done = worker.run(engine);
-                // Without a worker there is no server.
-                worker.jobs.close();
-                done
+                // Without a worker there is no server, however it has ended.
+                let _closing = CloseWhenDropped(worker.jobs.clone());
+                worker.run(engine)
             })
             .map_err(|error| internal(error.to_string()))?;
         tokio::spawn(webhooks::run(app.clone()));
         tokio::spawn(clean(app.clone()));
+        tokio::spawn(end_late(app.clone()));
         Ok(Self { app, worker })
     }
 
@@ -115,7 +124,16 @@ impl Server {
     }
 }
 
+struct CloseWhenDropped(Arc<Jobs>);
+
+impl Drop for CloseWhenDropped {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 fn router(app: App) -> Router {
+    let patience = app.config.body_patience;
     Router::new()
         .merge(health::router())
         .merge(openapi::router())
@@ -125,19 +143,36 @@ fn router(app: App) -> Router {
         .merge(jogg::router())
         .merge(sync_so::router())
         .merge(fal::router())
+        .merge(local::router())
+        .merge(page::router())
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(app.config.max_body))
+        .layer(map_request(move |request| pace::watch(request, patience)))
+        .layer(origin::cors(&app))
         .layer(CatchPanicLayer::new())
         .layer(PropagateRequestIdLayer::x_request_id())
-        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(TraceLayer::new_for_http().make_span_with(span).on_response(answered).on_failure(()))
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(app)
 }
 
-/// What the log's lines about a request begin with. Queries and headers, which may hold secrets, stay out.
+/// What the log's lines about a request begin with. Queries and headers, which may hold secrets, stay out, and so do
+/// files' names: whoever knows one may read the file.
 fn span(request: &Request<Body>) -> tracing::Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!("request", id, method = %request.method(), path = request.uri().path())
+    let path = request.uri().path();
+    let path = if path.starts_with("/media/") { "/media/…" } else { path };
+    tracing::info_span!("request", id, method = %request.method(), path)
+}
+
+/// Not being ready is no failure.
+fn answered(response: &Response, took: Duration, _: &tracing::Span) {
+    let (status, ms) = (response.status().as_u16(), took.as_millis() as u64);
+    match response.status() {
+        StatusCode::SERVICE_UNAVAILABLE => tracing::debug!(status, ms, "answered"),
+        failed if failed.is_server_error() => tracing::error!(status, ms, "answered"),
+        _ => tracing::debug!(status, ms, "answered"),
+    }
 }
 
 async fn unknown() -> Response {
@@ -152,5 +187,18 @@ async fn clean(app: App) {
             tracing::error!("the data directory cannot be cleaned: {}", problem.message());
         }
         tokio::time::sleep(CLEAN_EVERY).await;
+    }
+}
+
+/// Ends jobs whose clients would wait no longer for their turn, until the server ends.
+async fn end_late(app: App) {
+    while !app.jobs.is_closed() {
+        let late = app.jobs.late(jobs::now());
+        if !late.is_empty()
+            && let Err(problem) = app.blocking(move |app| Ok(app.jobs.end_late(&late)?)).await
+        {
+            tracing::error!("late jobs cannot be ended: {}", problem.message());
+        }
+        tokio::time::sleep(LATE_EVERY).await;
     }
 }

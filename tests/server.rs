@@ -6,6 +6,14 @@
 mod common;
 #[path = "server/core.rs"]
 mod core;
+#[path = "server/limits.rs"]
+mod limits;
+#[path = "server/engine.rs"]
+mod engine;
+#[path = "server/cleaning.rs"]
+mod cleaning;
+#[path = "server/webhooks.rs"]
+mod webhooks;
 #[path = "server/fal.rs"]
 mod fal;
 #[path = "server/storage.rs"]
@@ -18,6 +26,8 @@ mod wavespeed;
 mod jogg;
 #[path = "server/sync_so.rs"]
 mod sync_so;
+#[path = "server/local.rs"]
+mod local;
 #[path = "server/crash.rs"]
 mod crash;
 #[path = "server/load.rs"]

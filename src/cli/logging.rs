@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -29,11 +30,20 @@ impl Screen {
     }
 }
 
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
 /// Starts logging to stderr: `-q` before all, then RUST_LOG where it is set, else by `-v`. On a terminal the
 /// bars tell what the log's stage lines tell elsewhere, so that only warnings are logged there. hf-hub's own
 /// complaints come before every repetition, and the last one is in the error.
-pub fn start(verbosity: Verbosity) -> Screen {
-    let is_terminal = io::stderr().is_terminal() && !verbosity.quiet;
+pub fn start(verbosity: Verbosity, format: LogFormat) -> Screen {
+    let is_terminal = io::stderr().is_terminal() && !verbosity.quiet && format == LogFormat::Text;
     let bars = MultiProgress::with_draw_target(match is_terminal {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),
@@ -48,15 +58,17 @@ pub fn start(verbosity: Verbosity) -> Screen {
     };
     let asked = EnvFilter::try_from_default_env().ok().filter(|_| !verbosity.quiet);
     let filter = asked.unwrap_or_else(|| EnvFilter::new(level));
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(screen.clone())
         .with_ansi(is_terminal)
         // It would complain on stderr about a stderr that is gone, and end the job with that.
         .log_internal_errors(false)
-        .without_time()
-        .with_target(verbosity.verbose > 0)
-        .init();
+        .with_target(verbosity.verbose > 0);
+    match format {
+        LogFormat::Text => log.without_time().init(),
+        LogFormat::Json => log.json().flatten_event(true).with_span_list(false).init(),
+    }
     screen
 }
 

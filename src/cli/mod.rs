@@ -60,7 +60,7 @@ struct Verbosity {
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let screen = logging::start(cli.verbosity);
+    let screen = logging::start(cli.verbosity, cli.command.log_format());
     let json = cli.command.wants_json();
     let interrupts = match Interrupts::install(&screen, json) {
         Ok(interrupts) => interrupts,
@@ -76,6 +76,15 @@ pub fn run() -> ExitCode {
 }
 
 impl Command {
+    /// For whom the log is written.
+    fn log_format(&self) -> logging::LogFormat {
+        match self {
+            #[cfg(feature = "server")]
+            Command::Serve(args) => args.log_format,
+            _ => logging::LogFormat::Text,
+        }
+    }
+
     /// Whether the caller reads JSON.
     fn wants_json(&self) -> bool {
         match self {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
+use clap::{Args, value_parser};
 use latentsync::device::{DTypeChoice, DeviceChoice};
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::FaceDetectorChoice;
@@ -16,8 +16,10 @@ use latentsync::server::jobs::engine::LipSyncEngine;
 use latentsync::server::keys::Keys;
 use latentsync::server::{ServerConfig, Tls, serve};
 use latentsync::{Error, LoadOptions, ModelChoice, Options};
+use url::{Host, Url};
 
 use super::interrupt::Interrupts;
+use super::logging::LogFormat;
 use super::parse;
 use super::sync::model_choice;
 
@@ -43,6 +45,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "LATENTSYNC_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
+    /// text, or json: one object a line, with the request's and the job's identifier
+    #[arg(long, value_name = "FORMAT", env = "LATENTSYNC_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
     /// A key that clients must bring; may be given several times
     #[arg(
         long,
@@ -53,7 +59,7 @@ pub struct ServeArgs {
         help_heading = "Access"
     )]
     api_key: Vec<String>,
-    /// A file with one key a line
+    /// A file with one key a line; lines that begin with # are remarks
     #[arg(long, value_name = "FILE", env = "LATENTSYNC_API_KEY_FILE", help_heading = "Access")]
     api_key_file: Option<PathBuf>,
     /// Fetch inputs from, and send webhooks to, this machine and its networks too
@@ -93,7 +99,7 @@ pub struct ServeArgs {
     fetch_timeout: u64,
     /// Hours for which results and uploads are kept
     #[arg(long, value_name = "HOURS", env = "LATENTSYNC_KEEP", default_value_t = Keep::default().time.as_secs() / 3600,
-          help_heading = "Limits")]
+          value_parser = value_parser!(u64).range(1..=MOST_HOURS), help_heading = "Limits")]
     keep: u64,
     /// Gigabytes of the data directory, beyond which the oldest results go first
     #[arg(long, value_name = "GB", env = "LATENTSYNC_QUOTA", default_value_t = Keep::default().quota >> 30,
@@ -133,6 +139,9 @@ pub struct ServeArgs {
     idle_unload: Option<u64>,
 }
 
+/// A hundred years.
+const MOST_HOURS: u64 = 876_600;
+
 /// Serves until it is told to stop.
 pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
     let config = args.config()?;
@@ -151,10 +160,33 @@ pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
 impl ServeArgs {
     fn config(&self) -> Result<ServerConfig> {
         let keys = self.keys()?;
+        let refuse = |problem: String| Err(Error::Usage(problem).into());
+        if keys.is_empty() && (!self.api_key.is_empty() || self.api_key_file.is_some()) {
+            return refuse("there is no key in --api-key or --api-key-file".to_string());
+        }
         if keys.is_empty() && !self.host.is_loopback() {
-            let problem =
-                format!("{} can be reached by others: --api-key or --api-key-file is needed", self.host);
-            return Err(Error::Usage(problem).into());
+            return refuse(format!(
+                "{} can be reached by others: --api-key or --api-key-file is needed",
+                self.host
+            ));
+        }
+        if let Some(url) = &self.public_url {
+            let parsed =
+                Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let Some(parsed) = parsed else {
+                return refuse(format!("--public-url `{url}` is no http or https URL"));
+            };
+            let local = match parsed.host() {
+                Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+                Some(Host::Ipv4(address)) => address.is_loopback(),
+                Some(Host::Ipv6(address)) => address.is_loopback(),
+                None => false,
+            };
+            if keys.is_empty() && !local {
+                return refuse(format!(
+                    "`{url}` can be reached by others: --api-key or --api-key-file is needed"
+                ));
+            }
         }
         let tls = match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
@@ -162,13 +194,17 @@ impl ServeArgs {
             }
             _ => None,
         };
+        // A directory's place is for those of this machine.
+        let tell = keys.is_empty() || !matches!(self.model, ModelChoice::Directory(_));
         Ok(ServerConfig {
+            model: tell.then(|| self.model.to_string()),
             public_url: self.public_url.clone(),
             keys: Keys::new(&keys),
             limits: Limits { queue: self.queue_size, per_key: self.jobs_per_key },
             keep: Keep {
                 time: Duration::from_secs(self.keep.saturating_mul(3600)),
                 quota: self.quota.saturating_mul(1 << 30),
+                ..Keep::default()
             },
             fetch: FetchLimits {
                 max_bytes: self.max_input.saturating_mul(1 << 20),
@@ -194,10 +230,10 @@ impl ServeArgs {
             let text = std::fs::read_to_string(path)
                 .map_err(|source| Error::ReadFile { path: path.clone(), source })
                 .context("no API keys")?;
-            keys.extend(text.lines().map(|line| line.trim().to_string()));
+            keys.extend(text.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_string));
         }
-        keys.retain(|key| !key.is_empty());
-        Ok(keys)
+        let keys = keys.iter().map(|key| key.trim().to_string());
+        Ok(keys.filter(|key| !key.is_empty()).collect())
     }
 
     fn load_options(&self) -> LoadOptions {

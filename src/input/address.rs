@@ -27,6 +27,9 @@ impl AddressPolicy {
     }
 }
 
+/// Public by its number; within Azure it is the host that knows a machine's credentials.
+const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
 /// A name led to no public address.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is not public")]
@@ -65,6 +68,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         (0, ..) | (100, 64..=127, _) | (192, 0, 0) | (192, 88, 99) | (198, 18..=19, _) | (240.., ..)
     );
     !(special
+        || address == AZURE_HOST
         || address.is_loopback()
         || address.is_private()
         || address.is_link_local()
@@ -108,6 +112,7 @@ mod tests {
             "224.0.0.1",
             "198.18.0.1",
             "192.0.2.1",
+            "168.63.129.16",
             "::",
             "::1",
             "fe80::1",

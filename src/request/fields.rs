@@ -17,13 +17,25 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    pub(super) fn new(field: &str, problem: &str) -> Self {
+    pub(crate) fn new(field: &str, problem: &str) -> Self {
         Self { field: field.to_string(), problem: problem.to_string() }
     }
 
-    pub(super) fn wrong_type(field: &str, expected: &str, got: &Value) -> Self {
+    pub(crate) fn wrong_type(field: &str, expected: &str, got: &Value) -> Self {
         Self::new(field, &format!("must be {expected}, not {}", describe(got)))
     }
+}
+
+/// A seed: any whole number, modulo 2⁶⁴ as PyTorch takes it; −1 asks for a random one, as in the original.
+pub(crate) fn seed(number: i128) -> Option<u64> {
+    (number != -1).then_some(number as u64)
+}
+
+/// A whole number, however it is written; what does not fit becomes the nearest that does.
+pub(crate) fn whole(value: &Value) -> Option<i128> {
+    let rounded = value.as_f64().filter(|number| number.fract() == 0.0);
+    let exact = value.as_u64().map(i128::from).or(value.as_i64().map(i128::from));
+    exact.or(rounded.map(|number| number as i128))
 }
 
 /// A value as an error quotes it: short, so that a body full of nonsense stays readable.
@@ -39,7 +51,7 @@ fn describe(value: &Value) -> String {
 
 /// A JSON object and where it sits in the body. A field that is `null` counts as absent, as it does with
 /// every one of the vendors' own clients; fields that nobody asks for are no error.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     path: String,
     object: &'a Object,
 }
@@ -81,6 +93,36 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Yes or no; absent is no.
+    #[cfg(feature = "server")]
+    pub fn flag(&self, name: &str) -> Result<bool, FieldError> {
+        match self.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(FieldError::wrong_type(&self.path(name), "true or false", other)),
+        }
+    }
+
+    /// A whole number within a range; one beyond all measure counts as the largest there is.
+    #[cfg(feature = "server")]
+    pub fn count(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, FieldError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let number = whole(value);
+        let number = number.map(|number| u64::try_from(number.clamp(-1, i128::from(u64::MAX))));
+        match number {
+            Some(Ok(number)) if range.contains(&number) => Ok(Some(number)),
+            _ => {
+                let expected = match *range.end() {
+                    u64::MAX => format!("a whole number from {} up", range.start()),
+                    end => format!("a whole number from {} to {end}", range.start()),
+                };
+                Err(FieldError::wrong_type(&self.path(name), &expected, value))
+            }
+        }
+    }
+
     /// A required URL or path.
     pub fn url(&self, name: &str) -> Result<String, FieldError> {
         let text = self.required(name, self.string(name)?)?;
@@ -103,16 +145,14 @@ impl<'a> Fields<'a> {
         Ok(Some(number))
     }
 
-    /// A seed: any whole number from 0 up; −1 asks for a random one, as in the original.
+    /// A seed, see [`seed`].
     pub fn seed(&self, name: &str) -> Result<Option<u64>, FieldError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        match (value.as_u64(), value.as_i64()) {
-            (Some(seed), _) => Ok(Some(seed)),
-            (None, Some(-1)) => Ok(None),
-            _ => Err(FieldError::wrong_type(&self.path(name), "a whole number from 0 up", value)),
-        }
+        let number =
+            whole(value).ok_or_else(|| FieldError::wrong_type(&self.path(name), "a whole number", value))?;
+        Ok(seed(number))
     }
 
     /// One of a vendor's words for a mode.

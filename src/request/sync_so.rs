@@ -10,14 +10,20 @@ use crate::options::SyncMode;
 /// What sync.so's models offer and this one does not.
 const IGNORED_OPTIONS: [&str; 5] =
     ["temperature", "active_speaker_detection", "occlusion_detection_enabled", "model_mode", "prompt"];
+/// Characters of a result's name.
+const LONGEST_NAME: usize = 255;
 
 pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
-    if matches!(body.get("segments"), Some(Value::Array(segments)) if !segments.is_empty()) {
-        return Err(FieldError::new(
-            &body.path("segments"),
-            "is not supported: one voice for the whole video",
-        ));
+    match body.get("segments") {
+        None => {}
+        Some(Value::Array(segments)) if segments.is_empty() => {}
+        Some(Value::Array(_)) => {
+            let problem = "is not supported: one voice for the whole video";
+            return Err(FieldError::new(&body.path("segments"), problem));
+        }
+        Some(other) => return Err(FieldError::wrong_type(&body.path("segments"), "an array", other)),
     }
+    output_name(body)?;
     let inputs = match body.required("input", body.get("input"))? {
         Value::Array(inputs) => inputs,
         other => return Err(FieldError::wrong_type(&body.path("input"), "an array", other)),
@@ -26,9 +32,21 @@ pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
     for (i, input) in inputs.iter().enumerate() {
         let input = Fields::at(&format!("input.{i}"), input)?;
         let kind = input.required("type", input.string("type")?)?;
+        for part in ["segments_secs", "segments_frames"] {
+            if input.get(part).is_some() {
+                return Err(FieldError::new(
+                    &input.path(part),
+                    "is not supported: one voice for the whole video",
+                ));
+            }
+        }
         let slot = match kind {
             "video" => &mut video,
             "audio" => &mut audio,
+            "text" => {
+                let problem = "is `text`, which is not supported: this engine has no voice of its own";
+                return Err(FieldError::new(&input.path("type"), problem));
+            }
             _ => {
                 let problem = format!("is `{kind}`: it must be `video` or `audio`");
                 return Err(FieldError::new(&input.path("type"), &problem));
@@ -53,4 +71,17 @@ pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
         duration: mode.unwrap_or(SyncMode::CutOff).policy(),
         ignored: options.map(|options| options.present(&IGNORED_OPTIONS)).unwrap_or_default(),
     })
+}
+
+/// The result's name: its extension is added, and nothing in it needs care in a path.
+fn output_name(body: &Fields<'_>) -> Result<(), FieldError> {
+    let Some(name) = body.string("outputFileName")? else { return Ok(()) };
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if name.is_empty() || name.len() > LONGEST_NAME || !plain {
+        let problem = format!(
+            "must be 1 to {LONGEST_NAME} letters, digits, underscores and hyphens, without an extension"
+        );
+        return Err(FieldError::new(&body.path("outputFileName"), &problem));
+    }
+    Ok(())
 }

@@ -92,7 +92,7 @@ fn absent_fields_take_the_vendors_defaults() {
 
 #[test]
 fn unknown_fields_pass_and_known_ones_without_effect_are_listed() {
-    let body = json!({"video_url": "v", "audio_url": "a", "sync_mode": "nonsense", "priority": [1]});
+    let body = json!({"video_url": "v", "audio_url": "a", "priority": [1]});
     assert_eq!(read(body).unwrap().ignored, Vec::<String>::new());
     let body = json!({"input": [{"type": "audio", "url": "a"}, {"type": "video", "url": "v"}],
                       "options": {"temperature": 0.5}});
@@ -110,8 +110,7 @@ fn what_is_wrong_is_named() {
         (fal("guidance_scale", json!(2.5)), "`guidance_scale` is 2.5: it must be between 1 and 2"),
         (fal("guidance_scale", json!(0)), "`guidance_scale` is 0: it must be between 1 and 2"),
         (fal("guidance_scale", json!("1")), "`guidance_scale` must be a number, not \"1\""),
-        (fal("seed", json!(1.5)), "`seed` must be a whole number from 0 up, not 1.5"),
-        (fal("seed", json!(-2)), "`seed` must be a whole number from 0 up, not -2"),
+        (fal("seed", json!(1.5)), "`seed` must be a whole number, not 1.5"),
         (fal("seed", json!("7")), "`seed` must be a whole number"),
         (fal("loop_mode", json!("bounce")), "`loop_mode` is `bounce`: it must be one of pingpong, loop"),
         (fal("loop_mode", json!(true)), "`loop_mode` must be a string, not true"),
@@ -139,12 +138,19 @@ fn what_is_wrong_is_named() {
             "`input.guidance_scale` is 3",
         ),
         (json!({"input": [{"type": "video", "url": "v"}]}), "`input` has no audio"),
-        (json!({"input": [{"type": "text", "url": "v"}]}), "`input.0.type` is `text`"),
+        (
+            json!({"input": [{"type": "text", "url": "v"}]}),
+            "`input.0.type` is `text`, which is not supported",
+        ),
+        (json!({"input": [{"type": "image", "url": "v"}]}), "`input.0.type` is `image`: it must be"),
+        (json!({"input": [], "outputFileName": "a/b"}), "`outputFileName` must be 1 to 255 letters"),
+        (json!({"input": [], "outputFileName": {}}), "`outputFileName` must be a string"),
         (
             json!({"input": [{"type": "video", "url": "v"}, {"type": "video", "url": "w"}]}),
             "`input` has more than one video",
         ),
         (json!({"input": [], "segments": [{}]}), "`segments` is not supported"),
+        (json!({"input": [], "segments": "x"}), "`segments` must be an array"),
         (json!({"input": "x"}), "the body names no video"),
         (json!({}), "the body names no video"),
         (json!([1, 2]), "the body must be an object, not an array"),
@@ -157,8 +163,26 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn minus_one_asks_for_a_random_seed() {
+fn minus_one_asks_for_a_random_seed_and_every_other_number_is_one() {
+    for (number, seed) in [(json!(-2), u64::MAX - 1), (json!(7.0), 7), (json!(u64::MAX), u64::MAX)] {
+        let body = json!({"video_url": "v", "audio_url": "a", "seed": number});
+        assert_eq!(read(body).unwrap().seed, Some(seed), "{number}");
+    }
     assert_eq!(read(json!({"video_url": "v", "audio_url": "a", "seed": -1})).unwrap().seed, None);
+}
+
+#[test]
+fn fal_s_sync_lipsync_has_the_five_modes() {
+    let mut body = json!({"video_url": "v", "audio_url": "a", "model": "lipsync-1.9.0-beta"});
+    let lipsync = |body: &Value| Request::from_json(body, Some(Api::FalLipsync));
+    assert_eq!(lipsync(&body).unwrap().duration, SyncMode::CutOff.policy());
+    for name in SyncMode::NAMES {
+        body["sync_mode"] = (*name).into();
+        assert_eq!(read(body.clone()).unwrap().api, Api::FalLipsync);
+        assert_eq!(lipsync(&body).unwrap().duration, name.parse::<SyncMode>().unwrap().policy());
+    }
+    body["sync_mode"] = "normal".into();
+    assert!(lipsync(&body).is_err());
 }
 
 #[test]

@@ -1,19 +1,16 @@
 //! What every handler has at hand: the server's parts, who asks, and what a request becomes.
 
-use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::header::{HOST, ORIGIN};
 use axum::http::request::Parts;
-use axum::http::uri::Authority;
 use serde_json::Value;
-use url::Url;
 
 use super::config::ServerConfig;
-use super::jobs::{JobRecord, Jobs, NewJob, Webhook};
+use super::jobs::{JobRecord, Jobs, NewJob, Priority, Webhook};
 use super::metrics::Metrics;
+use super::origin::base_url;
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::rate::Rate;
@@ -59,6 +56,16 @@ pub struct Order {
     pub webhook: Option<Webhook>,
     /// Unfinished jobs of one key that the API allows.
     pub at_once: Option<usize>,
+    pub priority: Priority,
+    /// When the job's turn must have come (milliseconds since 1970).
+    pub start_by: Option<i64>,
+}
+
+impl Order {
+    /// A plain one.
+    pub fn new(api: Api, body: Value) -> Self {
+        Self { api, body, webhook: None, at_once: None, priority: Priority::Normal, start_by: None }
+    }
 }
 
 impl App {
@@ -75,12 +82,17 @@ impl App {
         })
     }
 
-    /// Accepts a job. The body has been read as the vendor reads it.
+    /// A webhook that may be told; `field` is its name in the request.
+    pub fn webhook(&self, field: &str, url: &str, secret: Option<&str>) -> Result<Webhook, FieldError> {
+        let refuse = |problem| FieldError { field: field.to_string(), problem };
+        self.outbound.checked(url).map_err(refuse)?;
+        Ok(Webhook { url: url.to_string(), secret: secret.map(str::to_string) })
+    }
+
+    /// Accepts a job. The body has been read as the vendor reads it, and its webhook is one of [`Self::webhook`]'s.
     pub async fn submit(&self, caller: &Caller, order: Order) -> Result<String, Problem> {
-        if let Some(webhook) = &order.webhook {
-            self.outbound
-                .checked(&webhook.url)
-                .map_err(|problem| FieldError { field: "webhook".to_string(), problem })?;
+        if order.body.to_string().len() > self.config.max_body {
+            return Err(Problem::TooLarge);
         }
         let job = NewJob {
             api: order.api,
@@ -88,8 +100,13 @@ impl App {
             body: order.body,
             base_url: caller.base_url.clone(),
             webhook: order.webhook,
+            priority: order.priority,
+            start_by: order.start_by,
         };
-        self.blocking(move |app| Ok(app.jobs.submit(&job, order.at_once)?)).await
+        let id = self.blocking(move |app| Ok(app.jobs.submit(&job, order.at_once)?)).await?;
+        // Within the request's span: the one line that has both identifiers.
+        tracing::info!(job = id, api = order.api.name(), "accepted");
+        Ok(id)
     }
 
     /// A job of the caller's. Other people's jobs do not exist for it.
@@ -114,7 +131,7 @@ impl App {
                 }
             }
             if self.jobs.is_closed() || changes.changed().await.is_err() {
-                return Err(Problem::Server("the server is shutting down".to_string()));
+                return Err(Problem::ShuttingDown);
             }
         }
     }
@@ -127,54 +144,4 @@ impl FromRequestParts<App> for Caller {
         let owner = app.config.keys.owner(&parts.headers).ok_or(Problem::Unauthorised)?;
         Ok(Self { owner, base_url: base_url(parts, app)? })
     }
-}
-
-/// Under which address the client knows this server.
-///
-/// A server that asks for no key is for this machine. It does not listen to web pages that a browser here shows:
-/// neither to those whose name was made to point here, nor to those that simply send.
-pub fn base_url(parts: &Parts, app: &App) -> Result<String, Problem> {
-    let open = !app.config.keys.are_required();
-    let host = match parts.headers.get(HOST) {
-        Some(host) => host.to_str().ok(),
-        None => parts.uri.authority().map(Authority::as_str),
-    };
-    // Only what is a host may come back in a URL.
-    let host =
-        host.and_then(|host| host.parse::<Authority>().ok()).filter(|host| !host.as_str().contains('@'));
-    let public = app.config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_string());
-    let is_public = |host: &str| {
-        let public = public.as_deref().and_then(|url| Url::parse(url).ok());
-        public.is_some_and(|public| public.host_str() == Some(host))
-    };
-    if open
-        && let Some(host) = host.as_ref().map(Authority::host)
-        && !(is_local_name(host) || is_address(host) || is_public(host))
-    {
-        return Err(Problem::Foreign(host.to_string()));
-    }
-    if open && let Some(origin) = parts.headers.get(ORIGIN) {
-        let origin = origin.to_str().unwrap_or_default();
-        let from = Url::parse(origin).ok().and_then(|url| url.host_str().map(str::to_string));
-        let from = from.unwrap_or_default();
-        let same = host.as_ref().is_some_and(|host| host.host() == from);
-        if !(same || is_local_name(&from) || is_public(&from)) {
-            return Err(Problem::Foreign(origin.to_string()));
-        }
-    }
-    if let Some(url) = public {
-        return Ok(url);
-    }
-    let host = host.ok_or_else(|| Problem::Body("the request names no host".to_string()))?;
-    let scheme = if app.config.tls.is_some() { "https" } else { "http" };
-    Ok(format!("{scheme}://{host}"))
-}
-
-fn is_local_name(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost") || matches!(host, "127.0.0.1" | "[::1]")
-}
-
-/// An address cannot be made to point elsewhere, as a name can.
-fn is_address(host: &str) -> bool {
-    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }

@@ -1,31 +1,34 @@
-//! eachlabs' `latentsync`: predictions, created, polled, cancelled or waited for.
+//! eachlabs' `latentsync`: predictions, created, polled, cancelled or waited for, and the log of their webhooks.
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{get, post};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::routing::{any, get, post};
+use serde_json::{Map, Value, json};
 use url::Url;
+use uuid::Uuid;
 
-use super::app::{App, Caller, Order};
+use super::app::{App, Caller, Order, Shared};
 use super::jobs::inputs::own_id;
-use super::jobs::{Cancelled, Delivery, JobRecord, LogLine, State as JobState, Webhook};
+use super::jobs::{Attempt, Cancelled, Delivery, JobRecord, LogLine, State as JobState};
 use super::problem::{Problem, answer_with};
 use super::reply::{self, iso_time};
 use super::signing::hmac_hex;
 use super::webhooks::Message;
 use crate::input::AddressPolicy;
-use crate::request::{Api, FieldError, Request};
+use crate::request::{Api, FieldError, Fields, Request};
 
 /// Unfinished predictions of one key.
 const AT_ONCE: usize = 10;
 /// Predictions that one key may create in a minute.
 pub const CREATES_PER_MINUTE: usize = 100;
-/// Deliveries in a list.
-const LISTED: u32 = 100;
+/// Deliveries in a list, unless it is to have more or fewer, and at most.
+const LISTED: u32 = 50;
+const LISTED_AT_MOST: u32 = 100;
+/// Which of its services eachlabs says to have sent a webhook.
+const SOURCE: &str = "api-gateway";
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -35,7 +38,8 @@ pub fn router() -> Router<App> {
         .route("/v1/prediction/{id}", get(show))
         .route("/v1/prediction/{id}/cancel", post(cancel))
         .route("/v1/webhooks", get(webhooks))
-        .route("/v1/webhooks/{id}", get(webhooks_of))
+        .route("/v1/webhooks/{id}", get(webhook_of))
+        .route("/v1/{*path}", any(|_: Caller| async { Problem::NotFound("path") }))
         .layer(map_response(answer_with(words)))
 }
 
@@ -44,7 +48,11 @@ fn words(problem: &Problem) -> Response {
     let (message, details) = match problem {
         Problem::Field(error) => ("Invalid input", error.to_string()),
         Problem::Body(error) => ("Invalid input", error.clone()),
-        Problem::Unauthorised => ("Unauthorized", "missing or invalid X-API-Key".to_string()),
+        Problem::Unauthorised => ("Unauthorized", "Invalid or missing API key".to_string()),
+        Problem::NotFound(what @ ("model" | "prediction")) => (
+            "Not found",
+            if *what == "model" { "Model not found" } else { "Prediction not found" }.to_string(),
+        ),
         Problem::NotFound(_) => ("Not found", problem.message()),
         Problem::Busy(_) => ("Rate limit exceeded", problem.message()),
         _ => ("Request failed", problem.message()),
@@ -94,20 +102,16 @@ async fn accept(app: &App, caller: &Caller, body: Value) -> Result<String, Probl
     for (field, url) in [("input.video_url", &request.video), ("input.audio_url", &request.audio)] {
         check_url(app, field, url)?;
     }
-    let text = |name: &str| match &body[name] {
-        Value::Null => Ok(None),
-        Value::String(text) => Ok(Some(text.clone())),
-        _ => Err(FieldError { field: name.to_string(), problem: "must be a string".to_string() }),
-    };
-    let webhook = match (text("webhook_url")?, text("webhook_secret")?) {
-        (Some(url), secret) if !url.is_empty() => Some(Webhook { url, secret }),
-        _ => None,
-    };
+    let fields = Fields::new(&body)?;
+    fields.string("version")?;
+    let secret = fields.string("webhook_secret")?;
+    let url = fields.string("webhook_url")?.filter(|url| !url.is_empty());
+    let webhook = url.map(|url| app.webhook("webhook_url", url, secret)).transpose()?;
     if !app.creates.admit(&caller.owner) {
         let message = format!("more than {CREATES_PER_MINUTE} predictions in a minute");
         return Err(Problem::Busy(message));
     }
-    let order = Order { api: Api::Eachlabs, body, webhook, at_once: Some(AT_ONCE) };
+    let order = Order { webhook, at_once: Some(AT_ONCE), ..Order::new(Api::Eachlabs, body) };
     let accepted = app.submit(caller, order).await;
     if accepted.is_err() {
         app.creates.take_back(&caller.owner);
@@ -126,17 +130,22 @@ fn check_model(body: &Value) -> Result<(), Problem> {
     }
 }
 
-/// eachlabs takes public URLs only; one of this server's own files is as good.
+/// eachlabs takes public HTTPS URLs only; one of this server's own files is as good.
 fn check_url(app: &App, field: &str, url: &str) -> Result<(), Problem> {
     let refuse = |problem: &str| FieldError { field: field.to_string(), problem: problem.to_string() };
-    let parsed = Url::parse(url).map_err(|_| refuse("must be a publicly reachable URL"))?;
+    let parsed = Url::parse(url).map_err(|_| refuse("must be a publicly reachable HTTPS URL"))?;
     if !matches!(parsed.scheme(), "http" | "https") {
-        return Err(refuse("must be a publicly reachable URL: data URIs and files are rejected").into());
+        return Err(refuse("must be a publicly reachable HTTPS URL: data URIs and files are rejected").into());
+    }
+    if app.config.addresses == AddressPolicy::Any || own_id(url).is_some() {
+        return Ok(());
     }
     let local = parsed.host_str().is_some_and(|host| host == "localhost" || host.ends_with(".localhost"));
-    let refused = local || app.outbound.checked(url).is_err();
-    if refused && app.config.addresses == AddressPolicy::PublicOnly && own_id(url).is_none() {
-        return Err(refuse("must be a publicly reachable URL: localhost is rejected").into());
+    if local || app.outbound.checked(url).is_err() {
+        return Err(refuse("must be a publicly reachable HTTPS URL: localhost is rejected").into());
+    }
+    if parsed.scheme() != "https" {
+        return Err(refuse("must be a publicly reachable HTTPS URL: plain HTTP is rejected").into());
     }
     Ok(())
 }
@@ -161,7 +170,7 @@ async fn cancel(
     match app.blocking(move |app| Ok(app.jobs.cancel(&job)?)).await? {
         Cancelled::Done | Cancelled::Requested => {
             let body = json!({
-                "status": "cancelled", "message": "Prediction cancelled successfully", "predictionID": id,
+                "status": "cancelled", "message": "Prediction canceled successfully", "predictionID": id,
             });
             Ok(reply::json(StatusCode::OK, &body))
         }
@@ -170,30 +179,75 @@ async fn cancel(
     }
 }
 
-#[derive(Deserialize)]
-struct ListQuery {
-    limit: Option<u32>,
+/// The log of all webhooks, the newest first.
+async fn webhooks(State(app): State<App>, caller: Caller, query: reply::Query) -> Result<Response, Problem> {
+    let limit = query.count("limit", 1..=LISTED_AT_MOST)?.unwrap_or(LISTED);
+    let offset = query.count("offset", 0..=u32::MAX)?.unwrap_or(0);
+    let list = app.blocking(move |app| {
+        let deliveries = app.jobs.store.deliveries_of_owner(&caller.owner, Api::Eachlabs, limit, offset)?;
+        let told = deliveries.iter().filter_map(|delivery| told(app, delivery).transpose());
+        told.collect::<Result<Vec<Value>, Problem>>()
+    });
+    Ok(reply::json(StatusCode::OK, &json!({"webhooks": list.await?, "limit": limit, "offset": offset})))
 }
 
-async fn webhooks(
-    State(app): State<App>,
-    caller: Caller,
-    reply::Query(query): reply::Query<ListQuery>,
-) -> Result<Response, Problem> {
-    let limit = query.limit.unwrap_or(LISTED).min(LISTED);
-    let owner = caller.owner;
-    let list = app.blocking(move |app| Ok(app.jobs.store.deliveries_of_owner(&owner, limit)?)).await?;
-    Ok(reply::json(StatusCode::OK, &json!({"webhooks": list.iter().map(delivery).collect::<Vec<_>>()})))
-}
-
-async fn webhooks_of(
+/// A prediction's webhook, with every attempt to deliver it.
+async fn webhook_of(
     State(app): State<App>,
     caller: Caller,
     reply::Path(id): reply::Path<String>,
 ) -> Result<Response, Problem> {
-    find(&app, &caller, &id).await?;
-    let list = app.blocking(move |app| Ok(app.jobs.store.deliveries_of(&id)?)).await?;
-    Ok(reply::json(StatusCode::OK, &json!({"webhooks": list.iter().map(delivery).collect::<Vec<_>>()})))
+    if Uuid::try_parse(&id).is_err() {
+        return Err(Problem::Body("invalid execution_id".to_string()));
+    }
+    let missing = || Problem::NotFound("webhook");
+    find(&app, &caller, &id).await.map_err(|problem| match problem {
+        Problem::NotFound(_) => missing(),
+        problem => problem,
+    })?;
+    let webhook = app.blocking(move |app| {
+        let delivery = app.jobs.store.deliveries_of(&id)?.pop().ok_or_else(missing)?;
+        let mut webhook = told(app, &delivery)?.ok_or_else(missing)?;
+        let mut attempts: Vec<Value> =
+            app.jobs.store.attempts(delivery.id)?.iter().map(told_attempt).collect();
+        if let Some(next_at) = delivery.next_at {
+            attempts.push(json!({
+                "status": "PENDING", "status_code": null, "response": null, "error_message": null,
+                "created_at": iso_time(next_at),
+            }));
+        }
+        webhook["attempts"] = attempts.into();
+        Ok(webhook)
+    });
+    Ok(reply::json(StatusCode::OK, &webhook.await?))
+}
+
+/// A webhook as it was sent; nothing if its prediction has been forgotten meanwhile.
+fn told(app: &Shared, delivery: &Delivery) -> Result<Option<Value>, Problem> {
+    let Some(job) = app.jobs.store.get(&delivery.job)? else { return Ok(None) };
+    let message = webhook(&job, &app.jobs.store.logs(&delivery.job)?);
+    let mut headers = Map::from_iter([("Content-Type".to_string(), "application/json".into())]);
+    for (name, value) in &message.headers {
+        headers.insert(name.to_string(), String::from_utf8_lossy(value.as_bytes()).into());
+    }
+    Ok(Some(json!({
+        "execution_id": delivery.job,
+        "url": delivery.url,
+        "request": String::from_utf8_lossy(&message.body),
+        "headers": headers,
+        "source": SOURCE,
+        "created_at": iso_time(delivery.created_at),
+    })))
+}
+
+fn told_attempt(attempt: &Attempt) -> Value {
+    json!({
+        "status": if attempt.succeeded() { "SUCCESS" } else { "FAILED" },
+        "status_code": attempt.status,
+        "response": attempt.response,
+        "error_message": attempt.error,
+        "created_at": iso_time(attempt.at),
+    })
 }
 
 async fn find(app: &App, caller: &Caller, id: &str) -> Result<JobRecord, Problem> {
@@ -214,17 +268,15 @@ fn prediction(job: &JobRecord, logs: &[LogLine]) -> Value {
         JobState::Cancelled => "cancelled",
     };
     let url = format!("{}/v1/prediction/{}", job.base_url, job.id);
-    let lines: Vec<&str> = logs.iter().map(|line| line.message.as_str()).collect();
     let mut body = json!({
         "id": job.id,
         "predictionID": job.id,
         "status": status,
         "input": job.body["input"],
         "output": job.output_url(),
-        "logs": lines.join("\n"),
+        "logs": joined(logs),
         "metrics": {"predict_time": job.run_seconds().unwrap_or(0.0), "cost": 0},
         "urls": {"get": url, "cancel": format!("{url}/cancel")},
-        "created_at": iso_time(job.created_at),
     });
     if matches!(job.state, JobState::Failed | JobState::Cancelled) {
         body["message"] = failed(job).into();
@@ -232,6 +284,10 @@ fn prediction(job: &JobRecord, logs: &[LogLine]) -> Value {
         body["error"] = failed(job).into();
     }
     body
+}
+
+fn joined(logs: &[LogLine]) -> String {
+    logs.iter().map(|line| line.message.as_str()).collect::<Vec<_>>().join("\n")
 }
 
 fn failed(job: &JobRecord) -> String {
@@ -242,26 +298,8 @@ fn failed(job: &JobRecord) -> String {
     }
 }
 
-fn delivery(delivery: &Delivery) -> Value {
-    let status = match (delivery.delivered_at, delivery.next_at) {
-        (Some(_), _) => "succeeded",
-        (None, Some(_)) => "pending",
-        (None, None) => "failed",
-    };
-    json!({
-        "execution_id": delivery.job,
-        "webhook_url": delivery.url,
-        "status": status,
-        "attempts": delivery.attempts,
-        "http_status": delivery.last_status,
-        "error": delivery.last_error,
-        "created_at": iso_time(delivery.created_at),
-        "delivered_at": delivery.delivered_at.map(iso_time),
-    })
-}
-
 /// The message that ends a prediction: the model page's fields, and those of the general documents.
-pub fn webhook(job: &JobRecord) -> Message {
+pub fn webhook(job: &JobRecord, logs: &[LogLine]) -> Message {
     let body = json!({
         "exec_id": job.id,
         "id": job.id,
@@ -270,7 +308,7 @@ pub fn webhook(job: &JobRecord) -> Message {
         "error": failed(job),
         "input": job.body["input"],
         "metrics": {"predict_time": job.run_seconds().unwrap_or(0.0), "cost": 0},
-        "logs": "",
+        "logs": joined(logs),
     });
     let message = Message::new(&body);
     match job.webhook.as_ref().and_then(|webhook| webhook.secret.as_ref()) {

@@ -1,7 +1,7 @@
 //! The job core: what every API's request becomes, and how it gets from acceptance to a result.
 //!
 //! `store` keeps jobs in SQLite, `queue` decides whose turn it is, `worker` owns the model and runs them one
-//! after the other, `inputs` turns what a request names into files, `files` is the directory with the
+//! after the other, `inputs` turns what a request names into files, `fetching` does so ahead, `files` is the directory with the
 //! uploads and the results, `clean` empties it again.
 
 pub mod store;
@@ -10,15 +10,18 @@ pub mod queue;
 pub mod engine;
 pub mod inputs;
 pub mod worker;
+mod fetching;
 pub mod clean;
 mod cover;
 mod uploads;
 mod deliveries;
+mod endpoints;
 
-pub use deliveries::Delivery;
+pub use deliveries::{Attempt, Delivery};
+pub use endpoints::Endpoint;
 pub use files::DataDir;
-pub use queue::{Cancelled, Jobs, Limits, Live, Refused};
-pub use store::Store;
+pub use queue::{Cancelled, Jobs, Limits, Live, Refused, StageProgress};
+pub use store::{Filter, Store};
 pub use uploads::Upload;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +67,15 @@ pub struct Webhook {
     pub secret: Option<String>,
 }
 
+/// Which jobs come before which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Priority {
+    #[default]
+    Normal,
+    /// After all normal ones, whenever they come.
+    Low,
+}
+
 /// A request that is about to become a job. Its body has been read and found right.
 #[derive(Debug, Clone)]
 pub struct NewJob {
@@ -75,6 +87,9 @@ pub struct NewJob {
     /// How the client addressed this server: the webhook tells of the result under the same address.
     pub base_url: String,
     pub webhook: Option<Webhook>,
+    pub priority: Priority,
+    /// The job fails if its turn has not come by then (milliseconds since 1970).
+    pub start_by: Option<i64>,
 }
 
 /// A job as it is in the database. Times are in milliseconds since 1970.
@@ -87,6 +102,8 @@ pub struct JobRecord {
     /// Under which address this server is told to whom the record is for.
     pub base_url: String,
     pub webhook: Option<Webhook>,
+    pub priority: Priority,
+    pub start_by: Option<i64>,
     pub state: State,
     pub created_at: i64,
     pub started_at: Option<i64>,
@@ -100,7 +117,8 @@ pub struct JobRecord {
 impl JobRecord {
     /// Seconds from the start of the work to its end.
     pub fn run_seconds(&self) -> Option<f64> {
-        Some((self.ended_at? - self.started_at?) as f64 / 1000.0)
+        // Clocks are set back now and then.
+        Some((self.ended_at? - self.started_at?).max(0) as f64 / 1000.0)
     }
 
     /// The job as it was accepted, whatever has become of it since: what a submission answers.
@@ -110,7 +128,15 @@ impl JobRecord {
 
     /// Where the result is, once there is one.
     pub fn output_url(&self) -> Option<String> {
-        self.output.as_ref().map(|_| format!("{}/media/{}/{}", self.base_url, self.id, files::OUTPUT))
+        self.output.as_ref().map(|_| format!("{}/media/{}/{}", self.base_url, self.id, self.output_name()))
+    }
+
+    /// The result's name in its URL. Only sync.so's requests may choose it.
+    pub fn output_name(&self) -> String {
+        match (self.api, self.body["outputFileName"].as_str()) {
+            (Api::SyncSo, Some(name)) if !name.is_empty() => format!("{name}.mp4"),
+            _ => files::OUTPUT.to_string(),
+        }
     }
 }
 
@@ -158,6 +184,8 @@ pub enum Blame {
     Audio,
     /// The request, but not one of its files.
     Request,
+    /// The time that the client has set for the job's turn to come.
+    Patience,
     Server,
 }
 

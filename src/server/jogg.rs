@@ -1,13 +1,14 @@
-//! JoggAI's `open/v2` lip sync: create, get, find and upload. What goes wrong rides in `code`, below HTTP 200;
-//! times are seconds since 1970.
+//! JoggAI's `open/v2` lip sync: create, get, find, upload, and the endpoints that are told of a task's end. What goes
+//! wrong rides in `code`, below HTTP 200; times are seconds since 1970.
+
+mod endpoints;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{get, post};
-use serde::Deserialize;
+use axum::routing::{any, get, post, put};
 use serde_json::{Value, json};
 
 use super::app::{App, Caller, Order};
@@ -16,7 +17,8 @@ use super::jobs::{JobRecord, State as JobState};
 use super::media;
 use super::problem::{Problem, answer_with};
 use super::reply;
-use crate::request::{Api, FieldError, Request};
+use crate::request::{Api, Fields, Request};
+pub use endpoints::webhook;
 
 const NOT_FOUND: u32 = 10104;
 const BAD_KEY: u32 = 10105;
@@ -24,6 +26,11 @@ const PARAMETER: u32 = 40000;
 const SYSTEM: u32 = 50000;
 
 pub fn router() -> Router<App> {
+    let endpoints = Router::new()
+        .route("/endpoint", post(endpoints::add))
+        .route("/endpoint/{id}", put(endpoints::change).delete(endpoints::remove))
+        .route("/endpoints", get(endpoints::list))
+        .route("/events", get(endpoints::events));
     Router::new()
         .route("/open/v2/create_lip_sync_video", post(create))
         .route("/v2/create_lip_sync_video", post(create))
@@ -33,6 +40,9 @@ pub fn router() -> Router<App> {
         .route("/v2/lip_sync_video", get(find))
         .route("/open/v2/upload/asset", post(begin_upload))
         .route("/v2/upload/asset", post(begin_upload))
+        .nest("/open/v2", endpoints.clone())
+        .nest("/v2", endpoints)
+        .route("/open/v2/{*path}", any(|_: Caller| async { Problem::NotFound("path") }))
         .layer(map_response(answer_with(words)))
 }
 
@@ -40,9 +50,12 @@ fn words(problem: &Problem) -> Response {
     let (status, code) = match problem {
         Problem::Unauthorised | Problem::Foreign(_) => (StatusCode::OK, BAD_KEY),
         Problem::NotFound(_) => (StatusCode::OK, NOT_FOUND),
-        Problem::Body(_) | Problem::Field(_) | Problem::Conflict(_) => (StatusCode::OK, PARAMETER),
-        // No code of JoggAI's says "later", so that HTTP does.
-        Problem::Busy(_) | Problem::TooLarge => (problem.status(), PARAMETER),
+        Problem::Body(_) | Problem::Field(_) | Problem::Conflict(_) | Problem::TooLarge => {
+            (StatusCode::OK, PARAMETER)
+        }
+        Problem::Method => (problem.status(), PARAMETER),
+        // No code of JoggAI's says "later", so that HTTP does. Clients repeat after this one.
+        Problem::Busy(_) | Problem::TooSlow | Problem::ShuttingDown => (problem.status(), SYSTEM),
         Problem::Server(_) => (StatusCode::OK, SYSTEM),
     };
     reply::json(status, &json!({"code": code, "msg": problem.message(), "data": null}))
@@ -58,8 +71,7 @@ async fn create(
     reply::Body(body): reply::Body,
 ) -> Result<Response, Problem> {
     Request::from_json(&body, Some(Api::Jogg))?;
-    let order = Order { api: Api::Jogg, body, webhook: None, at_once: None };
-    let id = app.submit(&caller, order).await?;
+    let id = app.submit(&caller, Order::new(Api::Jogg, body)).await?;
     Ok(success(&json!({"task_id": id, "status": "pending"})))
 }
 
@@ -75,28 +87,17 @@ async fn show(
     }
 }
 
-#[derive(Deserialize)]
-struct FindQuery {
-    video_url: Option<String>,
-    audio_url: Option<String>,
-    playback_type: Option<String>,
-}
-
 /// The newest task with these inputs; what the query leaves out may be anything.
-async fn find(
-    State(app): State<App>,
-    caller: Caller,
-    reply::Query(query): reply::Query<FindQuery>,
-) -> Result<Response, Problem> {
-    let matches = |wanted: &Option<String>, had: &Value, default: &str| {
-        wanted.as_deref().is_none_or(|wanted| had.as_str().unwrap_or(default) == wanted)
-    };
+async fn find(State(app): State<App>, caller: Caller, query: reply::Query) -> Result<Response, Problem> {
     let Caller { owner, base_url } = caller;
     let job = app.blocking(move |app| {
+        let matches = |name: &str, body: &Value, default: &str| {
+            query.get(name).is_none_or(|wanted| body[name].as_str().unwrap_or(default) == wanted)
+        };
         Ok(app.jobs.store.newest(Api::Jogg, &owner, |body| {
-            matches(&query.video_url, &body["video_url"], "")
-                && matches(&query.audio_url, &body["audio_url"], "")
-                && matches(&query.playback_type, &body["playback_type"], "normal")
+            matches("video_url", body, "")
+                && matches("audio_url", body, "")
+                && matches("playback_type", body, "normal")
         })?)
     });
     let job = job.await?.ok_or(Problem::NotFound("task"))?;
@@ -122,7 +123,7 @@ fn task(job: &JobRecord, covered: bool) -> Value {
             JobState::Failed | JobState::Cancelled => "failed",
         },
         "created_at": seconds(Some(job.created_at)),
-        "completed_at": seconds(job.ended_at).unwrap_or(0),
+        "completed_at": seconds(job.ended_at),
     });
     if let (Some(output), Some(url)) = (&job.output, job.output_url()) {
         let cover = format!("{}/media/{}/{COVER}", job.base_url, job.id);
@@ -144,10 +145,11 @@ async fn begin_upload(
     caller: Caller,
     reply::Body(body): reply::Body,
 ) -> Result<Response, Problem> {
-    let missing = |name: &str| FieldError { field: name.to_string(), problem: "is missing".to_string() };
-    let name = body["filename"].as_str().ok_or_else(|| missing("filename"))?;
-    let kind = body["content_type"].as_str().ok_or_else(|| missing("content_type"))?;
-    if body["file_size"].as_u64().is_some_and(|size| size > app.config.max_upload) {
+    let fields = Fields::new(&body)?;
+    let name = fields.required("filename", fields.string("filename")?)?;
+    // The older of JoggAI's pages does not ask for a type.
+    let kind = fields.string("content_type")?.unwrap_or("application/octet-stream");
+    if fields.count("file_size", 0..=u64::MAX)?.is_some_and(|size| size > app.config.max_upload) {
         return Err(Problem::TooLarge);
     }
     let slot = media::reserve(&app, &caller, name, kind).await?;

@@ -1,10 +1,13 @@
 //! API keys: which ones open the server, and which header they come in.
 
-use crate::weights::digest::hex;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName};
+
+use crate::weights::digest::hex;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The keys that open the server; with none, it is open to all who reach it. Only their digests are held.
 #[derive(Clone, Default)]
@@ -41,12 +44,14 @@ impl Keys {
 
 /// The key that a request comes with.
 pub fn key_in(headers: &HeaderMap) -> Option<&str> {
-    if let Some(value) = headers.get(AUTHORIZATION) {
-        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+    let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
+    // A proxy on the way may want an authorisation of its own kind.
+    let authorised = text(&AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
         let known = scheme.eq_ignore_ascii_case("key") || scheme.eq_ignore_ascii_case("bearer");
-        return known.then(|| key.trim());
-    }
-    headers.get("x-api-key")?.to_str().ok().map(str::trim)
+        known.then(|| key.trim())
+    });
+    authorised.or_else(|| text(&API_KEY).map(str::trim))
 }
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -1,6 +1,7 @@
 //! The port: connections, TLS, limits, and the orderly end.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum_server::Handle;
@@ -10,12 +11,11 @@ use hyper_util::server::conn::auto::Builder;
 
 use super::connections::Connections;
 use super::jobs::engine::Engine;
+use super::stall::Watched;
 use super::{Server, ServerConfig, Tls};
 use crate::error::{Error, Result};
 use crate::report::CancelToken;
 
-/// How long a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long requests that are being answered may go on after the server was told to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// How often the wish to end is looked for.
@@ -47,7 +47,7 @@ async fn listen(
         Some(tls) => Some(certificate(tls).await?),
         None => None,
     };
-    let most = config.max_connections;
+    let (most, patience) = (config.max_connections, config.head_patience);
     let server = Server::start(config, engine)?;
     let handle = Handle::new();
     let service = Connections::new(server.router(), most);
@@ -60,18 +60,27 @@ async fn listen(
         handle.graceful_shutdown(Some(GRACE));
     };
     let serving = async {
-        match tls {
-            Some(tls) => {
-                let mut port = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
-                limit(port.http_builder());
-                port.serve(service).await
+        // HTTP/1 only: it is what every client speaks, and a connection that says nothing is known from its start.
+        let served = async {
+            match tls {
+                Some(tls) => {
+                    let port = axum_server::from_tcp_rustls(listener, tls)?.map(Watched);
+                    let mut port = port.handle(handle.clone()).http1_only();
+                    limit(port.http_builder(), patience);
+                    port.serve(service).await
+                }
+                None => {
+                    let port = axum_server::from_tcp(listener)?.map(Watched);
+                    let mut port = port.handle(handle.clone()).http1_only();
+                    limit(port.http_builder(), patience);
+                    port.serve(service).await
+                }
             }
-            None => {
-                let mut port = axum_server::from_tcp(listener)?.handle(handle.clone());
-                limit(port.http_builder());
-                port.serve(service).await
-            }
-        }
+        };
+        let served = served.await;
+        // Without a port there is no server.
+        server.jobs().close();
+        served
     };
     let (served, ()) = tokio::join!(serving, ending);
     let stopped = tokio::task::spawn_blocking(|| server.stop()).await;
@@ -80,12 +89,15 @@ async fn listen(
 }
 
 /// A client that sends its head drop by drop does not hold a connection for ever.
-fn limit(builder: &mut Builder<TokioExecutor>) {
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT);
+fn limit(builder: &mut Builder<TokioExecutor>, patience: Duration) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
 }
 
 async fn certificate(tls: &Tls) -> Result<RustlsConfig> {
-    let loaded = RustlsConfig::from_pem_file(&tls.certificate, &tls.key).await;
-    loaded.map_err(|source| Error::ReadFile { path: tls.certificate.clone(), source })
+    let loaded = RustlsConfig::from_pem_file(&tls.certificate, &tls.key)
+        .await
+        .map_err(|source| Error::ReadFile { path: tls.certificate.clone(), source })?;
+    let mut config = loaded.get_inner().as_ref().clone();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(RustlsConfig::from_config(Arc::new(config)))
 }

@@ -2,20 +2,22 @@
 //! uploads, to be written once. The identifier is the permission, as it is in the vendors' URLs: their
 //! clients send no key with these requests.
 
-use std::fmt::Display;
-use std::path::{Path as FilePath, PathBuf};
+use std::error::Error;
+use std::path::PathBuf;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use futures_util::{Stream, StreamExt};
 use serde_json::json;
-use tokio::fs::File;
+use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
 use tower::ServiceExt;
 use tower_http::services::ServeFile;
@@ -23,23 +25,24 @@ use uuid::Uuid;
 
 use super::app::{App, Caller};
 use super::jobs::Upload;
-use super::jobs::files::{COVER, OUTPUT, sync_directory};
-use super::problem::{Problem, answer_with};
+use super::jobs::files::{COVER, sync_directory};
+use super::problem::{Problem, answer_with, unreadable};
 use super::reply;
 
 /// More parts than any client makes of the largest file.
 const MAX_PARTS: u32 = 10_000;
 
 pub fn router() -> Router<App> {
-    let part = put(write_part);
-    Router::new()
+    // Files have a limit of their own.
+    let files = Router::new()
         .route("/media/{id}/{name}", get(read).put(write))
-        .route("/media/{id}/{name}/{part}", part.clone())
-        .route("/media/{id}/{name}/complete", post(complete))
+        .route("/media/{id}/{name}/{part}", put(write_part))
         // fal's Python client has its own way to say the same.
         .route("/media/{id}/{name}/multipart/{again}/{part}", put(write_python_part))
+        .layer(DefaultBodyLimit::disable());
+    files
+        .route("/media/{id}/{name}/complete", post(complete))
         .route("/media/{id}/{name}/multipart/{again}/complete", post(complete_python))
-        .layer(DefaultBodyLimit::disable())
         .layer(map_response(answer_with(words)))
 }
 
@@ -67,37 +70,64 @@ pub async fn reserve(app: &App, caller: &Caller, name: &str, content_type: &str)
 pub async fn fill<S, E>(app: &App, id: &str, pieces: S) -> Result<u64, Problem>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: Display,
+    E: Error + 'static,
 {
-    let path = part_path(app, id, "part");
-    let stored = copy(app, pieces, &path).await;
-    let bytes = stored.clone().unwrap_or(0);
-    finish(app, id, path, stored).await?;
+    let arrived = copy(app, id, pieces).await?;
+    let bytes = arrived.bytes;
+    publish(app, id, arrived).await?;
     Ok(bytes)
+}
+
+/// Forgets uploads that nobody will use: what they belong to was refused.
+pub async fn discard(app: &App, ids: Vec<String>) {
+    let forgotten = app.blocking(move |app| {
+        for id in ids {
+            if app.jobs.store.remove_upload(&id)? {
+                app.jobs.files.remove_upload(&id);
+            }
+        }
+        Ok(())
+    });
+    if let Err(problem) = forgotten.await {
+        tracing::error!("an upload cannot be forgotten: {}", problem.message());
+    }
 }
 
 async fn read(
     State(app): State<App>,
     reply::Path((id, name)): reply::Path<(String, String)>,
-    request: Request,
+    mut request: Request,
 ) -> Result<Response, Problem> {
-    let (path, content_type) = app
+    let (path, content_type, bytes) = app
         .blocking(move |app| {
             if let Some(upload) = app.jobs.store.upload(&id)? {
-                let complete = upload.bytes.is_some().then(|| app.jobs.files.upload(&id));
-                return Ok((complete.ok_or(Problem::NotFound("file"))?, upload.content_type));
+                let bytes = upload.bytes.ok_or(Problem::NotFound("file"))?;
+                return Ok((app.jobs.files.upload(&id), upload.content_type, bytes));
             }
-            let known = app.jobs.store.get(&id)?.filter(|job| job.output.is_some());
-            match (known, name.as_str()) {
-                (Some(_), OUTPUT) => Ok((app.jobs.files.result(&id), "video/mp4".to_string())),
-                (Some(_), COVER) => Ok((app.jobs.files.cover(&id), "image/jpeg".to_string())),
+            let job = app.jobs.store.get(&id)?.ok_or(Problem::NotFound("file"))?;
+            match &job.output {
+                Some(output) if name == job.output_name() => {
+                    Ok((app.jobs.files.result(&id), "video/mp4".to_string(), output.bytes))
+                }
+                Some(_) if name == COVER => {
+                    Ok((app.jobs.files.cover(&id), "image/jpeg".to_string(), u64::MAX))
+                }
                 _ => Err(Problem::NotFound("file")),
             }
         })
         .await?;
+    if !is_simple_range(request.headers(), bytes) {
+        request.headers_mut().remove(RANGE);
+    }
     let mut response = ServeFile::new(path).oneshot(request).await.into_response();
+    if response.status() == StatusCode::NOT_FOUND {
+        return Err(Problem::NotFound("file"));
+    }
+    let shown = response.status().is_success();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, shown_as(&content_type));
+    if shown {
+        headers.insert(CONTENT_TYPE, shown_as(&content_type));
+    }
     // An upload must not become a page of this server.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
@@ -109,8 +139,22 @@ async fn write(
     reply::Path((id, _)): reply::Path<(String, String)>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
-    incomplete(&app, &id).await?;
-    fill(&app, &id, request.into_body().into_data_stream()).await?;
+    let mut pieces = request.into_body().into_data_stream();
+    let Some(had) = known(&app, &id).await?.bytes else {
+        fill(&app, &id, pieces).await?;
+        return Ok(StatusCode::OK);
+    };
+    // A client that did not get the answer sends the same once more. It is not kept twice.
+    let mut bytes = 0;
+    while let Some(piece) = pieces.next().await {
+        bytes += piece.map_err(|error| unreadable(&error))?.len() as u64;
+        if bytes > had {
+            break;
+        }
+    }
+    if bytes != had {
+        return Err(Problem::Conflict("another file has been uploaded already"));
+    }
     Ok(StatusCode::OK)
 }
 
@@ -124,7 +168,9 @@ async fn write_part(
     if !(1..=MAX_PARTS).contains(&number) {
         return Err(Problem::NotFound("part"));
     }
-    copy(&app, request.into_body().into_data_stream(), &part_path(&app, &id, &number.to_string())).await?;
+    let arrived = copy(&app, &id, request.into_body().into_data_stream()).await?;
+    fs::rename(&arrived.path, part_path(&app, &id, &number.to_string())).await.map_err(broken)?;
+    arrived.keep();
     let etag = format!("\"{id}-{number}\"");
     let mut response = reply::json(StatusCode::OK, &json!({"partNumber": number, "etag": etag}));
     if let Ok(value) = HeaderValue::from_str(&etag) {
@@ -141,13 +187,15 @@ async fn write_python_part(
     write_part(app, reply::Path((id, name, part)), request).await
 }
 
-/// Joins the parts. Each is added to the first and removed, so that the file is never there twice.
+/// Joins the parts. They stay until the whole is there, so that a client may try again.
 async fn complete(
     State(app): State<App>,
     reply::Path((id, _)): reply::Path<(String, String)>,
     reply::Body(body): reply::Body,
 ) -> Result<StatusCode, Problem> {
-    incomplete(&app, &id).await?;
+    if known(&app, &id).await?.bytes.is_some() {
+        return Ok(StatusCode::OK);
+    }
     let parts = body["parts"].as_array().ok_or(Problem::Conflict("the upload has no parts"))?;
     let numbers = parts.iter().map(|part| part["partNumber"].as_u64().unwrap_or(0));
     let mut numbers: Vec<u64> = numbers.collect();
@@ -155,9 +203,8 @@ async fn complete(
     if numbers.is_empty() || numbers.iter().zip(1..).any(|(&number, expected)| number != expected) {
         return Err(Problem::Conflict("the parts are not numbered from 1 without a gap"));
     }
-    let path = part_path(&app, &id, "part");
-    let joined = join(&app, &id, numbers.len() as u64, &path).await;
-    finish(&app, &id, path, joined).await?;
+    let joined = join(&app, &id, numbers.len()).await?;
+    publish(&app, &id, joined).await?;
     Ok(StatusCode::OK)
 }
 
@@ -169,67 +216,112 @@ async fn complete_python(
     complete(app, reply::Path((id, name)), body).await
 }
 
-async fn join(app: &App, id: &str, parts: u64, path: &FilePath) -> Result<u64, Problem> {
-    let mut bytes = 0;
-    let mut whole = File::create(path).await.map_err(broken)?;
-    for number in 1..=parts {
-        let part = part_path(app, id, &number.to_string());
-        let mut file = File::open(&part).await.map_err(|_| Problem::Conflict("a part was never uploaded"))?;
-        bytes += tokio::io::copy(&mut file, &mut whole).await.map_err(broken)?;
-        if bytes > app.config.max_upload {
-            return Err(Problem::TooLarge);
-        }
+async fn join(app: &App, id: &str, parts: usize) -> Result<Arriving, Problem> {
+    let paths: Vec<PathBuf> = (1..=parts).map(|number| part_path(app, id, &number.to_string())).collect();
+    for path in &paths {
+        fs::metadata(path).await.map_err(|_| Problem::Conflict("a part was never uploaded"))?;
     }
-    whole.sync_all().await.map_err(broken)?;
-    Ok(bytes)
+    let mut whole = Arriving::new(app, id);
+    let mut to = File::create(&whole.path).await.map_err(broken)?;
+    for path in &paths {
+        let mut file = File::open(path).await.map_err(broken)?;
+        whole.admit(file.metadata().await.map_err(broken)?.len())?;
+        tokio::io::copy(&mut file, &mut to).await.map_err(broken)?;
+    }
+    to.sync_all().await.map_err(broken)?;
+    Ok(whole)
 }
 
-/// Makes what was written to `path` the upload, or removes it.
-async fn finish(app: &App, id: &str, path: PathBuf, written: Result<u64, Problem>) -> Result<(), Problem> {
+/// Makes what has arrived the upload, unless another attempt was first.
+async fn publish(app: &App, id: &str, arrived: Arriving) -> Result<(), Problem> {
     let id = id.to_string();
     app.blocking(move |app| {
-        let stored = written.and_then(|bytes| {
-            let upload = app.jobs.files.upload(&id);
-            std::fs::rename(&path, &upload).map_err(broken)?;
-            upload.parent().map_or(Ok(()), sync_directory).map_err(broken)?;
-            app.jobs.store.complete_upload(&id, bytes)?;
-            Ok(())
-        });
-        match stored {
-            Ok(()) => app.jobs.files.remove_parts(&id),
-            Err(_) => app.jobs.files.remove_upload(&id),
+        let files = &app.jobs.files;
+        let first = app.jobs.store.complete_upload(&id, arrived.bytes, || {
+            let place = files.upload(&id);
+            std::fs::rename(&arrived.path, &place)?;
+            place.parent().map_or(Ok(()), sync_directory)
+        })?;
+        if !first {
+            // A client that did not get the answer sends the same once more.
+            let upload = app.jobs.store.upload(&id)?;
+            return match upload.and_then(|upload| upload.bytes) == Some(arrived.bytes) {
+                true => Ok(()),
+                false => Err(Problem::Conflict("another file has been uploaded already")),
+            };
         }
-        stored
+        arrived.keep();
+        files.remove_parts(&id);
+        Ok(())
     })
     .await
 }
 
-/// Streams a body to the disk, as far as the limit goes.
-async fn copy<S, E>(app: &App, mut pieces: S, path: &FilePath) -> Result<u64, Problem>
+/// Streams a body to the disk, as far as the limits go.
+async fn copy<S, E>(app: &App, id: &str, mut pieces: S) -> Result<Arriving, Problem>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: Display,
+    E: Error + 'static,
 {
-    let room = app.config.keep.quota.saturating_sub(app.blocking(|app| Ok(app.jobs.files.bytes())).await?);
-    let limit = app.config.max_upload.min(room);
-    let mut file = File::create(path).await.map_err(broken)?;
-    let mut bytes = 0;
+    let mut arriving = Arriving::new(app, id);
+    let mut file = File::create(&arriving.path).await.map_err(broken)?;
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(|error| Problem::Body(format!("the upload broke off: {error}")))?;
-        bytes += piece.len() as u64;
-        if bytes > limit {
-            return Err(Problem::TooLarge);
-        }
+        let piece = piece.map_err(|error| unreadable(&error))?;
+        arriving.admit(piece.len() as u64)?;
         file.write_all(&piece).await.map_err(broken)?;
     }
     file.sync_all().await.map_err(broken)?;
-    Ok(bytes)
+    Ok(arriving)
+}
+
+/// One attempt at an upload: a file of its own, so that attempts do not meet. It goes with this, unless it is kept.
+struct Arriving {
+    app: App,
+    path: PathBuf,
+    bytes: u64,
+    kept: bool,
+}
+
+impl Arriving {
+    fn new(app: &App, id: &str) -> Self {
+        let path = part_path(app, id, &Uuid::new_v4().simple().to_string());
+        Self { app: app.clone(), path, bytes: 0, kept: false }
+    }
+
+    /// Counts bytes that are about to be written.
+    fn admit(&mut self, bytes: u64) -> Result<(), Problem> {
+        let config = &self.app.config;
+        if self.bytes + bytes > config.max_upload || !self.app.jobs.files.admit(bytes, config.keep.quota) {
+            return Err(Problem::TooLarge);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// The file has its final name.
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.kept {
+            // One that was never written is as good as removed.
+            let _ = std::fs::remove_file(&self.path);
+            self.app.jobs.files.give_back(self.bytes);
+        }
+    }
+}
+
+async fn known(app: &App, id: &str) -> Result<Upload, Problem> {
+    let id = id.to_string();
+    let upload = app.blocking(move |app| Ok(app.jobs.store.upload(&id)?)).await?;
+    upload.ok_or(Problem::NotFound("upload"))
 }
 
 async fn incomplete(app: &App, id: &str) -> Result<Upload, Problem> {
-    let id = id.to_string();
-    let upload = app.blocking(move |app| Ok(app.jobs.store.upload(&id)?)).await?;
-    let upload = upload.ok_or(Problem::NotFound("upload"))?;
+    let upload = known(app, id).await?;
     match upload.bytes {
         None => Ok(upload),
         Some(_) => Err(Problem::Conflict("the file has been uploaded already")),
@@ -261,6 +353,14 @@ fn shown_as(content_type: &str) -> HeaderValue {
     let plain = ["video/", "audio/", "image/"].iter().any(|family| kind.starts_with(family));
     let shown = if plain && !kind.contains("svg") { kind.as_str() } else { "application/octet-stream" };
     HeaderValue::from_str(shown).unwrap_or(HeaderValue::from_static("application/octet-stream"))
+}
+
+/// Whether a range is one that `ServeFile` understands. The whole is a right answer to every other one: several
+/// ranges at a time, more of the end than there is, or one under a condition.
+fn is_simple_range(headers: &HeaderMap, bytes: u64) -> bool {
+    let range = headers.get(RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+    let suffix = range.strip_prefix("bytes=-").and_then(|last| last.parse::<u64>().ok());
+    !range.contains(',') && suffix.is_none_or(|last| last < bytes) && !headers.contains_key(IF_RANGE)
 }
 
 /// The content type that a request says its body has.

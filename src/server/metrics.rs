@@ -7,7 +7,7 @@ use prometheus::{
 };
 use prometheus::{Encoder, TextEncoder};
 
-use super::jobs::{JobRecord, Jobs, Outcome};
+use super::jobs::{JobRecord, Jobs};
 use crate::report::{Report, Stage, peak_memory_bytes};
 use crate::system::proc_bytes;
 
@@ -93,14 +93,13 @@ impl Metrics {
         }
     }
 
-    pub(super) fn ended(&self, outcome: &Outcome) {
-        self.ended.with_label_values(&[outcome.state().name()]).inc();
-    }
-
     /// All numbers, in Prometheus' text format.
     pub fn text(&self, jobs: &Jobs) -> crate::Result<Vec<u8>> {
         for (state, count) in jobs.store.count()? {
             self.jobs.with_label_values(&[state.name()]).set(count as i64);
+        }
+        for (state, count) in jobs.take_ended().into_iter().filter(|(state, _)| state.is_final()) {
+            self.ended.with_label_values(&[state.name()]).inc_by(count);
         }
         self.queued.set(jobs.waiting() as i64);
         self.memory.set(proc_bytes("/proc/self/status", "VmRSS:").unwrap_or(0) as i64);

@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::input::{AddressPolicy, FetchLimits, client};
 
-/// Sends to what its policy allows, through redirects and whatever names resolve to.
+/// Sends to what its policy allows, whatever names resolve to.
 #[derive(Clone)]
 pub struct Outbound {
     client: reqwest::Client,
@@ -15,7 +15,9 @@ pub struct Outbound {
 
 impl Outbound {
     pub fn new(limits: &FetchLimits, addresses: AddressPolicy) -> Result<Self, String> {
-        let client = client(limits, addresses).map_err(|error| cause(&error))?;
+        // Whoever redirects a message would get it as a question without a body.
+        let limits = FetchLimits { max_redirects: 0, ..*limits };
+        let client = client(&limits, addresses).map_err(|error| cause(&error))?;
         Ok(Self { client, addresses })
     }
 

@@ -1,5 +1,9 @@
 //! JSON in and out of HTTP, and times as the vendors write them.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::ops::RangeInclusive;
+
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Multipart, Request};
@@ -11,8 +15,11 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::problem::Problem;
+use super::problem::{Problem, unreadable};
 use crate::request::FieldError;
+
+/// Values in a body, roughly: what a vendor's request has is a dozen.
+const MOST_VALUES: usize = 20_000;
 
 /// A JSON answer.
 pub fn json(status: StatusCode, body: &Value) -> Response {
@@ -30,25 +37,47 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Problem::TooLarge
             }
-            error => Problem::Body(error.body_text()),
+            error => unreadable(&error),
         })?;
-        serde_json::from_slice(&bytes)
-            .map(Body)
-            .map_err(|error| Problem::Body(format!("the body is not JSON: {error}")))
+        json_of(&bytes).map(Body)
     }
 }
 
-/// A query whose mistakes are told in the vendor's words.
-pub struct Query<T>(pub T);
+/// Bytes as JSON. Small values take many times their size in memory, so that their number has a limit, too.
+pub fn json_of(bytes: &[u8]) -> Result<Value, Problem> {
+    if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[' | b',')).count() > MOST_VALUES {
+        return Err(Problem::TooLarge);
+    }
+    serde_json::from_slice(bytes).map_err(|error| Problem::Body(format!("the body is not JSON: {error}")))
+}
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
-    type Rejection = Problem;
+/// A query. Of a parameter that comes more than once, the last one counts.
+pub struct Query(HashMap<String, String>);
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let query = axum::extract::Query::from_request_parts(parts, state).await;
-        query.map(|query| Query(query.0)).map_err(|error| {
-            Problem::Field(FieldError { field: "query".to_string(), problem: error.body_text() })
-        })
+impl Query {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A whole number within a range.
+    pub fn count(&self, name: &str, range: RangeInclusive<u32>) -> Result<Option<u32>, FieldError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match text.parse().ok().filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => {
+                let problem = format!("must be a whole number from {} to {}", range.start(), range.end());
+                Err(FieldError { field: name.to_string(), problem })
+            }
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let query = parts.uri.query().unwrap_or_default();
+        Ok(Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()))
     }
 }
 

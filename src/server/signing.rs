@@ -17,7 +17,7 @@ pub struct Signer {
     pair: Ed25519KeyPair,
     key_id: String,
     wavespeed: String,
-    sync_so: Vec<u8>,
+    sync_so: String,
     uploads: Vec<u8>,
 }
 
@@ -31,7 +31,7 @@ impl Signer {
             pair,
             key_id,
             wavespeed: hex(&store.secret("wavespeed", random)?),
-            sync_so: store.secret("sync.so", random)?,
+            sync_so: hex(&store.secret("sync.so", random)?),
             uploads: store.secret("uploads", random)?,
         })
     }
@@ -50,17 +50,22 @@ impl Signer {
     }
 
     /// What wavespeed's clients verify with, in their notation.
-    pub fn wavespeed_secret(&self) -> String {
-        format!("whsec_{}", self.wavespeed)
+    pub fn wavespeed_secret(&self, owner: &str) -> String {
+        format!("whsec_{}", owner_s(&self.wavespeed, owner))
     }
 
     /// wavespeed signs with its secret's text, less the prefix.
-    pub fn wavespeed(&self, message: &[u8]) -> String {
-        hmac_hex(self.wavespeed.as_bytes(), message)
+    pub fn wavespeed(&self, owner: &str, message: &[u8]) -> String {
+        hmac_hex(owner_s(&self.wavespeed, owner).as_bytes(), message)
     }
 
-    pub fn sync_so(&self, message: &[u8]) -> String {
-        hmac_hex(&self.sync_so, message)
+    /// What sync.so shows its customers in the dashboard.
+    pub fn sync_so_secret(&self, owner: &str) -> String {
+        owner_s(&self.sync_so, owner)
+    }
+
+    pub fn sync_so(&self, owner: &str, message: &[u8]) -> String {
+        hmac_hex(owner_s(&self.sync_so, owner).as_bytes(), message)
     }
 
     /// A permission to upload as `owner` until `expires` (milliseconds since 1970).
@@ -79,8 +84,18 @@ impl Signer {
     }
 }
 
+/// The part of a secret that one key may know: with it nobody signs messages to another's receiver.
+fn owner_s(secret: &str, owner: &str) -> String {
+    hmac_hex(secret.as_bytes(), owner.as_bytes())
+}
+
 pub fn hmac_hex(secret: &[u8], message: &[u8]) -> String {
     hex(hmac::sign(&hmac::Key::new(HMAC_SHA256, secret), message).as_ref())
+}
+
+/// A secret for one receiver of webhooks.
+pub fn new_secret() -> Result<String> {
+    Ok(format!("whsec_{}", hex(&random()?[..16])))
 }
 
 fn random() -> Result<Vec<u8>> {
@@ -115,6 +130,20 @@ mod tests {
         let public = UnparsedPublicKey::new(&ED25519, public);
         assert!(public.verify(b"message", &unhex(&signature).unwrap()).is_ok());
         assert!(public.verify(b"other", &unhex(&signature).unwrap()).is_err());
+    }
+
+    #[test]
+    fn each_owner_has_secrets_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let signer = signer(directory.path());
+        assert_ne!(signer.sync_so_secret("me"), signer.sync_so_secret("you"));
+        assert_ne!(signer.wavespeed_secret("me"), signer.wavespeed_secret("you"));
+        assert_eq!(signer.sync_so("me", b"m"), hmac_hex(signer.sync_so_secret("me").as_bytes(), b"m"));
+        let secret = signer.wavespeed_secret("me");
+        assert_eq!(
+            signer.wavespeed("me", b"m"),
+            hmac_hex(secret.trim_start_matches("whsec_").as_bytes(), b"m")
+        );
     }
 
     #[test]

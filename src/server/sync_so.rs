@@ -1,22 +1,23 @@
 //! sync.so's own `v2/generate`, the schema behind wavespeed's `sync/lipsync-1.9.0-beta`.
 
+mod form;
+
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Multipart, Request as HttpRequest, State};
+use axum::extract::{DefaultBodyLimit, Request as HttpRequest, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{get, post};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use axum::routing::{any, get, post};
+use serde_json::{Value, json};
 
 use super::app::{App, Caller, Order};
-use super::jobs::{Blame, JobRecord, State as JobState, Webhook, now};
+use super::jobs::{Blame, Filter, JobRecord, State as JobState, Webhook, now};
 use super::media;
-use super::problem::{Problem, answer_with};
+use super::problem::{Problem, answer_with, unreadable};
 use super::reply::{self, iso_time};
 use super::webhooks::Message;
-use crate::request::{Api, FieldError, Request};
+use crate::request::{Api, FieldError, Fields, Request};
 
 /// Generations in a list.
 const LISTED: u32 = 100;
@@ -27,6 +28,8 @@ pub fn router() -> Router<App> {
         .route("/v2/generate/{id}", get(show))
         .route("/v2/generations", get(list))
         .route("/v2/analyze/cost", post(cost))
+        .route("/v2/webhook/secret", get(secret))
+        .route("/v2/{*path}", any(|_: Caller| async { Problem::NotFound("path") }))
         .layer(map_response(answer_with(words)))
 }
 
@@ -40,72 +43,44 @@ fn words(problem: &Problem) -> Response {
 /// A generation, from JSON or from a form with the files in it.
 async fn create(State(app): State<App>, caller: Caller, request: HttpRequest) -> Result<Response, Problem> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let body = match kind.starts_with("multipart/form-data") {
-        true => {
-            let form = reply::form(request, &()).await?;
-            from_form(&app, &caller, form).await?
-        }
-        false => read_json(&app, request).await?,
+    let (body, files) = match kind.starts_with("multipart/form-data") {
+        true => form::read(&app, &caller, reply::form(request, &()).await?).await?,
+        false => (read_json(&app, request).await?, Vec::new()),
     };
-    let id = accept(&app, &caller, body).await?;
-    let job = app.job(&caller, &id, "generation").await?;
+    let accepted = accept(&app, &caller, body).await;
+    if accepted.is_err() {
+        media::discard(&app, files).await;
+    }
+    let job = app.job(&caller, &accepted?, "generation").await?;
     Ok(reply::json(StatusCode::CREATED, &generation(&job.as_accepted())))
 }
 
 /// The route takes bodies of any length, for the files; JSON has its limit all the same.
 async fn read_json(app: &App, request: HttpRequest) -> Result<Value, Problem> {
     let bytes = axum::body::to_bytes(request.into_body(), app.config.max_body).await;
-    let bytes = bytes.map_err(|_| Problem::TooLarge)?;
-    serde_json::from_slice(&bytes).map_err(|error| Problem::Body(format!("the body is not JSON: {error}")))
-}
-
-/// The fields of a form: files become uploads, everything else is JSON or text.
-async fn from_form(app: &App, caller: &Caller, mut form: Multipart) -> Result<Value, Problem> {
-    let broken = |error: axum::extract::multipart::MultipartError| Problem::Body(error.body_text());
-    let mut fields = Map::new();
-    let mut inputs = Vec::new();
-    while let Some(part) = form.next_field().await.map_err(broken)? {
-        let name = part.name().unwrap_or_default().to_string();
-        if matches!(name.as_str(), "video" | "audio") {
-            let kind = part.content_type().unwrap_or("application/octet-stream").to_string();
-            let file_name = part.file_name().unwrap_or(&name).to_string();
-            let slot = media::reserve(app, caller, &file_name, &kind).await?;
-            media::fill(app, &slot.id, part).await?;
-            inputs.push(json!({"type": name, "url": slot.url}));
-        } else {
-            let text = part.text().await.map_err(broken)?;
-            let value = match name.as_str() {
-                "input" | "options" | "segments" => serde_json::from_str(&text).map_err(|error| {
-                    FieldError { field: name.clone(), problem: format!("is not JSON: {error}") }
-                })?,
-                _ => Value::String(text),
-            };
-            fields.insert(name, value);
-        }
-    }
-    match fields.remove("input") {
-        Some(Value::Array(named)) => inputs.extend(named),
-        Some(one) => inputs.push(one),
-        None => {}
-    }
-    fields.insert("input".to_string(), inputs.into());
-    Ok(Value::Object(fields))
+    let bytes = bytes.map_err(|error| match unreadable(&error) {
+        Problem::TooSlow => Problem::TooSlow,
+        _ => Problem::TooLarge,
+    })?;
+    reply::json_of(&bytes)
 }
 
 async fn accept(app: &App, caller: &Caller, body: Value) -> Result<String, Problem> {
-    let wrong =
-        |field: &str, problem: &str| FieldError { field: field.to_string(), problem: problem.to_string() };
-    if !body["model"].is_string() {
-        return Err(wrong("model", "must be a string").into());
-    }
+    check_model(&body)?;
     Request::from_json(&body, Some(Api::SyncSo))?;
-    let webhook = match &body["webhookUrl"] {
-        Value::Null => None,
-        Value::String(url) if url.is_empty() => None,
-        Value::String(url) => Some(Webhook { url: url.clone(), secret: None }),
-        _ => return Err(wrong("webhookUrl", "must be a string").into()),
-    };
-    app.submit(caller, Order { api: Api::SyncSo, body, webhook, at_once: None }).await
+    let webhook = webhook_of(app, &body)?;
+    app.submit(caller, Order { webhook, ..Order::new(Api::SyncSo, body) }).await
+}
+
+fn webhook_of(app: &App, body: &Value) -> Result<Option<Webhook>, FieldError> {
+    let url = Fields::new(body)?.string("webhookUrl")?.filter(|url| !url.is_empty());
+    url.map(|url| app.webhook("webhookUrl", url, None)).transpose()
+}
+
+/// Whatever the model is called, it is the one that is loaded here.
+fn check_model(body: &Value) -> Result<(), FieldError> {
+    let fields = Fields::new(body)?;
+    fields.required("model", fields.string("model")?).map(|_| ())
 }
 
 async fn show(
@@ -120,30 +95,43 @@ async fn show(
     }
 }
 
-#[derive(Deserialize)]
-struct ListQuery {
-    status: Option<String>,
-}
-
-async fn list(
-    State(app): State<App>,
-    caller: Caller,
-    reply::Query(query): reply::Query<ListQuery>,
-) -> Result<Response, Problem> {
+async fn list(State(app): State<App>, caller: Caller, query: reply::Query) -> Result<Response, Problem> {
     let Caller { owner, base_url } = caller;
-    let jobs = app.blocking(move |app| Ok(app.jobs.store.of_owner(Api::SyncSo, &owner, LISTED)?)).await?;
+    let page = app.blocking(move |app| {
+        let filter = Filter {
+            owner: &owner,
+            apis: &[Api::SyncSo],
+            states: &JobState::ALL,
+            created: (0, i64::MAX),
+            limit: LISTED,
+            offset: 0,
+        };
+        Ok(app.jobs.store.page(&filter)?)
+    });
+    let (_, jobs) = page.await?;
     let here = |job: JobRecord| JobRecord { base_url: base_url.clone(), ..job };
     let jobs: Vec<JobRecord> = jobs.into_iter().map(here).collect();
-    let wanted = |job: &&JobRecord| query.status.as_deref().is_none_or(|wanted| status(job) == wanted);
+    let wanted = |job: &&JobRecord| query.get("status").is_none_or(|wanted| status(job) == wanted);
     let generations: Vec<Value> = jobs.iter().filter(wanted).map(generation).collect();
     Ok(reply::json(StatusCode::OK, &generations.into()))
 }
 
 /// What a generation would cost: nothing, here.
-async fn cost(_: Caller, reply::Body(body): reply::Body) -> Result<Response, Problem> {
+async fn cost(
+    State(app): State<App>,
+    _: Caller,
+    reply::Body(body): reply::Body,
+) -> Result<Response, Problem> {
+    check_model(&body)?;
+    webhook_of(&app, &body)?;
     Request::from_json(&body, Some(Api::SyncSo))?;
     let estimate = json!([{"estimatedFrameCount": 0, "estimatedGenerationCost": 0}]);
     Ok(reply::json(StatusCode::OK, &estimate))
+}
+
+/// What webhooks are signed with: sync.so shows it in its dashboard.
+async fn secret(State(app): State<App>, caller: Caller) -> Response {
+    reply::json(StatusCode::OK, &json!({"secret": app.signer.sync_so_secret(&caller.owner)}))
 }
 
 fn status(job: &JobRecord) -> &'static str {
@@ -159,10 +147,12 @@ fn status(job: &JobRecord) -> &'static str {
 
 fn generation(job: &JobRecord) -> Value {
     let error_code = job.failure.as_ref().map(|failure| match failure.blame {
+        Blame::Video if failure.fetching => "generation_input_video_inaccessible",
+        Blame::Audio if failure.fetching => "generation_input_audio_inaccessible",
         Blame::Video => "generation_input_video_invalid",
         Blame::Audio => "generation_input_audio_invalid",
         Blame::Request => "generation_input_validation_failed",
-        Blame::Server => "generation_pipeline_failed",
+        Blame::Server | Blame::Patience => "generation_pipeline_failed",
     });
     json!({
         "id": job.id,
@@ -171,12 +161,14 @@ fn generation(job: &JobRecord) -> Value {
         "model": job.body["model"],
         "input": job.body["input"],
         "options": job.body["options"],
+        "outputFileName": job.body["outputFileName"],
         "webhookUrl": job.body["webhookUrl"],
         "outputUrl": job.output_url(),
         "outputDuration": job.output.as_ref().map(|output| output.seconds()),
         "segmentOutputUrl": null,
         "error": job.failure.as_ref().map(|failure| &failure.message),
         "error_code": error_code,
+        "errorCode": error_code,
     })
 }
 
@@ -186,6 +178,6 @@ pub fn webhook(app: &App, job: &JobRecord) -> Message {
     let time = now() / 1000;
     let mut signed = format!("{time}.").into_bytes();
     signed.extend_from_slice(&message.body);
-    let signature = format!("t={time},v1={}", app.signer.sync_so(&signed));
+    let signature = format!("t={time},v1={}", app.signer.sync_so(&job.owner, &signed));
     message.with("sync-signature", &signature)
 }

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use latentsync::input::{AddressPolicy, Input};
 use latentsync::report::StageTimes;
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
-use latentsync::{CancelToken, Error, Job, Progress, Report, Stage};
+use latentsync::{CancelToken, Error, Job, Options, Progress, Report, Stage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -33,6 +34,16 @@ pub const FAST: Stub = Stub { steps: 2, step: Duration::ZERO };
 /// Does not end before the test does.
 pub const SLOW: Stub = Stub { steps: 100_000, step: Duration::from_millis(5) };
 
+/// Where each job's result went, and what it was computed with.
+static SEEN: Mutex<Vec<(PathBuf, Options)>> = Mutex::new(Vec::new());
+
+/// What the engine was given for a job that has run.
+pub fn options_of(id: &str) -> Options {
+    let seen = SEEN.lock().unwrap();
+    let of_job = seen.iter().find(|(output, _)| output.to_string_lossy().contains(id));
+    of_job.unwrap_or_else(|| panic!("{id} has not run")).1.clone()
+}
+
 impl Engine for Stub {
     fn load(&mut self) -> latentsync::Result<()> {
         Ok(())
@@ -44,6 +55,7 @@ impl Engine for Stub {
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
+        SEEN.lock().unwrap().push((job.output.clone(), job.options.clone()));
         let path = local(job.video.clone());
         let video = std::fs::read(&path).unwrap();
         let contains = |word: &[u8]| video.windows(word.len()).any(|window| window == word);
@@ -99,19 +111,23 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(stub: Stub) -> Self {
-        Self::with(stub, |_| {})
+    pub fn start(engine: impl Engine + 'static) -> Self {
+        Self::with(engine, |_| {})
     }
 
-    pub fn with(stub: Stub, change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub fn with(engine: impl Engine + 'static, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let temporary = tempfile::tempdir().unwrap();
-        let mut server = Self::at(temporary.path(), stub, change);
+        let mut server = Self::at(temporary.path(), engine, change);
         server._temporary = Some(temporary);
         server
     }
 
     /// A server over a directory that may have had one before.
-    pub fn at(directory: &Path, stub: Stub, change: impl FnOnce(&mut ServerConfig)) -> Self {
+    pub fn at(
+        directory: &Path,
+        engine: impl Engine + 'static,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut config = ServerConfig::new(directory.to_path_buf());
@@ -120,7 +136,7 @@ impl Server {
         change(&mut config);
         let stop = CancelToken::new();
         let token = stop.clone();
-        let thread = thread::spawn(move || serve(listener, config, Box::new(stub), &token));
+        let thread = thread::spawn(move || serve(listener, config, Box::new(engine), &token));
         let server =
             Self { url, stop, thread: Some(thread), directory: directory.to_path_buf(), _temporary: None };
         server.until("/readyz", |answer| answer.status == 200);
@@ -264,7 +280,11 @@ impl Webhooks {
     }
 
     pub fn next(&self) -> Answer {
-        self.messages.recv_timeout(PATIENCE).expect("no webhook came")
+        self.next_within(PATIENCE).expect("no webhook came")
+    }
+
+    pub fn next_within(&self, time: Duration) -> Option<Answer> {
+        self.messages.recv_timeout(time).ok()
     }
 }
 

@@ -1,8 +1,9 @@
 //! JoggAI: tasks, and errors that ride in `code`.
 
+use latentsync::options::PlaybackType;
 use serde_json::{Value, json};
 
-use crate::common::{FAST, SLOW, Server, VIDEO};
+use crate::common::{FAST, SLOW, Server, VIDEO, Webhooks, hmac, options_of};
 
 const CREATE: &str = "/open/v2/create_lip_sync_video";
 
@@ -39,11 +40,15 @@ fn a_task_is_created_polled_and_found() {
 
 #[test]
 fn the_three_playback_types_and_no_other() {
-    let server = Server::start(SLOW);
+    let server = Server::start(FAST);
     let mut body = body(&server);
     for kind in ["normal", "normal_reverse", "normal_reverse_by_audio"] {
         body["playback_type"] = kind.into();
-        assert_eq!(server.post(CREATE, body.clone()).json["code"], 0, "{kind}");
+        let created = server.post(CREATE, body.clone());
+        let id = created.json["data"]["task_id"].as_str().unwrap().to_string();
+        server
+            .until(&format!("/v2/lip_sync_video/{id}"), |answer| answer.json["data"]["status"] == "success");
+        assert_eq!(options_of(&id).duration, kind.parse::<PlaybackType>().unwrap().policy(), "{kind}");
     }
     body["playback_type"] = "pingpong".into();
     let refused = server.post(CREATE, body);
@@ -80,4 +85,114 @@ fn a_key_is_asked_for_and_a_failure_is_told() {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
+}
+
+#[test]
+fn an_unfinished_task_has_not_been_completed() {
+    let server = Server::start(SLOW);
+    let created = server.post(CREATE, body(&server));
+    let task =
+        server.get(&format!("/open/v2/lip_sync_video/{}", created.json["data"]["task_id"].as_str().unwrap()));
+    assert_eq!(task.json["data"].get("completed_at"), Some(&Value::Null), "{task:#?}");
+}
+
+#[test]
+fn busy_is_a_passing_trouble_and_too_large_is_not() {
+    let server = Server::with(SLOW, |config| {
+        config.limits = latentsync::server::jobs::Limits { queue: 1, ..Default::default() };
+        config.max_upload = 8;
+    });
+    let body = json!({"video_url": "http://127.0.0.1:9/v", "audio_url": "http://127.0.0.1:9/a"});
+    let busy =
+        (0..10).map(|_| server.post(CREATE, body.clone())).find(|answer| answer.status != 200).unwrap();
+    assert_eq!((busy.status, &busy.json["code"]), (429, &json!(50000)), "{busy:#?}");
+    let large = server.post("/v2/upload/asset", json!({"filename": "v.mp4", "file_size": 9}));
+    assert_eq!((large.status, &large.json["code"]), (200, &json!(40000)));
+    for wrong in
+        [json!({"filename": "v", "file_size": "x"}), json!({"filename": "v", "file_size": -1}), json!({})]
+    {
+        assert_eq!(server.post("/v2/upload/asset", wrong.clone()).json["code"], 40000, "{wrong}");
+    }
+    let older = server.post("/v2/upload/asset", json!({"filename": "v.mp4"}));
+    assert!(older.json["data"]["sign_url"].is_string());
+}
+
+#[test]
+fn what_is_not_there_answers_in_joggai_s_words() {
+    let server = Server::start(FAST);
+    assert_eq!(server.get("/open/v2/avatars").json["code"], 10104);
+    let other = server.call("DELETE", CREATE, &[], Vec::new());
+    assert_eq!((other.status, &other.json["code"]), (405, &json!(40000)));
+}
+
+#[test]
+fn endpoints_are_told_of_a_task_s_end() {
+    let server = Server::start(FAST);
+    let webhooks = Webhooks::start();
+    let settings =
+        |events: &[&str], status: &str| json!({"url": webhooks.url, "events": events, "status": status});
+    let both = ["generated_video_success", "generated_video_failed"];
+    let added = server.post("/v2/endpoint", settings(&both, "enabled"));
+    let endpoint = &added.json["data"];
+    assert_eq!((&added.json["code"], &endpoint["events"]), (&json!(0), &json!(both)), "{added:#?}");
+    let secret = endpoint["secret"].as_str().unwrap();
+
+    let body = body(&server);
+    let created = server.post(CREATE, body.clone());
+    let message = webhooks.next();
+    assert_eq!((message.text("event"), message.header("x-webhook-event")), (both[0], Some(both[0])));
+    assert_eq!(message.json["data"]["task_id"], created.json["data"]["task_id"]);
+    assert_eq!(server.get(message.json["data"]["video_url"].as_str().unwrap()).status, 200);
+    let signature = hmac(secret.as_bytes(), &message.bytes);
+    assert_eq!(message.header("x-webhook-signature"), Some(signature.as_str()));
+
+    let path = format!("/v2/endpoint/{}", endpoint["endpoint_id"].as_str().unwrap());
+    let put = |body: Value| server.call("PUT", &path, &[], body.to_string().into_bytes());
+    let changed = put(settings(&both[1..], "enabled"));
+    assert_eq!(
+        (&changed.json["data"]["events"], &changed.json["data"]["secret"]),
+        (&json!([both[1]]), &json!(secret))
+    );
+    // This success is not wanted any more; the failure after it is.
+    server.post(CREATE, body.clone());
+    let mut broken = body;
+    broken["video_url"] = server.upload("v.mp4", b"no video").into();
+    let failing = server.post(CREATE, broken);
+    let message = webhooks.next();
+    assert_eq!(
+        (message.text("event"), &message.json["data"]["task_id"]),
+        (both[1], &failing.json["data"]["task_id"])
+    );
+    assert!(message.json["data"]["error"]["message"].is_string());
+
+    let listed = server.get("/v2/endpoints");
+    assert_eq!(listed.json["data"]["endpoints"][0]["url"], webhooks.url);
+    assert!(server.get("/v2/events").json["data"]["events"].as_array().unwrap().contains(&json!(both[0])));
+    assert_eq!(server.call("DELETE", &path, &[], Vec::new()).json["code"], 0);
+    assert_eq!(server.get("/open/v2/endpoints").json["data"]["endpoints"], json!([]));
+    assert_eq!(put(settings(&both, "enabled")).json["code"], 10104);
+}
+
+#[test]
+fn twenty_endpoints_and_no_wrong_one() {
+    let server = Server::start(FAST);
+    let good = json!({"url": "https://example.com/hook", "events": ["generated_video_success"]});
+    for (name, value) in [
+        ("url", json!("nowhere")),
+        ("url", Value::Null),
+        ("events", json!(["another"])),
+        ("events", json!("generated_video_success")),
+        ("events", json!([])),
+        ("status", json!("on")),
+    ] {
+        let mut body = good.clone();
+        body[name] = value.clone();
+        let refused = server.post("/v2/endpoint", body);
+        assert_eq!(refused.json["code"], 40000, "{name} {value}");
+        assert!(refused.text("msg").contains(name), "{refused:#?}");
+    }
+    for _ in 0..20 {
+        assert_eq!(server.post("/v2/endpoint", good.clone()).json["code"], 0);
+    }
+    assert_eq!(server.post("/v2/endpoint", good).json["code"], 40000);
 }

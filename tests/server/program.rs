@@ -12,18 +12,20 @@ use crate::common::{Answer, call};
 /// A job of the small model takes seconds; a busy machine takes more of them.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-struct Program {
+/// The program, serving. Dropped, it is killed.
+pub struct Program {
     child: Child,
-    url: String,
+    pub url: String,
 }
 
 impl Program {
-    fn start(shared: &Path, data: &Path, steps: &str) -> Self {
+    pub fn start(shared: &Path, data: &Path, steps: &str, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_latentsync"))
             .args(["serve", "--port", "0", "--device", "cpu", "--steps", steps, "--model"])
             .arg(shared.join("golden/small"))
             .arg("--data-dir")
             .arg(data)
+            .args(more)
             .env_remove("RUST_LOG")
             .stderr(Stdio::piped())
             .spawn()
@@ -68,7 +70,7 @@ impl Drop for Program {
     }
 }
 
-fn shared() -> Option<PathBuf> {
+pub fn shared() -> Option<PathBuf> {
     let root = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
     match root.join("golden/small").is_dir() {
         true => root.canonicalize().ok(),
@@ -84,7 +86,7 @@ fn a_job_survives_kill_9_and_gives_a_video() {
     let Some(shared) = shared() else { return };
     let data = tempfile::tempdir().unwrap();
     // Enough steps that the job is still running when the program is killed.
-    let program = Program::start(&shared, data.path(), "200");
+    let program = Program::start(&shared, data.path(), "200", &[]);
     let upload = |name: &str| {
         let slot = program.post("/storage/upload/initiate", json!({"file_name": name}));
         let content = std::fs::read(shared.join("media").join(name)).unwrap();
@@ -97,7 +99,7 @@ fn a_job_survives_kill_9_and_gives_a_video() {
     program.until(&path, |answer| answer.json["data"]["status"] == "processing");
     program.kill();
 
-    let program = Program::start(&shared, data.path(), "1");
+    let program = Program::start(&shared, data.path(), "1", &[]);
     let ended =
         |answer: &Answer| matches!(answer.json["data"]["status"].as_str(), Some("success" | "failed"));
     let done = program.until(&path, ended);
@@ -109,7 +111,70 @@ fn a_job_survives_kill_9_and_gives_a_video() {
     assert!(program.until(&local(cover), |_| true).bytes.starts_with(b"\xff\xd8\xff"));
     program.kill();
 
-    let program = Program::start(&shared, data.path(), "1");
+    let program = Program::start(&shared, data.path(), "1", &[]);
     let video = program.until(&local(result["result_url"].as_str().unwrap()), |_| true);
     assert_eq!((video.status, &video.bytes[4..8]), (200, &b"ftyp"[..]));
+}
+
+#[test]
+fn the_log_is_json_where_that_is_asked_for() {
+    let Some(shared) = shared() else { return };
+    let data = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_latentsync"))
+        .args(["serve", "--port", "0", "--device", "cpu", "--log-format", "json", "--model"])
+        .arg(shared.join("golden/small"))
+        .arg("--data-dir")
+        .arg(data.path())
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut next = |wanted: &str| {
+        let line = lines.by_ref().map(|line| line.unwrap()).find(|line| line.contains(wanted)).unwrap();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|_| panic!("no JSON: {line}"))
+    };
+    let listening = next("listening on");
+    let url = listening["message"].as_str().unwrap().split_once("listening on ").unwrap().1.to_string();
+    let body = json!({"video": "http://a.invalid/v", "audio": "http://a.invalid/a"}).to_string();
+    let headers = [("x-request-id", "the-request")];
+    let answer = call("POST", &format!("{url}/api/v3/bytedance/latentsync"), &headers, body.into_bytes());
+    let accepted = next("accepted");
+    assert_eq!(accepted["job"], answer.json["data"]["id"], "{accepted:#}");
+    assert_eq!((&accepted["span"]["id"], &accepted["level"]), (&json!("the-request"), &json!("INFO")));
+    assert!(accepted["timestamp"].is_string());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn what_keeps_the_server_from_starting_is_said_at_once() {
+    let refused = |arguments: &[&str]| {
+        let data = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_latentsync"))
+            .args(["serve", "--port", "0", "--device", "cpu", "--offline", "--data-dir"])
+            .arg(data.path())
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(empty.path(), "# no key yet\n\n").unwrap();
+    for (arguments, wanted) in [
+        (&["--api-key-file", empty.path().to_str().unwrap()][..], "there is no key"),
+        (&["--api-key", " , "], "there is no key"),
+        (&["--host", "0.0.0.0"], "can be reached by others"),
+        (&["--public-url", "lips.example"], "no http or https URL"),
+        (&["--public-url", "https://lips.example"], "can be reached by others"),
+        (&["--keep", "0"], "--keep"),
+        (&["--face-detector", "insightface", "--model", "/nowhere/at/all"], "licen"),
+        (&["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (&["--data-dir", "/"], "--data-dir"),
+    ] {
+        let said = refused(arguments);
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+    }
 }

@@ -15,13 +15,15 @@ const TARGET: &str = "x-fal-target-url";
 
 /// Answers a call as the host would that it was meant for.
 pub async fn forward(app: App, hosts: Router<App>, mut request: Request) -> Result<Response, Problem> {
-    let refuse = |problem: &str| FieldError { field: TARGET.to_string(), problem: problem.to_string() };
+    let refuse =
+        |problem: &str| FieldError { field: format!("header.{TARGET}"), problem: problem.to_string() };
     let target = request.headers().get(TARGET).and_then(|target| target.to_str().ok());
     let target = target.ok_or_else(|| refuse("is missing"))?;
     let target = Url::parse(target).map_err(|_| refuse("is not a URL"))?;
     let prefix = match target.host_str() {
-        Some("queue.fal.run") => "/fal/queue",
-        Some("fal.run") => "/fal/run",
+        // The second names are those that the clients fall back on.
+        Some("queue.fal.run" | "queue.falrun.com") => "/fal/queue",
+        Some("fal.run" | "falrun.com") => "/fal/run",
         Some("rest.fal.ai" | "rest.alpha.fal.ai" | "v3.fal.media") => "/fal/rest",
         _ => return Err(refuse("is not one of fal's hosts").into()),
     };

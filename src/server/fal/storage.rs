@@ -6,15 +6,15 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::post;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use data_url::DataUrl;
 use serde_json::{Value, json};
 
-use crate::request::FieldError;
-use crate::server::app::{App, Caller, base_url};
+use crate::request::{FieldError, Fields};
+use crate::server::app::{App, Caller};
 use crate::server::jobs::now;
 use crate::server::keys;
 use crate::server::media::{self, content_type};
+use crate::server::origin::base_url;
 use crate::server::problem::Problem;
 use crate::server::reply::{self, python_time};
 
@@ -36,9 +36,10 @@ async fn initiate(
     caller: Caller,
     reply::Body(body): reply::Body,
 ) -> Result<Response, Problem> {
-    let text = |name: &str, default: &str| body[name].as_str().unwrap_or(default).to_string();
-    let (name, kind) = (text("file_name", "upload.bin"), text("content_type", "application/octet-stream"));
-    let slot = media::reserve(&app, &caller, &name, &kind).await?;
+    let fields = Fields::new(&body)?;
+    let name = fields.string("file_name")?.unwrap_or("upload.bin");
+    let kind = fields.string("content_type")?.unwrap_or("application/octet-stream");
+    let slot = media::reserve(&app, &caller, name, kind).await?;
     Ok(reply::json(StatusCode::OK, &json!({"upload_url": slot.url, "file_url": slot.url})))
 }
 
@@ -60,7 +61,7 @@ async fn upload(State(app): State<App>, request: Request) -> Result<Response, Pr
     let uploader = uploader(&app, &parts)?;
     let slot =
         media::reserve(&app, &uploader, file_name(&parts.headers), content_type(&parts.headers)).await?;
-    media::fill(&app, &slot.id, body.into_data_stream()).await?;
+    fill(&app, &slot, body).await?;
     Ok(reply::json(StatusCode::OK, &json!({"access_url": slot.url})))
 }
 
@@ -71,6 +72,15 @@ async fn begin(State(app): State<App>, request: Request) -> Result<Response, Pro
     let slot =
         media::reserve(&app, &uploader, file_name(&parts.headers), content_type(&parts.headers)).await?;
     Ok(reply::json(StatusCode::OK, &json!({"access_url": slot.url, "uploadId": slot.id})))
+}
+
+/// Fills an upload, or forgets it.
+async fn fill(app: &App, slot: &media::Slot, body: Body) -> Result<(), Problem> {
+    let filled = media::fill(app, &slot.id, body.into_data_stream()).await;
+    if filled.is_err() {
+        media::discard(app, vec![slot.id.clone()]).await;
+    }
+    filled.map(|_| ())
 }
 
 /// Whoever has a key, or a token made with one.
@@ -84,20 +94,20 @@ fn file_name(headers: &HeaderMap) -> &str {
     headers.get("x-fal-file-name").and_then(|name| name.to_str().ok()).unwrap_or("upload.bin")
 }
 
-/// Puts an upload's URL in place of a data URI, so that the database need not carry it.
+/// Puts an upload's URL in place of a data URI, so that the database need not carry it. Returns the upload.
 pub async fn store_data_uri(
     app: &App,
     caller: &Caller,
     field: &str,
     value: &mut Value,
-) -> Result<(), Problem> {
-    let Some(data) = value.as_str().and_then(|text| text.strip_prefix("data:")) else { return Ok(()) };
+) -> Result<Option<String>, Problem> {
+    let Some(uri) = value.as_str().filter(|text| text.starts_with("data:")) else { return Ok(None) };
     let problem = |problem: &str| FieldError { field: field.to_string(), problem: problem.to_string() };
-    let (kind, data) = data.split_once(',').ok_or_else(|| problem("is a data URI without data"))?;
-    let kind = kind.strip_suffix(";base64").ok_or_else(|| problem("is a data URI that is not base64"))?;
-    let bytes = STANDARD.decode(data).map_err(|_| problem("is a data URI with broken base64"))?;
-    let slot = media::reserve(app, caller, field, kind).await?;
-    media::fill(app, &slot.id, Body::from(bytes).into_data_stream()).await?;
+    let uri = DataUrl::process(uri).map_err(|_| problem("is a data URI without data"))?;
+    let kind = uri.mime_type().to_string();
+    let (bytes, _) = uri.decode_to_vec().map_err(|_| problem("is a data URI with broken base64"))?;
+    let slot = media::reserve(app, caller, field, &kind).await?;
+    fill(app, &slot, Body::from(bytes)).await?;
     *value = slot.url.into();
-    Ok(())
+    Ok(Some(slot.id))
 }

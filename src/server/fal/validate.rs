@@ -2,17 +2,21 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::options::LoopMode;
-use crate::request::FieldError;
+use super::application::Application;
+use crate::options::{LoopMode, SyncMode};
+use crate::request::{Api, FieldError, seed as seed_of, whole};
+
+/// Characters of a wrong value that the answer repeats.
+const LONGEST_ECHO: usize = 200;
 
 /// A body as the model takes it: numbers in strings have become numbers. Otherwise every mistake in it.
-pub fn input(body: Value) -> Result<Value, Vec<Value>> {
+pub fn input(application: Application, body: Value) -> Result<Value, Vec<Value>> {
     let Value::Object(mut fields) = body else {
         let message = "Input should be a valid dictionary or object to extract fields from";
         return Err(vec![detail(&[], "model_attributes_type", message, &body, None)]);
     };
-    // A field that is null counts as absent.
-    fields.retain(|_, value| !value.is_null());
+    // These two may be null, which is as good as absent.
+    fields.retain(|name, value| !(value.is_null() && matches!(name.as_str(), "seed" | "loop_mode")));
     let mut details = Vec::new();
     for name in ["video_url", "audio_url"] {
         match fields.get(name) {
@@ -26,9 +30,14 @@ pub fn input(body: Value) -> Result<Value, Vec<Value>> {
             }
         }
     }
-    details.extend(guidance_scale(&mut fields));
-    details.extend(seed(&mut fields));
-    details.extend(loop_mode(&fields));
+    if application.api == Api::FalLipsync {
+        details.extend(literal(&fields, "model", application.models));
+        details.extend(literal(&fields, "sync_mode", SyncMode::NAMES));
+    } else {
+        details.extend(guidance_scale(&mut fields));
+        details.extend(seed(&mut fields));
+        details.extend(literal(&fields, "loop_mode", LoopMode::NAMES));
+    }
     if details.is_empty() { Ok(Value::Object(fields)) } else { Err(details) }
 }
 
@@ -61,57 +70,41 @@ fn guidance_scale(fields: &mut Map<String, Value>) -> Option<Value> {
     None
 }
 
-/// A seed: any integer from 0 up, and −1 for a random one, as in the original.
+/// Any integer is a seed; what the job computes with is written in its place.
 fn seed(fields: &mut Map<String, Value>) -> Option<Value> {
     const NAME: &str = "seed";
     let value = fields.get(NAME)?.clone();
     let number = match &value {
-        Value::String(text) => match text.trim().parse::<i128>() {
-            Ok(number) => number,
-            Err(_) => {
-                let message = "Input should be a valid integer, unable to parse string as an integer";
-                return Some(detail(&[NAME], "int_parsing", message, &value, None));
-            }
-        },
-        Value::Number(number) => {
-            let whole = number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15);
-            let exact = number.as_u64().map(i128::from).or(number.as_i64().map(i128::from));
-            match exact.or(whole.map(|number| number as i128)) {
-                Some(number) => number,
-                None => {
-                    let message = "Input should be a valid integer, got a number with a fractional part";
-                    return Some(detail(&[NAME], "int_from_float", message, &value, None));
-                }
-            }
-        }
-        _ => return Some(detail(&[NAME], "int_type", "Input should be a valid integer", &value, None)),
+        Value::String(text) => text.trim().parse::<i128>().map_err(|_| {
+            ("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+        }),
+        Value::Number(_) => whole(&value).ok_or((
+            "int_from_float",
+            "Input should be a valid integer, got a number with a fractional part",
+        )),
+        _ => Err(("int_type", "Input should be a valid integer")),
     };
-    if number == -1 {
-        fields.remove(NAME);
-        return None;
-    }
-    match u64::try_from(number) {
-        Ok(number) => {
-            fields.insert(NAME.to_string(), number.into());
-            None
-        }
-        Err(_) => {
-            let message = "Input should be greater than or equal to 0";
-            Some(detail(&[NAME], "greater_than_equal", message, &value, Some(json!({"ge": 0}))))
-        }
-    }
+    match number.map(seed_of) {
+        Ok(Some(seed)) => fields.insert(NAME.to_string(), seed.into()),
+        Ok(None) => fields.remove(NAME),
+        Err((kind, message)) => return Some(detail(&[NAME], kind, message, &value, None)),
+    };
+    None
 }
 
-fn loop_mode(fields: &Map<String, Value>) -> Option<Value> {
-    const NAME: &str = "loop_mode";
-    let value = fields.get(NAME)?;
-    if value.as_str().is_some_and(|name| LoopMode::NAMES.contains(&name)) {
+/// One of some words. Where there are none, the field is not the application's, and may be anything.
+fn literal(fields: &Map<String, Value>, name: &str, words: &[&str]) -> Option<Value> {
+    let value = fields.get(name)?;
+    if words.is_empty() || value.as_str().is_some_and(|text| words.contains(&text)) {
         return None;
     }
-    let names: Vec<String> = LoopMode::NAMES.iter().map(|name| format!("'{name}'")).collect();
-    let expected = names.join(" or ");
+    let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    let expected = match words.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => words.join(""),
+    };
     let message = format!("Input should be {expected}");
-    Some(detail(&[NAME], "literal_error", &message, value, Some(json!({"expected": expected}))))
+    Some(detail(&[name], "literal_error", &message, value, Some(json!({"expected": expected}))))
 }
 
 /// A body that is no JSON at all.
@@ -119,43 +112,53 @@ pub fn not_json(problem: &str) -> Value {
     detail(&[], "json_invalid", "JSON decode error", &json!({}), Some(json!({"error": problem})))
 }
 
-/// An error that is found later than these.
-pub fn of_field(error: &FieldError) -> Value {
+/// An error that is found later than these. A field of the query or a header says so: `query.NAME`.
+pub fn of_field(error: &FieldError, body: &Value) -> Value {
     let location: Vec<&str> = error.field.split('.').filter(|part| !part.is_empty()).collect();
-    detail(&location, "value_error", &error.to_string(), &Value::Null, None)
+    let input = location.iter().try_fold(body, |value, part| value.get(part)).map_or(Value::Null, short);
+    detail(&location, "value_error", &error.to_string(), &input, None)
+}
+
+/// A value as an answer repeats it: not a whole file.
+fn short(value: &Value) -> Value {
+    match value.as_str().map(|text| (text, text.char_indices().nth(LONGEST_ECHO))) {
+        Some((text, Some((end, _)))) => format!("{}…", &text[..end]).into(),
+        _ => value.clone(),
+    }
 }
 
 fn detail(location: &[&str], kind: &str, message: &str, input: &Value, context: Option<Value>) -> Value {
-    let location: Vec<&str> = std::iter::once("body").chain(location.iter().copied()).collect();
-    let mut detail = json!({
-        "loc": location,
+    let elsewhere = matches!(location.first(), Some(&("query" | "header")));
+    let place = if elsewhere { None } else { Some("body") };
+    json!({
+        "loc": place.into_iter().chain(location.iter().copied()).collect::<Vec<_>>(),
         "msg": message,
         "type": kind,
         "url": format!("https://docs.fal.ai/errors/#{kind}"),
+        "ctx": context.unwrap_or_else(|| json!({})),
         "input": input,
-    });
-    if let Some(context) = context {
-        detail["ctx"] = context;
-    }
-    detail
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LATENTSYNC: Application = Application { api: Api::Fal, models: &[], stream: false };
     const URLS: [&str; 2] = ["https://a/v.mp4", "https://a/a.wav"];
 
     fn with(name: &str, value: Value) -> Result<Value, Vec<Value>> {
         let mut body = json!({"video_url": URLS[0], "audio_url": URLS[1]});
         body[name] = value;
-        input(body)
+        input(LATENTSYNC, body)
     }
 
     #[test]
     fn every_mistake_is_told_with_its_place_and_type() {
         let table = [
             ("video_url", json!(5), "string_type"),
+            ("audio_url", Value::Null, "string_type"),
+            ("guidance_scale", Value::Null, "float_type"),
             ("guidance_scale", json!(0.5), "greater_than_equal"),
             ("guidance_scale", json!(2.5), "less_than_equal"),
             ("guidance_scale", json!("much"), "float_parsing"),
@@ -164,7 +167,6 @@ mod tests {
             ("seed", json!(1.5), "int_from_float"),
             ("seed", json!("x"), "int_parsing"),
             ("seed", json!({}), "int_type"),
-            ("seed", json!(-2), "greater_than_equal"),
             ("loop_mode", json!("bounce"), "literal_error"),
             ("loop_mode", json!(1), "literal_error"),
         ];
@@ -174,9 +176,19 @@ mod tests {
             assert_eq!(details[0]["type"], kind, "{name} {value}");
             assert_eq!(details[0]["loc"], json!(["body", name]), "{name} {value}");
         }
-        let missing = input(json!({})).unwrap_err();
+        let missing = input(LATENTSYNC, json!({})).unwrap_err();
         assert_eq!((missing.len(), &missing[0]["type"]), (2, &json!("missing")));
-        assert_eq!(input(json!([])).unwrap_err()[0]["type"], "model_attributes_type");
+        assert_eq!(input(LATENTSYNC, json!([])).unwrap_err()[0]["type"], "model_attributes_type");
+    }
+
+    #[test]
+    fn a_later_error_has_its_place_and_no_file_in_it() {
+        let error = |field: &str| FieldError { field: field.to_string(), problem: "is wrong".to_string() };
+        let body = json!({"video_url": format!("data:{}", "é".repeat(1000))});
+        let detail = of_field(&error("video_url"), &body);
+        assert_eq!((&detail["loc"], &detail["ctx"]), (&json!(["body", "video_url"]), &json!({})));
+        assert_eq!(detail["input"].as_str().unwrap().chars().count(), LONGEST_ECHO + 1);
+        assert_eq!(of_field(&error("query.fal_webhook"), &body)["loc"], json!(["query", "fal_webhook"]));
     }
 
     #[test]
@@ -186,7 +198,10 @@ mod tests {
         assert_eq!(with("seed", json!(7.0)).unwrap()["seed"], 7);
         assert_eq!(with("seed", json!(u64::MAX)).unwrap()["seed"], u64::MAX);
         assert_eq!(with("seed", json!(-1)).unwrap().get("seed"), None);
+        assert_eq!(with("seed", json!(-2)).unwrap()["seed"], u64::MAX - 1);
+        assert_eq!(with("seed", json!(1u64 << 60)).unwrap()["seed"], 1u64 << 60);
         assert_eq!(with("loop_mode", Value::Null).unwrap().get("loop_mode"), None);
+        assert_eq!(with("sync_mode", json!("not fal's")).unwrap()["sync_mode"], "not fal's");
         assert_eq!(with("anything", json!({"else": 1})).unwrap()["anything"], json!({"else": 1}));
     }
 }

@@ -1,7 +1,7 @@
 //! A result's first picture, for APIs that show one.
 
-use std::fs;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Write};
 use std::path::Path;
 
 use image::{ImageFormat, RgbImage};
@@ -22,5 +22,10 @@ pub fn write(video: &Path, to: &Path) -> Result<()> {
         .ok_or_else(|| failed("the picture has another size than it says".to_string()))?;
     let mut jpeg = Cursor::new(Vec::new());
     image.write_to(&mut jpeg, ImageFormat::Jpeg).map_err(|error| failed(error.to_string()))?;
-    fs::write(to, jpeg.into_inner()).map_err(|source| Error::WriteFile { path: to.to_path_buf(), source })
+    let write = || {
+        let mut file = File::create(to)?;
+        file.write_all(&jpeg.into_inner())?;
+        file.sync_all()
+    };
+    write().map_err(|source| Error::WriteFile { path: to.to_path_buf(), source })
 }

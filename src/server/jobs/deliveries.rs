@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::Store;
 use crate::error::Result;
+use crate::request::Api;
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS deliveries (
@@ -22,7 +23,19 @@ pub(super) const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job);
 ";
 
-const COLUMNS: &str = "id, job, url, created_at, attempts, next_at, delivered_at, last_status, last_error";
+/// Every single attempt, for the delivery log.
+pub(super) const ATTEMPTS: &str = "
+    CREATE TABLE attempts (
+        delivery INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        status INTEGER,
+        response TEXT,
+        error TEXT
+    );
+    CREATE INDEX attempts_by_delivery ON attempts (delivery);
+";
+
+const COLUMNS: &str = "id, job, url, endpoint, created_at, attempts, next_at, delivered_at";
 
 /// One webhook's message and what became of it. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +43,37 @@ pub struct Delivery {
     pub id: i64,
     pub job: String,
     pub url: String,
+    /// The registered endpoint that it goes to, if it is not the job's own webhook.
+    pub endpoint: Option<String>,
     pub created_at: i64,
     pub attempts: u32,
     /// When it is tried next; absent once it has arrived or was given up.
     pub next_at: Option<i64>,
     pub delivered_at: Option<i64>,
-    /// The last answer's HTTP status.
-    pub last_status: Option<u16>,
-    /// Why the last attempt failed.
-    pub last_error: Option<String>,
+}
+
+/// One time that a message was sent. It has arrived if the status is one of success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Milliseconds since 1970.
+    pub at: i64,
+    /// The answer's HTTP status.
+    pub status: Option<u16>,
+    /// The beginning of the answer's body.
+    pub response: Option<String>,
+    /// Why there was no answer.
+    pub error: Option<String>,
+}
+
+impl Attempt {
+    /// One that has not led to anything yet.
+    pub fn at(at: i64) -> Self {
+        Self { at, status: None, response: None, error: None }
+    }
+
+    pub fn succeeded(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
 }
 
 /// Promises the delivery of a job's webhook, if it has one.
@@ -52,11 +87,19 @@ pub(super) fn promise(connection: &Connection, job: &str, at: i64) -> rusqlite::
 }
 
 impl Store {
-    /// Deliveries whose time has come.
-    pub fn due_deliveries(&self, now: i64, limit: u32) -> Result<Vec<Delivery>> {
+    /// Deliveries whose time has come, at most `per_host` to one host: a crowd of one receiver's hides nobody else's.
+    /// Those that were never tried come first, so that repetitions hold none up.
+    pub fn due_deliveries(&self, now: i64, per_host: usize, limit: u32) -> Result<Vec<Delivery>> {
         self.deliveries(
-            &format!("SELECT {COLUMNS} FROM deliveries WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2"),
-            params![now, limit],
+            &format!(
+                "SELECT {COLUMNS} FROM ( \
+                     SELECT *, row_number() OVER ( \
+                         PARTITION BY substr(rest, 1, instr(rest || '/', '/') - 1) ORDER BY attempts, next_at \
+                     ) AS place \
+                     FROM (SELECT *, substr(url, instr(url, '://') + 3) AS rest FROM deliveries WHERE next_at <= ?1) \
+                 ) WHERE place <= ?2 ORDER BY attempts, next_at LIMIT ?3"
+            ),
+            params![now, per_host as i64, limit],
         )
     }
 
@@ -65,34 +108,76 @@ impl Store {
         self.deliveries(&format!("SELECT {COLUMNS} FROM deliveries WHERE job = ?1 ORDER BY id"), [job])
     }
 
-    /// The deliveries of an owner's jobs, newest first.
-    pub fn deliveries_of_owner(&self, owner: &str, limit: u32) -> Result<Vec<Delivery>> {
+    /// The deliveries of an owner's jobs that came by one API, newest first.
+    pub fn deliveries_of_owner(
+        &self,
+        owner: &str,
+        api: Api,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Vec<Delivery>> {
         self.deliveries(
             &format!(
-                "SELECT {COLUMNS} FROM deliveries WHERE job IN (SELECT id FROM jobs WHERE owner = ?1) \
-                 ORDER BY id DESC LIMIT ?2"
+                "SELECT {COLUMNS} FROM deliveries \
+                 WHERE job IN (SELECT id FROM jobs WHERE owner = ?1 AND api = ?2) \
+                 ORDER BY id DESC LIMIT ?3 OFFSET ?4"
             ),
-            params![owner, limit],
+            params![owner, api.name(), limit, offset],
         )
     }
 
-    /// Notes an attempt and its result.
-    pub fn note_delivery(&self, delivery: &Delivery) -> Result<()> {
+    /// Notes that an attempt is about to be made.
+    pub fn claim_delivery(&self, delivery: &Delivery) -> Result<()> {
         self.durable()
             .execute(
-                "UPDATE deliveries SET attempts = ?2, next_at = ?3, delivered_at = ?4, last_status = ?5, \
-                 last_error = ?6 WHERE id = ?1",
-                params![
-                    delivery.id,
-                    delivery.attempts,
-                    delivery.next_at,
-                    delivery.delivered_at,
-                    delivery.last_status,
-                    delivery.last_error
-                ],
+                "UPDATE deliveries SET attempts = ?2, next_at = ?3 WHERE id = ?1",
+                params![delivery.id, delivery.attempts, delivery.next_at],
             )
             .map_err(self.refuse())?;
         Ok(())
+    }
+
+    /// Notes what an attempt came to, and what it means for the delivery.
+    pub fn note_delivery(&self, delivery: &Delivery, attempt: &Attempt) -> Result<()> {
+        let mut connection = self.durable();
+        let transaction = connection.transaction().map_err(self.refuse())?;
+        let known = transaction
+            .execute(
+                "UPDATE deliveries SET attempts = ?2, next_at = ?3, delivered_at = ?4 WHERE id = ?1",
+                params![delivery.id, delivery.attempts, delivery.next_at, delivery.delivered_at],
+            )
+            .map_err(self.refuse())?;
+        // The job may have been forgotten meanwhile.
+        if known == 1 {
+            transaction
+                .execute(
+                    "INSERT INTO attempts (delivery, at, status, response, error) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![delivery.id, attempt.at, attempt.status, attempt.response, attempt.error],
+                )
+                .map_err(self.refuse())?;
+        }
+        transaction.commit().map_err(self.refuse())
+    }
+
+    /// The attempts of one delivery, in order.
+    pub fn attempts(&self, delivery: i64) -> Result<Vec<Attempt>> {
+        let connection = self.reader();
+        let mut statement = connection
+            .prepare_cached(
+                "SELECT at, status, response, error FROM attempts WHERE delivery = ?1 ORDER BY rowid",
+            )
+            .map_err(self.refuse())?;
+        let attempts = statement
+            .query_map([delivery], |row| {
+                Ok(Attempt {
+                    at: row.get(0)?,
+                    status: row.get(1)?,
+                    response: row.get(2)?,
+                    error: row.get(3)?,
+                })
+            })
+            .map_err(self.refuse())?;
+        attempts.collect::<Result<_, _>>().map_err(self.refuse())
     }
 
     fn deliveries(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Delivery>> {
@@ -104,12 +189,11 @@ impl Store {
                     id: row.get(0)?,
                     job: row.get(1)?,
                     url: row.get(2)?,
-                    created_at: row.get(3)?,
-                    attempts: row.get(4)?,
-                    next_at: row.get(5)?,
-                    delivered_at: row.get(6)?,
-                    last_status: row.get(7)?,
-                    last_error: row.get(8)?,
+                    endpoint: row.get(3)?,
+                    created_at: row.get(4)?,
+                    attempts: row.get(5)?,
+                    next_at: row.get(6)?,
+                    delivered_at: row.get(7)?,
                 })
             })
             .map_err(self.refuse())?;

@@ -1,10 +1,12 @@
 //! What the worker computes with.
 
+use crate::anchors::FaceFinder;
 use crate::error::Result;
 use crate::job::Job;
 use crate::lip_sync::LipSync;
 use crate::options::{LoadOptions, ModelChoice};
 use crate::report::{CancelToken, Progress, Report};
+use crate::weights::HubSettings;
 
 /// Runs jobs, one at a time, on the worker's thread.
 pub trait Engine: Send {
@@ -43,6 +45,8 @@ impl LipSyncEngine {
 
 impl Engine for LipSyncEngine {
     fn load(&mut self) -> Result<()> {
+        // What is missing for faces is said before gigabytes are read for the rest.
+        FaceFinder::new(&self.options, HubSettings::for_loading(&self.options)).check()?;
         self.loaded().map(|_| ())
     }
 

@@ -3,27 +3,30 @@
 //! ```text
 //! jobs.sqlite           what `store` keeps
 //! lock                  held while a server uses the directory
-//! uploads/ID            a complete upload; `ID.part` while it arrives, `ID.N` a part of a large one
+//! uploads/ID            a complete upload; `ID.ATTEMPT` while it arrives, `ID.N` a part of a large one
 //! results/ID/output.mp4 a finished job's result, with `report.json` beside it
 //! work/ID/              a running job's downloads
 //! ```
 //!
-//! A name in a path is always an identifier that this server has made.
+//! A name in a path is always an identifier that this server has made. Other files in the directory are nobody's of
+//! this server's, and stay.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
 use super::Output;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, write_error};
 
 /// The result's name, in its directory and in its URL.
 pub const OUTPUT: &str = "output.mp4";
 /// The result's first picture, where an API shows one.
 pub const COVER: &str = "cover.jpg";
 const REPORT: &str = "report.json";
+const DATABASE: &str = "jobs.sqlite";
 /// The result while it is being written.
 const UNFINISHED: &str = "unfinished.mp4";
 
@@ -32,14 +35,28 @@ pub struct DataDir {
     root: PathBuf,
     /// The system gives the lock back when the process ends, however it ends.
     _lock: File,
+    /// Bytes of uploads, results and downloads: as they were measured last, and what has arrived since.
+    used: AtomicU64,
 }
 
 impl DataDir {
-    /// Creates the directory where there is none and takes hold of it.
+    /// Creates the directory where there is none and takes hold of it. A directory that somebody uses for something
+    /// else is refused: what is in its `results` or `work` is not this server's to clean.
     pub fn open(root: &Path) -> Result<Self> {
+        if entries(root).iter().any(|path| !is_nobodys(path)) && !root.join(DATABASE).is_file() {
+            let problem = format!("`{}` is neither empty nor a server's data directory", root.display());
+            return Err(Error::Usage(problem));
+        }
+        create(root)?;
+        // What makes the directory a server's, also if that ends before it has a database.
+        let path = root.join(DATABASE);
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|source| Error::WriteFile { path, source })?;
         for directory in ["uploads", "results", "work"] {
-            let path = root.join(directory);
-            fs::create_dir_all(&path).map_err(|source| Error::WriteFile { path, source })?;
+            create(&root.join(directory))?;
         }
         let path = root.join("lock");
         let refuse = |source| Error::WriteFile { path: path.clone(), source };
@@ -52,16 +69,17 @@ impl DataDir {
             Err(fs::TryLockError::Error(source)) => return Err(refuse(source)),
         }
         private(root)?;
-        let directory = Self { root: root.to_path_buf(), _lock: lock };
+        let directory = Self { root: root.to_path_buf(), _lock: lock, used: AtomicU64::new(0) };
         // Whatever was being downloaded when the last server ended is downloaded again.
         for entry in entries(&directory.root.join("work")) {
             remove(&entry);
         }
+        directory.measure();
         Ok(directory)
     }
 
     pub fn database(&self) -> PathBuf {
-        self.root.join("jobs.sqlite")
+        self.root.join(DATABASE)
     }
 
     pub fn root(&self) -> &Path {
@@ -89,13 +107,14 @@ impl DataDir {
     }
 
     pub fn end_work(&self, job: &str) {
-        remove(&self.root.join("work").join(job));
+        self.remove_counted(&self.root.join("work").join(job));
     }
 
     /// Where a job writes its result until [`Self::publish`].
     pub fn unfinished_result(&self, job: &str) -> Result<PathBuf> {
         let directory = self.root.join("results").join(job);
         create(&directory)?;
+        sync_directory(&self.root.join("results")).map_err(|source| write_error(&directory, source))?;
         Ok(directory.join(UNFINISHED))
     }
 
@@ -106,7 +125,7 @@ impl DataDir {
         let unfinished = directory.join(UNFINISHED);
         let result = directory.join(OUTPUT);
         let write = |path: &Path, work: &dyn Fn() -> io::Result<()>| {
-            work().map_err(|source| Error::WriteFile { path: path.to_path_buf(), source })
+            work().map_err(|source| write_error(path, source))
         };
         let path = directory.join(REPORT);
         write(&path, &|| {
@@ -132,13 +151,27 @@ impl DataDir {
     }
 
     pub fn remove_result(&self, job: &str) {
-        remove(&self.root.join("results").join(job));
+        self.remove_counted(&self.root.join("results").join(job));
     }
 
     /// Removes an upload with everything that had arrived of it.
     pub fn remove_upload(&self, id: &str) {
-        remove(&self.upload(id));
+        self.remove_counted(&self.upload(id));
         self.remove_parts(id);
+    }
+
+    fn remove_counted(&self, path: &Path) {
+        let bytes = size(path);
+        remove(path);
+        self.give_back(bytes);
+    }
+
+    pub fn result_bytes(&self, job: &str) -> u64 {
+        size(&self.root.join("results").join(job))
+    }
+
+    pub fn upload_bytes(&self, id: &str) -> u64 {
+        size(&self.upload(id))
     }
 
     /// Removes the pieces that an upload was put together from.
@@ -147,14 +180,16 @@ impl DataDir {
         for entry in entries(&self.root.join("uploads")) {
             if entry.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
             {
-                remove(&entry);
+                self.remove_counted(&entry);
             }
         }
     }
 
     /// The identifiers of all results, known to the database or not.
     pub fn results(&self) -> Vec<String> {
-        names(&self.root.join("results"))
+        let mut ids = names(&self.root.join("results"));
+        ids.retain(|id| is_id(id));
+        ids
     }
 
     /// The identifiers of all uploads and their parts.
@@ -163,15 +198,45 @@ impl DataDir {
             .iter()
             .map(|name| name.split('.').next().unwrap_or_default().to_string())
             .collect();
+        ids.retain(|id| is_id(id));
         ids.sort_unstable();
         ids.dedup();
         ids
     }
 
-    /// Bytes of uploads, results and downloads.
-    pub fn bytes(&self) -> u64 {
-        ["uploads", "results", "work"].iter().map(|name| size(&self.root.join(name))).sum()
+    /// Adds up the bytes of uploads, results and downloads.
+    pub fn measure(&self) -> u64 {
+        let bytes = ["uploads", "results", "work"].iter().map(|name| size(&self.root.join(name))).sum();
+        self.used.store(bytes, Ordering::Relaxed);
+        bytes
     }
+
+    /// Counts bytes that arrive; `false`, and does not, if they would be more than `quota` in all.
+    pub fn admit(&self, bytes: u64, quota: u64) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if used > quota {
+            self.give_back(bytes);
+        }
+        used <= quota
+    }
+
+    /// Bytes that were admitted are gone again.
+    pub fn give_back(&self, bytes: u64) {
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        // It has been measured anew meanwhile, perhaps.
+        let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+/// What a fresh disk, or a directory that is kept somewhere, may hold.
+fn is_nobodys(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name == "lost+found" || name.starts_with('.')
+}
+
+/// Only what is named as this server names things is its own.
+fn is_id(name: &str) -> bool {
+    uuid::Uuid::try_parse(name).is_ok_and(|id| id.to_string() == name)
 }
 
 /// Makes what was renamed in `path` outlive a power cut.
@@ -184,7 +249,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn create(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|source| Error::WriteFile { path: path.to_path_buf(), source })
+    fs::create_dir_all(path).map_err(|source| write_error(path, source))
 }
 
 /// The directory holds keys and other people's faces: nobody else on this machine reads it.
@@ -254,7 +319,7 @@ mod tests {
         let output = files.publish("a", serde_json::json!({"frames": 50, "fps": 25.0})).unwrap();
         assert_eq!((output.bytes, output.seconds()), (5, 2.0));
         assert_eq!(files.published("a"), Some(output));
-        assert_eq!((files.bytes() > 5, files.results()), (true, vec!["a".to_string()]));
+        assert!(files.measure() > 5 && files.result_bytes("a") > 5);
         files.remove_result("a");
         assert_eq!(files.published("a"), None);
     }
@@ -263,10 +328,32 @@ mod tests {
     fn an_upload_goes_with_its_parts() {
         let directory = tempfile::tempdir().unwrap();
         let files = DataDir::open(directory.path()).unwrap();
-        for name in ["a", "a.1", "a.part", "ab", "ab.1"] {
+        let [a, b] = ["6fa459ea-ee8a-4ca4-894e-db77e160355e", "16fd2706-8baf-433b-82eb-8c7fada847da"];
+        for name in [a, &format!("{a}.1"), &format!("{a}.2b"), b, &format!("{b}.1"), "notes.txt"] {
             fs::write(files.upload(name), b"x").unwrap();
         }
-        files.remove_upload("a");
-        assert_eq!(files.uploads(), ["ab"]);
+        files.remove_upload(a);
+        assert_eq!(files.uploads(), [b]);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_s_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let precious = directory.path().join("results/precious.txt");
+        fs::create_dir(precious.parent().unwrap()).unwrap();
+        fs::write(&precious, b"x").unwrap();
+        let message = DataDir::open(directory.path()).err().unwrap().to_string();
+        assert!(message.contains("neither empty nor"), "{message}");
+        assert!(precious.is_file() && !directory.path().join("lock").exists());
+    }
+
+    #[test]
+    fn what_arrives_counts_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = DataDir::open(directory.path()).unwrap();
+        assert!(files.admit(6, 10) && !files.admit(6, 10));
+        files.give_back(6);
+        assert!(files.admit(10, 10));
+        assert_eq!(files.measure(), 0);
     }
 }

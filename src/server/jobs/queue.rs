@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::store::Waiting;
-use super::{Blame, DataDir, Failure, JobRecord, NewJob, Outcome, State, Store};
+use super::inputs::own_id;
+use super::store::{Group, Waiting};
+use super::{Blame, DataDir, Failure, JobRecord, Level, NewJob, Outcome, State, Store, now};
 use crate::error::{Error, Result};
 use crate::report::{CancelToken, Stage};
-use crate::request::Api;
+use crate::request::{Api, Request};
 
 /// A job during which the server ended this often waits until all others have run: it may be the cause.
 const SUSPICIOUS_ATTEMPTS: u32 = 3;
@@ -53,7 +55,7 @@ pub enum Live {
     Queued {
         position: usize,
     },
-    Running(Option<StageProgress>),
+    Running,
 }
 
 /// `done` of `total` units of `stage`.
@@ -94,6 +96,10 @@ pub struct Jobs {
     queue: Mutex<Queue>,
     wake: Condvar,
     changes: watch::Sender<u64>,
+    /// Jobs that have ended and were not asked for yet, by state.
+    ended: Mutex<[u64; State::ALL.len()]>,
+    /// Held by who cleans the directory.
+    pub(super) cleaning: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -109,7 +115,8 @@ struct Running {
     job: Waiting,
     cancel: CancelToken,
     by_client: bool,
-    progress: Option<StageProgress>,
+    /// How far each stage is, in the stages' order.
+    progress: Vec<StageProgress>,
     told: Option<Instant>,
 }
 
@@ -117,28 +124,56 @@ impl Jobs {
     /// Opens the data directory and takes up the jobs that the last server left there.
     pub fn open(files: DataDir, limits: Limits) -> Result<Self> {
         let store = Store::open(&files.database())?;
-        let (mut waiting, mut suspicious) = (VecDeque::new(), VecDeque::new());
+        let mut queue = Queue::default();
         for job in store.unfinished()? {
             if let Some(outcome) = left_over(&job, &store, &files)? {
-                store.finish(&job.id, &outcome)?;
+                if store.finish(&job.id, &outcome)? != Some(State::Completed) {
+                    files.remove_result(&job.id);
+                }
                 continue;
             }
             if job.state == State::Running {
                 tracing::info!(job = job.id, "was running when the last server ended; starts again");
                 store.requeue(&job.id)?;
             }
-            let turn = if job.attempts < SUSPICIOUS_ATTEMPTS { &mut waiting } else { &mut suspicious };
-            turn.push_back(Waiting { id: job.id, owner: job.owner, api: job.api });
+            let group = match job.attempts {
+                SUSPICIOUS_ATTEMPTS.. => Group::Suspicious,
+                _ => job.priority.into(),
+            };
+            store.insert_inputs(&job.id, &own_files(&job.body, job.api))?;
+            // What has begun once has begun in time.
+            let start_by = job.start_by.filter(|_| job.started_at.is_none());
+            queue.append(Waiting { id: job.id, owner: job.owner, api: job.api, group, start_by });
         }
-        waiting.append(&mut suspicious);
         Ok(Self {
             store,
             files,
             limits,
-            queue: Mutex::new(Queue { waiting, ..Queue::default() }),
+            queue: Mutex::new(queue),
             wake: Condvar::new(),
             changes: watch::Sender::new(0),
+            ended: Mutex::default(),
+            cleaning: Mutex::default(),
         })
+    }
+
+    /// Ends a job. What it may have written goes, unless it has completed. Returns how it ended; `None` if it had
+    /// ended before. Blocks on the disk.
+    pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
+        let ended = self.store.finish(id, outcome)?;
+        if let Some(state) = ended {
+            self.ended.lock().unwrap_or_else(PoisonError::into_inner)[state as usize] += 1;
+            if state != State::Completed {
+                self.files.remove_result(id);
+            }
+        }
+        Ok(ended)
+    }
+
+    /// How many jobs have ended in which state since this was last asked.
+    pub fn take_ended(&self) -> [(State, u64); State::ALL.len()] {
+        let counts = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        State::ALL.map(|state| (state, counts[state as usize]))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -164,14 +199,15 @@ impl Jobs {
             queue.arriving.push(arriving.clone());
         }
         let id = Uuid::new_v4().to_string();
-        let stored = self.store.insert(&id, job);
+        let stored = self.store.insert(&id, job, &own_files(&job.body, job.api));
         let mut queue = self.lock();
         if let Some(place) = queue.arriving.iter().position(|other| *other == arriving) {
             queue.arriving.swap_remove(place);
         }
         stored.map_err(Refused::Storage)?;
         let (owner, api) = arriving;
-        queue.waiting.push_back(Waiting { id: id.clone(), owner, api });
+        let (group, start_by) = (job.priority.into(), job.start_by);
+        queue.append(Waiting { id: id.clone(), owner, api, group, start_by });
         drop(queue);
         self.wake.notify_one();
         self.tell();
@@ -182,12 +218,19 @@ impl Jobs {
     pub fn live(&self, id: &str) -> Option<Live> {
         let queue = self.lock();
         match &queue.running {
-            Some(running) if running.job.id == id => Some(Live::Running(running.progress)),
+            Some(running) if running.job.id == id => Some(Live::Running),
             _ => {
                 let position = queue.waiting.iter().position(|job| job.id == id)?;
                 Some(Live::Queued { position })
             }
         }
+    }
+
+    /// How far each stage of a job is that has begun, in the stages' order; none unless the job runs.
+    pub fn stages(&self, id: &str) -> Vec<StageProgress> {
+        let queue = self.lock();
+        let running = queue.running.as_ref().filter(|running| running.job.id == id);
+        running.map(|running| running.progress.clone()).unwrap_or_default()
     }
 
     pub fn waiting(&self) -> usize {
@@ -196,20 +239,20 @@ impl Jobs {
 
     /// Cancels a job, waiting or running. Blocks on the disk.
     pub fn cancel(&self, id: &str) -> Result<Cancelled> {
-        let mut queue = self.lock();
-        if let Some(place) = queue.waiting.iter().position(|job| job.id == id) {
-            queue.waiting.remove(place);
-            drop(queue);
-            self.store.finish(id, &Outcome::Cancelled)?;
-            self.tell();
+        if self.end_waiting(id, &Outcome::Cancelled)? {
             return Ok(Cancelled::Done);
         }
-        if let Some(running) = queue.running.as_mut().filter(|running| running.job.id == id) {
-            running.by_client = true;
-            let cancel = running.cancel.clone();
+        let queue = self.lock();
+        if queue.running.as_ref().is_some_and(|running| running.job.id == id) {
             drop(queue);
-            self.store.request_cancel(id)?;
-            cancel.cancel();
+            if !self.store.request_cancel(id)? {
+                return Ok(Cancelled::AlreadyEnded);
+            }
+            let mut queue = self.lock();
+            if let Some(running) = queue.running.as_mut().filter(|running| running.job.id == id) {
+                running.by_client = true;
+                running.cancel.cancel();
+            }
             return Ok(Cancelled::Requested);
         }
         drop(queue);
@@ -217,6 +260,36 @@ impl Jobs {
             Some(_) => Cancelled::AlreadyEnded,
             None => Cancelled::Unknown,
         })
+    }
+
+    /// Ends a job that waits, and keeps it in its place if that cannot be noted; `false` if it does not wait. Blocks
+    /// on the disk.
+    fn end_waiting(&self, id: &str, outcome: &Outcome) -> Result<bool> {
+        let mut queue = self.lock();
+        let Some(place) = queue.waiting.iter().position(|job| job.id == id) else { return Ok(false) };
+        let taken = queue.waiting.remove(place);
+        drop(queue);
+        let ended = self.finish(id, outcome);
+        if ended.is_err() {
+            let mut queue = self.lock();
+            let place = place.min(queue.waiting.len());
+            taken.into_iter().for_each(|job| queue.waiting.insert(place, job));
+            self.wake.notify_one();
+        }
+        self.tell();
+        ended.map(|_| true)
+    }
+
+    /// The waiting jobs whose clients wanted them to have started by `now` (milliseconds since 1970).
+    pub fn late(&self, now: i64) -> Vec<String> {
+        let queue = self.lock();
+        let late = queue.waiting.iter().filter(|job| job.start_by.is_some_and(|start_by| start_by <= now));
+        late.map(|job| job.id.clone()).collect()
+    }
+
+    /// Ends jobs whose turn did not come in time. Blocks on the disk.
+    pub fn end_late(&self, ids: &[String]) -> Result<()> {
+        ids.iter().try_for_each(|id| self.end_waiting(id, &too_late()).map(|_| ()))
     }
 
     /// Waits for the next job, at most `patience`, and takes it.
@@ -229,8 +302,13 @@ impl Jobs {
             }
             if let Some(job) = queue.waiting.pop_front() {
                 let (id, cancel) = (job.id.clone(), CancelToken::new());
-                let running =
-                    Running { job, cancel: cancel.clone(), by_client: false, progress: None, told: None };
+                let running = Running {
+                    job,
+                    cancel: cancel.clone(),
+                    by_client: false,
+                    progress: Vec::new(),
+                    told: None,
+                };
                 queue.running = Some(running);
                 return Turn::Job { id, cancel };
             }
@@ -246,11 +324,37 @@ impl Jobs {
         }
     }
 
+    /// The job that comes next.
+    pub fn first(&self) -> Option<String> {
+        self.lock().waiting.front().map(|job| job.id.clone())
+    }
+
+    /// Waits, but not longer than the server runs.
+    pub fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut queue = self.lock();
+        while !queue.closed
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Keeps a line of a job's log, if the disk takes it.
+    pub fn log(&self, id: &str, level: Level, message: &str) {
+        if let Err(error) = self.store.log(id, level, message) {
+            tracing::error!(job = id, "a line of the log is lost: {error}");
+        }
+    }
+
     /// Notes how far the running job is.
     pub fn progress(&self, progress: StageProgress) {
         let mut queue = self.lock();
         let Some(running) = &mut queue.running else { return };
-        running.progress = Some(progress);
+        match running.progress.binary_search_by_key(&progress.stage, |known| known.stage) {
+            Ok(place) => running.progress[place] = progress,
+            Err(place) => running.progress.insert(place, progress),
+        }
         if running.told.is_none_or(|told| told.elapsed() >= PROGRESS_EVERY) {
             running.told = Some(Instant::now());
             drop(queue);
@@ -293,6 +397,12 @@ impl Jobs {
 }
 
 impl Queue {
+    /// The last of its group.
+    fn append(&mut self, job: Waiting) {
+        let place = self.waiting.partition_point(|other| other.group <= job.group);
+        self.waiting.insert(place, job);
+    }
+
     fn admit(&self, job: &NewJob, limits: Limits, at_once: Option<usize>) -> Result<(), Refused> {
         if self.closed {
             return Err(Refused::Closed);
@@ -320,11 +430,14 @@ impl Queue {
 
 /// How a job has ended that the last server did not get to mark as ended; `None` if it is to run.
 fn left_over(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<Outcome>> {
+    if store.cancel_requested(&job.id)? {
+        return Ok(Some(Outcome::Cancelled));
+    }
     if let Some(output) = files.published(&job.id) {
         return Ok(Some(Outcome::Completed(output)));
     }
-    if store.cancel_requested(&job.id)? {
-        return Ok(Some(Outcome::Cancelled));
+    if job.started_at.is_none() && job.start_by.is_some_and(|start_by| start_by <= now()) {
+        return Ok(Some(too_late()));
     }
     if job.state != State::Running {
         return Ok(None);
@@ -333,4 +446,37 @@ fn left_over(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<O
         let message = format!("the server ended {MAX_ATTEMPTS} times while it ran this job");
         Outcome::Failed(Failure::of(Blame::Server, message))
     }))
+}
+
+/// The uploads and results of this server that a job reads.
+fn own_files(body: &Value, api: Api) -> Vec<String> {
+    let Ok(request) = Request::from_json(body, Some(api)) else { return Vec::new() };
+    [request.video, request.audio].iter().filter_map(|url| own_id(url)).collect()
+}
+
+fn too_late() -> Outcome {
+    let message = "the request was not started within the time that it allowed for that".to_string();
+    Outcome::Failed(Failure::of(Blame::Patience, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_ones_wait_for_all_others_and_suspects_for_those() {
+        let mut queue = Queue::default();
+        for (id, group) in [
+            ("suspect", Group::Suspicious),
+            ("low", Group::Low),
+            ("first", Group::Normal),
+            ("lower", Group::Low),
+            ("second", Group::Normal),
+        ] {
+            let (owner, api) = (String::new(), Api::Fal);
+            queue.append(Waiting { id: id.to_string(), owner, api, group, start_by: None });
+        }
+        let order: Vec<&str> = queue.waiting.iter().map(|job| job.id.as_str()).collect();
+        assert_eq!(order, ["first", "second", "low", "lower", "suspect"]);
+    }
 }

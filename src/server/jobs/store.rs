@@ -1,20 +1,24 @@
 //! Jobs in SQLite. What a client was promised is on the disk before it is promised: acceptance, cancelling
 //! and the end of a job are written with `synchronous = FULL`. Logs are not promised and do not wait.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, TransactionBehavior, params};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Failure, JobRecord, Level, LogLine, NewJob, Outcome, Output, State, Webhook, deliveries, now, uploads,
+    JobRecord, Level, LogLine, NewJob, Outcome, Output, Priority, State, Webhook, deliveries, endpoints, now,
+    uploads,
 };
 use crate::error::{Error, Result};
 use crate::request::Api;
 
-const SCHEMA: &str = "
+/// The tables as they were first.
+const JOBS: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
@@ -45,8 +49,26 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
 
+/// Priorities, and the client's patience.
+const TURNS: &str = "
+    ALTER TABLE jobs ADD COLUMN low_priority INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE jobs ADD COLUMN start_by INTEGER;
+";
+
+/// The files of this server that unfinished jobs read.
+const INPUTS: &str = "
+    CREATE TABLE inputs (job TEXT NOT NULL, file TEXT NOT NULL);
+    CREATE INDEX inputs_by_job ON inputs (job);
+    CREATE INDEX inputs_by_file ON inputs (file);
+";
+
+/// How the tables came to be as they are. A database remembers in its `user_version` how many of these steps
+/// it has been through.
+const SCHEMA: [&str; 7] =
+    [JOBS, uploads::SCHEMA, deliveries::SCHEMA, TURNS, endpoints::SCHEMA, deliveries::ATTEMPTS, INPUTS];
+
 const COLUMNS: &str = "id, api, owner, body, base_url, webhook_url, webhook_secret, state, created_at, \
-                       started_at, ended_at, attempts, failure, report, bytes";
+                       started_at, ended_at, attempts, failure, report, bytes, low_priority, start_by";
 
 /// A job that waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +76,38 @@ pub struct Waiting {
     pub id: String,
     pub owner: String,
     pub api: Api,
+    pub group: Group,
+    pub start_by: Option<i64>,
+}
+
+/// Whose turn comes first; within a group, it is the earlier job's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    Normal,
+    Low,
+    /// The server has ended during it again and again: it may be the cause.
+    Suspicious,
+}
+
+impl From<Priority> for Group {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Normal => Group::Normal,
+            Priority::Low => Group::Low,
+        }
+    }
+}
+
+/// Which jobs of an owner a list is to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter<'a> {
+    pub owner: &'a str,
+    pub apis: &'a [Api],
+    pub states: &'a [State],
+    /// Accepted at or after, and before (milliseconds since 1970).
+    pub created: (i64, i64),
+    pub limit: u32,
+    pub offset: u32,
 }
 
 /// The database. Its functions block for as long as the disk takes.
@@ -77,10 +131,13 @@ impl Store {
             connection.pragma_update(None, "synchronous", synchronous)?;
             Ok(connection)
         };
-        let durable = connect("FULL").map_err(refuse)?;
-        durable.execute_batch(SCHEMA).map_err(refuse)?;
-        durable.execute_batch(uploads::SCHEMA).map_err(refuse)?;
-        durable.execute_batch(deliveries::SCHEMA).map_err(refuse)?;
+        let mut durable = connect("FULL").map_err(refuse)?;
+        // One that begins with a question would fail, and not wait, where another connection is writing.
+        durable.set_transaction_behavior(TransactionBehavior::Immediate);
+        if !migrate(&mut durable).map_err(refuse)? {
+            let problem = format!("`{}` is of a newer version of this program", path.display());
+            return Err(Error::Usage(problem));
+        }
         let relaxed = connect("NORMAL").map_err(refuse)?;
         let reader = connect("NORMAL").map_err(refuse)?;
         Ok(Self {
@@ -107,13 +164,16 @@ impl Store {
         |error| database_error(&self.path, error)
     }
 
-    /// Accepts a job. When this returns, the job outlives the process and the machine's power.
-    pub fn insert(&self, id: &str, job: &NewJob) -> Result<()> {
+    /// Accepts a job that reads `files` of this server. When this returns, the job outlives the process and the
+    /// machine's power.
+    pub fn insert(&self, id: &str, job: &NewJob, files: &[String]) -> Result<()> {
         let webhook = job.webhook.as_ref();
-        self.durable()
+        let mut connection = self.durable();
+        let transaction = connection.transaction().map_err(self.refuse())?;
+        transaction
             .execute(
-                "INSERT INTO jobs (id, api, owner, body, base_url, webhook_url, webhook_secret, state, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8)",
+                "INSERT INTO jobs (id, api, owner, body, base_url, webhook_url, webhook_secret, state, created_at, \
+                 low_priority, start_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10)",
                 params![
                     id,
                     job.api.name(),
@@ -123,10 +183,17 @@ impl Store {
                     webhook.map(|webhook| &webhook.url),
                     webhook.and_then(|webhook| webhook.secret.as_ref()),
                     now(),
+                    job.priority == Priority::Low,
+                    job.start_by,
                 ],
             )
             .map_err(self.refuse())?;
-        Ok(())
+        for file in files {
+            transaction
+                .execute("INSERT INTO inputs (job, file) VALUES (?1, ?2)", params![id, file])
+                .map_err(self.refuse())?;
+        }
+        transaction.commit().map_err(self.refuse())
     }
 
     pub fn get(&self, id: &str) -> Result<Option<JobRecord>> {
@@ -149,25 +216,67 @@ impl Store {
         Ok(jobs.into_iter().find(|job| wanted(&job.body)))
     }
 
-    /// The jobs of `api` and `owner`, newest first, at most `limit`.
-    pub fn of_owner(&self, api: Api, owner: &str, limit: u32) -> Result<Vec<JobRecord>> {
+    /// Jobs of an owner, newest first, and how many there are beyond the limit.
+    pub fn page(&self, filter: &Filter) -> Result<(u64, Vec<JobRecord>)> {
+        let named =
+            |names: Vec<&str>| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+        let wanted = format!(
+            "owner = ?1 AND created_at >= ?2 AND created_at < ?3 AND api IN ({}) AND state IN ({})",
+            named(filter.apis.iter().map(|api| api.name()).collect()),
+            named(filter.states.iter().map(|state| state.name()).collect()),
+        );
+        let (after, before) = filter.created;
+        let total: i64 = self
+            .reader()
+            .query_row(
+                &format!("SELECT count(*) FROM jobs WHERE {wanted}"),
+                params![filter.owner, after, before],
+                |row| row.get(0),
+            )
+            .map_err(self.refuse())?;
+        let jobs = self.list(
+            &format!("SELECT {COLUMNS} FROM jobs WHERE {wanted} ORDER BY number DESC LIMIT ?4 OFFSET ?5"),
+            &[&filter.owner, &after, &before, &filter.limit, &filter.offset],
+        )?;
+        Ok((total as u64, jobs))
+    }
+
+    /// The jobs of `owner`, of every API, newest first, at most `limit`.
+    pub fn newest_of(&self, owner: &str, limit: u32) -> Result<Vec<JobRecord>> {
         self.list(
-            &format!(
-                "SELECT {COLUMNS} FROM jobs WHERE api = ?1 AND owner = ?2 ORDER BY number DESC LIMIT ?3"
-            ),
-            &[&api.name(), &owner, &limit],
+            &format!("SELECT {COLUMNS} FROM jobs WHERE owner = ?1 ORDER BY number DESC LIMIT ?2"),
+            &[&owner, &limit],
         )
     }
 
+    /// Notes what an unfinished job reads, where an older server has not done so.
+    pub fn insert_inputs(&self, id: &str, files: &[String]) -> Result<()> {
+        let mut connection = self.durable();
+        let transaction = connection.transaction().map_err(self.refuse())?;
+        for file in files {
+            transaction
+                .execute(
+                    "INSERT INTO inputs (job, file) SELECT ?1, ?2 \
+                     WHERE NOT EXISTS (SELECT 1 FROM inputs WHERE job = ?1 AND file = ?2)",
+                    params![id, file],
+                )
+                .map_err(self.refuse())?;
+        }
+        transaction.commit().map_err(self.refuse())
+    }
+
     /// Finished jobs that ended before `before` (milliseconds since 1970), oldest first.
-    pub fn ended_before(&self, before: i64) -> Result<Vec<JobRecord>> {
-        self.list(
-            &format!(
-                "SELECT {COLUMNS} FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') \
-                 AND ended_at < ?1 ORDER BY ended_at"
-            ),
-            &[&before],
+    pub fn ended_before(&self, before: i64) -> Result<Vec<String>> {
+        self.ids(
+            "SELECT id FROM jobs WHERE state IN ('completed', 'failed', 'cancelled') AND ended_at < ?1 \
+             ORDER BY ended_at",
+            [before],
         )
+    }
+
+    /// All jobs.
+    pub fn all(&self) -> Result<HashSet<String>> {
+        Ok(self.ids("SELECT id FROM jobs", [])?.into_iter().collect())
     }
 
     /// Every job that has not ended, the oldest first.
@@ -197,9 +306,17 @@ impl Store {
         )
     }
 
-    /// Puts a job that was running back in the queue.
+    /// Puts a job back in the queue that was running when the last server ended, however that was.
     pub fn requeue(&self, id: &str) -> Result<bool> {
         self.change("UPDATE jobs SET state = 'queued' WHERE id = ?1 AND state = 'running'", [id])
+    }
+
+    /// Puts a job back that this server stops in good order: the attempt does not count.
+    pub fn put_back(&self, id: &str) -> Result<bool> {
+        self.change(
+            "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?1 AND state = 'running'",
+            [id],
+        )
     }
 
     /// Remembers that a job is to stop, so that it does not start again after a crash.
@@ -210,16 +327,22 @@ impl Store {
         )
     }
 
-    /// Ends a job, and with it promises its webhook's delivery; `false` if it has ended before.
-    pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<bool> {
+    /// Ends a job, and with it promises its webhook's delivery. Returns how it has ended, which is cancelled if that
+    /// was asked for before; `None` if it had ended already.
+    pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
+        let ended_at = now();
+        let mut connection = self.durable();
+        let transaction = connection.transaction().map_err(self.refuse())?;
+        let cancelled = transaction
+            .query_row("SELECT cancel_requested FROM jobs WHERE id = ?1", [id], |row| row.get(0))
+            .optional()
+            .map_err(self.refuse())?;
+        let outcome = if cancelled.unwrap_or(false) { &Outcome::Cancelled } else { outcome };
         let (failure, output) = match outcome {
             Outcome::Completed(output) => (None, Some(output)),
             Outcome::Failed(failure) => (serde_json::to_string(failure).ok(), None),
             Outcome::Cancelled => (None, None),
         };
-        let ended_at = now();
-        let mut connection = self.durable();
-        let transaction = connection.transaction().map_err(self.refuse())?;
         let changed = transaction
             .execute(
                 "UPDATE jobs SET state = ?2, ended_at = ?3, failure = ?4, report = ?5, bytes = ?6 \
@@ -236,22 +359,40 @@ impl Store {
             .map_err(self.refuse())?;
         if changed == 1 {
             deliveries::promise(&transaction, id, ended_at).map_err(self.refuse())?;
+            endpoints::promise(&transaction, id, outcome, ended_at).map_err(self.refuse())?;
+            transaction.execute("DELETE FROM inputs WHERE job = ?1", [id]).map_err(self.refuse())?;
         }
         transaction.commit().map_err(self.refuse())?;
-        Ok(changed == 1)
+        Ok((changed == 1).then(|| outcome.state()))
     }
 
-    /// Forgets a job and all that was noted about it.
-    pub fn remove(&self, id: &str) -> Result<()> {
+    /// Forgets a job and all that was noted about it; `false` if it has to stay: it has not ended, an unfinished job
+    /// reads its result, or somebody is still to be told of it.
+    pub fn remove(&self, id: &str) -> Result<bool> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;
-        for table in ["logs", "deliveries"] {
-            transaction
-                .execute(&format!("DELETE FROM {table} WHERE job = ?1"), [id])
-                .map_err(self.refuse())?;
+        let stays: bool = transaction
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND state IN ('queued', 'running')) \
+                 OR EXISTS (SELECT 1 FROM inputs WHERE file = ?1) \
+                 OR EXISTS (SELECT 1 FROM deliveries WHERE job = ?1 AND next_at IS NOT NULL)",
+                [id],
+                |row| row.get(0),
+            )
+            .map_err(self.refuse())?;
+        if stays {
+            return Ok(false);
         }
-        transaction.execute("DELETE FROM jobs WHERE id = ?1", [id]).map_err(self.refuse())?;
-        transaction.commit().map_err(self.refuse())
+        for sql in [
+            "DELETE FROM attempts WHERE delivery IN (SELECT id FROM deliveries WHERE job = ?1)",
+            "DELETE FROM deliveries WHERE job = ?1",
+            "DELETE FROM logs WHERE job = ?1",
+            "DELETE FROM jobs WHERE id = ?1",
+        ] {
+            transaction.execute(sql, [id]).map_err(self.refuse())?;
+        }
+        transaction.commit().map_err(self.refuse())?;
+        Ok(true)
     }
 
     pub fn log(&self, id: &str, level: Level, message: &str) -> Result<()> {
@@ -309,6 +450,13 @@ impl Store {
         Ok(secret)
     }
 
+    pub(super) fn ids(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<String>> {
+        let connection = self.reader();
+        let mut statement = connection.prepare_cached(sql).map_err(self.refuse())?;
+        let ids = statement.query_map(values, |row| row.get(0)).map_err(self.refuse())?;
+        ids.collect::<Result<_, _>>().map_err(self.refuse())
+    }
+
     fn change(&self, sql: &str, values: impl rusqlite::Params) -> Result<bool> {
         Ok(self.durable().execute(sql, values).map_err(self.refuse())? == 1)
     }
@@ -318,49 +466,98 @@ impl Store {
     }
 
     fn list(&self, sql: &str, values: &[&dyn ToSql]) -> Result<Vec<JobRecord>> {
-        let connection = self.reader();
-        let mut statement = connection.prepare_cached(sql).map_err(self.refuse())?;
-        let jobs = statement.query_map(values, job_of).map_err(self.refuse())?;
-        jobs.collect::<Result<_, _>>().map_err(self.refuse())
+        let rows = {
+            let connection = self.reader();
+            let mut statement = connection.prepare_cached(sql).map_err(self.refuse())?;
+            let rows = statement.query_map(values, Stored::of).map_err(self.refuse())?;
+            rows.collect::<Result<Vec<_>, _>>().map_err(self.refuse())?
+        };
+        // Long bodies are read while others may ask.
+        rows.into_iter().map(Stored::read).collect::<Result<_, _>>().map_err(self.refuse())
     }
 }
 
-fn job_of(row: &Row) -> rusqlite::Result<JobRecord> {
-    let text = |column: &str| row.get::<_, String>(column);
-    let optional = |column: &str| row.get::<_, Option<String>>(column);
-    let json = |column: &str, text: &str| {
-        serde_json::from_str(text).map_err(|error| unreadable(column, Box::new(error)))
-    };
-    let state = text("state")?;
-    let bytes: Option<i64> = row.get("bytes")?;
-    let report = optional("report")?;
-    let secret = optional("webhook_secret")?;
-    Ok(JobRecord {
-        id: text("id")?,
-        api: text("api")?.parse().map_err(|error| unreadable("api", Box::new(error)))?,
-        owner: text("owner")?,
-        body: json("body", &text("body")?)?,
-        base_url: text("base_url")?,
-        webhook: optional("webhook_url")?.map(|url| Webhook { url, secret }),
-        state: State::ALL
-            .into_iter()
-            .find(|known| known.name() == state)
-            .ok_or_else(|| unreadable("state", format!("`{state}` is no state").into()))?,
-        created_at: row.get("created_at")?,
-        started_at: row.get("started_at")?,
-        ended_at: row.get("ended_at")?,
-        attempts: row.get("attempts")?,
-        failure: optional("failure")?
-            .map(|text| serde_json::from_str::<Failure>(&text))
-            .transpose()
-            .map_err(|error| unreadable("failure", Box::new(error)))?,
-        output: match (bytes, report) {
+/// Takes the database through the steps that it has not been through; `false` if it has been through more.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
+    let transaction = connection.transaction()?;
+    let done: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if done as usize > SCHEMA.len() {
+        return Ok(false);
+    }
+    for step in SCHEMA.iter().skip(done as usize) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA.len() as u32)?;
+    transaction.commit()?;
+    Ok(true)
+}
+
+/// Whether the disk is full.
+pub fn is_full(error: &Error) -> bool {
+    let Error::Database { source, .. } = error else { return false };
+    let failure = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    failure == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+/// A row, with its JSON unread.
+struct Stored {
+    job: JobRecord,
+    body: String,
+    failure: Option<String>,
+    report: Option<String>,
+    bytes: Option<i64>,
+}
+
+impl Stored {
+    fn of(row: &Row) -> rusqlite::Result<Self> {
+        let text = |column: &str| row.get::<_, String>(column);
+        let optional = |column: &str| row.get::<_, Option<String>>(column);
+        let state = text("state")?;
+        let secret = optional("webhook_secret")?;
+        let job = JobRecord {
+            id: text("id")?,
+            api: text("api")?.parse().map_err(|error| unreadable("api", Box::new(error)))?,
+            owner: text("owner")?,
+            body: Value::Null,
+            base_url: text("base_url")?,
+            webhook: optional("webhook_url")?.map(|url| Webhook { url, secret }),
+            state: State::ALL
+                .into_iter()
+                .find(|known| known.name() == state)
+                .ok_or_else(|| unreadable("state", format!("`{state}` is no state").into()))?,
+            created_at: row.get("created_at")?,
+            started_at: row.get("started_at")?,
+            ended_at: row.get("ended_at")?,
+            attempts: row.get("attempts")?,
+            priority: if row.get("low_priority")? { Priority::Low } else { Priority::Normal },
+            start_by: row.get("start_by")?,
+            failure: None,
+            output: None,
+        };
+        Ok(Self {
+            job,
+            body: text("body")?,
+            failure: optional("failure")?,
+            report: optional("report")?,
+            bytes: row.get("bytes")?,
+        })
+    }
+
+    fn read(self) -> rusqlite::Result<JobRecord> {
+        let body = json("body", &self.body)?;
+        let failure = self.failure.map(|failure| json("failure", &failure)).transpose()?;
+        let output = match (self.bytes, self.report) {
             (Some(bytes), Some(report)) => {
                 Some(Output { bytes: bytes as u64, report: json("report", &report)? })
             }
             _ => None,
-        },
-    })
+        };
+        Ok(JobRecord { body, failure, output, ..self.job })
+    }
+}
+
+fn json<T: DeserializeOwned>(column: &str, text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| unreadable(column, Box::new(error)))
 }
 
 fn unreadable(column: &str, error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
@@ -370,4 +567,71 @@ fn unreadable(column: &str, error: Box<dyn std::error::Error + Send + Sync>) -> 
 
 fn database_error(path: &Path, source: rusqlite::Error) -> Error {
     Error::Database { path: path.to_path_buf(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn job(store: &Store, id: &str) {
+        let job = NewJob {
+            api: Api::SyncSo,
+            owner: String::new(),
+            body: serde_json::json!({}),
+            base_url: String::new(),
+            webhook: None,
+            priority: Priority::Normal,
+            start_by: None,
+        };
+        store.insert(id, &job, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_job_ends_while_others_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("jobs.sqlite")).unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    store.log("another", Level::Info, "a line").unwrap();
+                }
+            });
+            for number in 0..100 {
+                let id = number.to_string();
+                job(&store, &id);
+                assert_eq!(store.finish(&id, &Outcome::Cancelled).unwrap(), Some(State::Cancelled));
+                assert!(store.remove(&id).unwrap());
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_wish_to_cancel_wins_over_the_result() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("jobs.sqlite")).unwrap();
+        job(&store, "a");
+        assert!(store.start("a").unwrap() && store.request_cancel("a").unwrap());
+        let output = Output { bytes: 1, report: serde_json::json!({}) };
+        assert_eq!(store.finish("a", &Outcome::Completed(output)).unwrap(), Some(State::Cancelled));
+        assert!(store.get("a").unwrap().unwrap().output.is_none() && !store.request_cancel("a").unwrap());
+    }
+
+    #[test]
+    fn a_database_without_versions_is_taken_up_and_a_newer_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("jobs.sqlite");
+        let old = Connection::open(&path).unwrap();
+        for step in [JOBS, uploads::SCHEMA, deliveries::SCHEMA] {
+            old.execute_batch(step).unwrap();
+        }
+        drop(old);
+        job(&Store::open(&path).unwrap(), "a");
+        assert_eq!(Store::open(&path).unwrap().unfinished().unwrap().len(), 1);
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 1000).unwrap();
+        assert!(Store::open(&path).err().unwrap().to_string().contains("newer"));
+    }
 }

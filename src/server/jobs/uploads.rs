@@ -1,10 +1,13 @@
 //! Uploaded files in the database. The identifier is the permission to write the file once and to read it:
 //! it is random, and told only to whoever asked for the upload.
 
+use std::collections::HashSet;
+use std::io;
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{Store, now};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS uploads (
@@ -42,12 +45,32 @@ impl Store {
         Ok(())
     }
 
-    /// The file is there, whole, and will stay.
-    pub fn complete_upload(&self, id: &str, bytes: u64) -> Result<()> {
-        self.durable()
-            .execute("UPDATE uploads SET bytes = ?2 WHERE id = ?1", params![id, bytes as i64])
+    /// Marks an upload as complete once `publish` has put the file in its place. Of several attempts at one upload the
+    /// first to come here is it; `false` for the others.
+    pub fn complete_upload(
+        &self,
+        id: &str,
+        bytes: u64,
+        publish: impl FnOnce() -> io::Result<()>,
+    ) -> Result<bool> {
+        // Nobody else comes between the question and the answer.
+        let connection = self.durable();
+        let open = connection
+            .query_row("SELECT 1 FROM uploads WHERE id = ?1 AND bytes IS NULL", [id], |_| Ok(()))
+            .optional()
             .map_err(self.refuse())?;
-        Ok(())
+        if open.is_none() {
+            return Ok(false);
+        }
+        publish().map_err(|source| Error::WriteFile { path: id.into(), source })?;
+        connection
+            // From now on it is kept for as long as is promised, however long it took to arrive.
+            .execute(
+                "UPDATE uploads SET bytes = ?2, created_at = ?3 WHERE id = ?1",
+                params![id, bytes as i64, now()],
+            )
+            .map_err(self.refuse())?;
+        Ok(true)
     }
 
     pub fn upload(&self, id: &str) -> Result<Option<Upload>> {
@@ -62,21 +85,30 @@ impl Store {
     }
 
     /// Uploads from before `before` (milliseconds since 1970), oldest first.
-    pub fn uploads_before(&self, before: i64) -> Result<Vec<Upload>> {
-        let connection = self.reader();
-        let mut statement = connection
-            .prepare_cached(
-                "SELECT id, name, content_type, owner, created_at, bytes FROM uploads \
-                 WHERE created_at < ?1 ORDER BY created_at",
-            )
-            .map_err(self.refuse())?;
-        let uploads = statement.query_map([before], upload_of).map_err(self.refuse())?;
-        uploads.collect::<Result<_, _>>().map_err(self.refuse())
+    pub fn uploads_before(&self, before: i64) -> Result<Vec<String>> {
+        self.ids("SELECT id FROM uploads WHERE created_at < ?1 ORDER BY created_at", [before])
     }
 
-    pub fn remove_upload(&self, id: &str) -> Result<()> {
-        self.durable().execute("DELETE FROM uploads WHERE id = ?1", [id]).map_err(self.refuse())?;
-        Ok(())
+    /// Those of them that are complete.
+    pub fn complete_uploads_before(&self, before: i64) -> Result<Vec<String>> {
+        self.ids(
+            "SELECT id FROM uploads WHERE created_at < ?1 AND bytes IS NOT NULL ORDER BY created_at",
+            [before],
+        )
+    }
+
+    /// All uploads, complete or not.
+    pub fn all_uploads(&self) -> Result<HashSet<String>> {
+        Ok(self.ids("SELECT id FROM uploads", [])?.into_iter().collect())
+    }
+
+    /// Forgets an upload; `false` if an unfinished job reads it.
+    pub fn remove_upload(&self, id: &str) -> Result<bool> {
+        let removed = self.durable().execute(
+            "DELETE FROM uploads WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM inputs WHERE file = ?1)",
+            [id],
+        );
+        Ok(removed.map_err(self.refuse())? == 1)
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clean::{Keep, clean};
 use super::engine::Engine;
+use super::fetching::{Ahead, Fetched, Stopped, fetch, told};
 use super::inputs::Inputs;
 use super::queue::{StageProgress, Turn};
 use super::{Blame, Failure, JobRecord, Jobs, Level, Outcome, Output, cover};
@@ -13,8 +15,13 @@ use crate::error::{Error, Result};
 use crate::job::Job;
 use crate::options::Options;
 use crate::report::{CancelToken, Progress, Report, Stage};
-use crate::request::{Api, Request};
+use crate::request::Api;
 use crate::server::metrics::Metrics;
+
+/// How long a disk that is full, or a database that cannot be written, is given before it is tried again.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How often a job is tried that finds the disk full.
+const ROOM_ATTEMPTS: usize = 12;
 
 /// Everything the worker needs beside the engine.
 pub struct Worker {
@@ -24,24 +31,9 @@ pub struct Worker {
     pub defaults: Options,
     /// How long the model stays loaded without work; for ever if absent.
     pub idle_unload: Option<Duration>,
+    /// What may go when the disk is full.
+    pub keep: Keep,
     pub metrics: Arc<Metrics>,
-}
-
-/// How work on a job stopped.
-enum Stopped {
-    Interrupted,
-    Failed(Failure),
-    /// The database cannot be written: nothing that this server says can be relied on.
-    Storage(Error),
-}
-
-impl From<Error> for Stopped {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Interrupted => Stopped::Interrupted,
-            error => Stopped::Failed(Failure::of(Blame::Server, told(&error))),
-        }
-    }
 }
 
 impl Worker {
@@ -49,11 +41,12 @@ impl Worker {
     ///
     /// # Errors
     /// Whatever keeps the server from being of use: a model that cannot be loaded, a database that cannot be
-    /// written. A job's failure is the job's.
+    /// written until the end. A job's failure is the job's.
     pub fn run(&self, mut engine: Box<dyn Engine>) -> Result<()> {
         engine.load()?;
         self.metrics.ready();
         let mut patience = self.idle_unload;
+        let mut ahead = None;
         loop {
             match self.jobs.next(patience) {
                 Turn::Closed => return Ok(()),
@@ -63,7 +56,7 @@ impl Worker {
                 }
                 Turn::Job { id, cancel } => {
                     patience = self.idle_unload;
-                    let done = self.turn(&id, engine.as_mut(), &cancel);
+                    let done = self.turn(&id, engine.as_mut(), &cancel, &mut ahead);
                     self.jobs.files.end_work(&id);
                     self.jobs.end_turn();
                     done?;
@@ -72,43 +65,73 @@ impl Worker {
         }
     }
 
-    fn turn(&self, id: &str, engine: &mut dyn Engine, cancel: &CancelToken) -> Result<()> {
+    fn turn(
+        &self,
+        id: &str,
+        engine: &mut dyn Engine,
+        cancel: &CancelToken,
+        ahead: &mut Option<Ahead>,
+    ) -> Result<()> {
         let store = &self.jobs.store;
-        store.start(id)?;
-        let Some(job) = store.get(id)? else { return Ok(()) };
+        if !self.insist(|| store.start(id))? {
+            return Ok(());
+        }
+        let Some(job) = self.insist(|| store.get(id))? else { return Ok(()) };
         self.jobs.started();
         self.metrics.waited(&job);
         tracing::info!(job = id, api = job.api.name(), "started");
-        let worked = catch_unwind(AssertUnwindSafe(|| self.work(&job, engine, cancel)));
-        let outcome = match worked {
-            Ok(Ok(output)) => Outcome::Completed(output),
-            Ok(Err(Stopped::Interrupted)) if self.jobs.stopped_by_closing() => {
-                tracing::info!(job = id, "stopped; starts again with the next server");
-                return store.requeue(id).map(|_| ());
-            }
-            Ok(Err(Stopped::Interrupted)) => Outcome::Cancelled,
-            Ok(Err(Stopped::Failed(failure))) => Outcome::Failed(failure),
-            Ok(Err(Stopped::Storage(error))) => return Err(error),
-            Err(_) => {
-                // What the panic left in the model is not to be trusted.
-                engine.unload();
-                let message = "the engine failed unexpectedly; the server's log says more".to_string();
-                Outcome::Failed(Failure::of(Blame::Server, message))
+        let mut attempt = 0;
+        let outcome = loop {
+            attempt += 1;
+            match catch_unwind(AssertUnwindSafe(|| self.work(&job, engine, cancel, ahead))) {
+                Ok(Ok(output)) => break Outcome::Completed(output),
+                Ok(Err(Stopped::Interrupted)) if self.jobs.stopped_by_closing() => {
+                    tracing::info!(job = id, "stopped; starts again with the next server");
+                    return store.put_back(id).map(|_| ());
+                }
+                Ok(Err(Stopped::Interrupted)) => break Outcome::Cancelled,
+                Ok(Err(Stopped::Failed(failure))) => break Outcome::Failed(failure),
+                Ok(Err(Stopped::NoRoom(error))) if attempt == ROOM_ATTEMPTS => {
+                    tracing::error!(job = id, "{}", told(&error));
+                    let message = "the server's disk is full".to_string();
+                    break Outcome::Failed(Failure::of(Blame::Server, message));
+                }
+                Ok(Err(Stopped::NoRoom(error))) => self.make_room(&error),
+                Err(_) => {
+                    // What the panic left in the model is not to be trusted.
+                    engine.unload();
+                    let message = "the engine failed unexpectedly; the server's log says more".to_string();
+                    break Outcome::Failed(Failure::of(Blame::Server, message));
+                }
             }
         };
         match &outcome {
             Outcome::Failed(failure) => {
                 tracing::warn!(job = id, "failed: {}", failure.message);
-                store.log(id, Level::Error, &failure.message)?;
+                self.jobs.log(id, Level::Error, &failure.message);
             }
             outcome => tracing::info!(job = id, "{}", outcome.state().name()),
         }
-        if !matches!(outcome, Outcome::Completed(_)) {
-            self.jobs.files.remove_result(id);
+        self.insist(|| self.jobs.finish(id, &outcome)).map(|_| ())
+    }
+
+    /// Does what the database refuses again, until it does not or the server ends.
+    fn insist<T>(&self, what: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            match what() {
+                Err(error) if !self.jobs.is_closed() => self.make_room(&error),
+                done => return done,
+            }
         }
-        store.finish(id, &outcome)?;
-        self.metrics.ended(&outcome);
-        Ok(())
+    }
+
+    /// Removes what may go, and waits: other things than this server's files may go, too.
+    fn make_room(&self, error: &Error) {
+        tracing::error!("tried again in {} s: {}", PAUSE.as_secs(), told(error));
+        if let Err(error) = clean(&self.jobs, self.keep) {
+            tracing::error!("the data directory cannot be cleaned: {}", told(&error));
+        }
+        self.jobs.pause(PAUSE);
     }
 
     fn work(
@@ -116,38 +139,34 @@ impl Worker {
         job: &JobRecord,
         engine: &mut dyn Engine,
         cancel: &CancelToken,
+        ahead: &mut Option<Ahead>,
     ) -> Result<Output, Stopped> {
         let files = &self.jobs.files;
-        let request = Request::from_json(&job.body, Some(job.api))
-            .map_err(|error| Stopped::Failed(Failure::of(Blame::Request, error.to_string())))?;
-        let directory = files.begin_work(&job.id)?;
-        self.log(job, Level::Info, "fetching the video and the voice")?;
-        let open = |url: &str, blame: Blame| {
-            self.inputs.open(url, &directory, &self.jobs, cancel).map_err(|error| match error {
-                Error::Interrupted => Stopped::Interrupted,
-                error => {
-                    let fetching = matches!(error, Error::Fetch { .. } | Error::ReadFile { .. });
-                    Stopped::Failed(Failure { blame, fetching, message: told(&error) })
-                }
-            })
+        let fetched = ahead.take().and_then(|ahead| ahead.of(&job.id, cancel));
+        let fetched = match fetched {
+            Some(Ok(fetched)) => fetched,
+            Some(Err(Stopped::Failed(failure))) => return Err(Stopped::Failed(failure)),
+            Some(Err(Stopped::Interrupted | Stopped::NoRoom(_))) | None => {
+                fetch(&self.jobs, self.inputs, job, cancel)?
+            }
         };
-        let video = open(&request.video, Blame::Video)?;
-        let audio = open(&request.audio, Blame::Audio)?;
+        let Fetched { request, video, audio } = fetched;
         let mut options = self.defaults.clone();
         request.apply(&mut options);
         // A job that starts again after a crash must compute the same.
         options.seed.get_or_insert(seed_of(&job.id));
-        let output = files.unfinished_result(&job.id)?;
+        let output = files.unfinished_result(&job.id).map_err(Stopped::by_files)?;
         let names = Names { video: video.path(), audio: audio.path(), output: &output };
         // The downloads go with `video` and `audio`, which live through the job.
         let task = Job { options, ..Job::new(video.path(), audio.path(), &output) };
-        let mut progress = JobProgress { worker: self, job, told: None };
+        let mut progress = JobProgress { worker: self, job, told: None, ahead };
         let report = engine.run(&task, &mut progress, cancel).map_err(|error| match error {
             Error::Interrupted => Stopped::Interrupted,
+            full @ Error::DiskFull { .. } => Stopped::NoRoom(full),
             error => Stopped::Failed(names.blamed(&error)),
         })?;
         for warning in &report.warnings {
-            self.log(job, Level::Warning, &names.hide(warning))?;
+            self.jobs.log(&job.id, Level::Warning, &names.hide(warning));
         }
         self.metrics.stages(&report);
         if job.api == Api::Jogg
@@ -155,11 +174,7 @@ impl Worker {
         {
             tracing::warn!(job = job.id, "no cover: {}", told(&error));
         }
-        Ok(files.publish(&job.id, published(&report))?)
-    }
-
-    fn log(&self, job: &JobRecord, level: Level, message: &str) -> Result<(), Stopped> {
-        self.jobs.store.log(&job.id, level, message).map_err(Stopped::Storage)
+        files.publish(&job.id, published(&report)).map_err(Stopped::by_files)
     }
 }
 
@@ -175,13 +190,6 @@ fn published(report: &Report) -> serde_json::Value {
 /// The first 32 bits of a random identifier.
 fn seed_of(id: &str) -> u64 {
     id.get(..8).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
-}
-
-/// An error and its causes, on one line.
-fn told(error: &Error) -> String {
-    let error: &dyn std::error::Error = error;
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// This machine's names for a job's files, which the client must not see.
@@ -220,11 +228,18 @@ struct JobProgress<'a> {
     job: &'a JobRecord,
     /// The stage that was mentioned last, and how many tenths of it.
     told: Option<(Stage, usize)>,
+    /// The next job's inputs are fetched while this one computes.
+    ahead: &'a mut Option<Ahead>,
 }
 
 impl Progress for JobProgress<'_> {
     fn stage(&mut self, stage: Stage, done: usize, total: Option<usize>) {
         self.worker.jobs.progress(StageProgress { stage, done, total });
+        if self.ahead.as_ref().is_none_or(Ahead::is_in_vain) {
+            // Only one at a time: the one before gives its place up first.
+            *self.ahead = None;
+            *self.ahead = Ahead::begin(&self.worker.jobs, self.worker.inputs);
+        }
         // The stages run side by side; the log follows the one that takes the time.
         if stage != Stage::DenoiseLatents {
             return;
@@ -237,8 +252,6 @@ impl Progress for JobProgress<'_> {
     }
 
     fn log(&mut self, message: &str) {
-        if let Err(error) = self.worker.jobs.store.log(&self.job.id, Level::Info, message) {
-            tracing::error!(job = self.job.id, "cannot keep a line of the log: {error}");
-        }
+        self.worker.jobs.log(&self.job.id, Level::Info, message);
     }
 }

@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::Value;
 
-use super::queue::{RequestPath, StatusQuery, find};
-use super::{AppName, status_body};
+use super::queue::{RequestPath, find, wants_logs};
+use super::tell::status_body;
+use super::{Application, with_id};
 use crate::server::app::{App, Caller};
 use crate::server::problem::Problem;
 use crate::server::reply;
@@ -23,23 +24,27 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 
 pub async fn status(
     State(app): State<App>,
-    _: AppName,
+    application: Application,
     caller: Caller,
     reply::Path(RequestPath { id }): reply::Path<RequestPath>,
-    reply::Query(query): reply::Query<StatusQuery>,
+    query: reply::Query,
 ) -> Result<Response, Problem> {
-    find(&app, &caller, &id).await?;
-    let watch = Watch { app, caller, id, logs: query.wants_logs(), told: None, lines: 0, ended: false };
+    find(&app, application, &caller, &id).await?;
+    let (known, logs) = (id.clone(), wants_logs(&query));
+    let watch = Watch { app, application, caller, id, logs, told: None, lines: 0, ended: false };
     let events = stream::unfold(watch, |mut watch| async move {
         let body = watch.next().await?;
         let event = Event::default().data(body.to_string());
         Some((Ok::<_, Infallible>(event), watch))
     });
-    Ok(Sse::new(events).into_response())
+    let mut response = Sse::new(events).into_response();
+    with_id(&mut response, &known);
+    Ok(response)
 }
 
 struct Watch {
     app: App,
+    application: Application,
     caller: Caller,
     id: String,
     logs: bool,
@@ -60,7 +65,7 @@ impl Watch {
         let silent_until = tokio::time::Instant::now() + AT_LEAST_EVERY;
         loop {
             changes.mark_unchanged();
-            let job = find(&self.app, &self.caller, &self.id).await.ok()?;
+            let job = find(&self.app, self.application, &self.caller, &self.id).await.ok()?;
             let mut lines = Vec::new();
             if self.logs {
                 let id = self.id.clone();

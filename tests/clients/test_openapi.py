@@ -1,0 +1,24 @@
+"""schemathesis over /openapi.json: no 5xx, no status, type or body that the document does not have."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FLAGS = ["--fetch-timeout", "1"]
+# `LATENTSYNC_EXAMPLES=300` makes the long run.
+EXAMPLES = os.environ.get("LATENTSYNC_EXAMPLES", "10")
+
+
+def test_the_document_is_true(server, tmp_path):
+    here = pathlib.Path(__file__).parent
+    program = pathlib.Path(sys.executable).with_name("schemathesis")
+    command = [program, "--config-file", here / "schemathesis.toml", "run", f"{server.url}/openapi.json"]
+    settings = ["--max-examples", EXAMPLES, "--seed", "1", "--request-timeout", "60", "--no-color", "--warnings", "off"]
+    done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.fail(done.stdout + done.stderr, pytrace=False)
+    # How many cases it was.
+    print(*done.stdout.splitlines()[-1:])
