@@ -241,6 +241,13 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    // The benchmark harness.
+    #[error("`{}` is no record of `latentsync bench`: {problem}", path.display())]
+    BenchRecord { path: PathBuf, problem: String },
+
+    #[error("the peer cannot be measured: {problem}")]
+    Peer { problem: String, remedy: Option<&'static str> },
+
     #[error("computation failed in {stage}")]
     Compute {
         stage: &'static str,
@@ -288,6 +295,7 @@ impl Error {
             | Error::AudioTruncated { .. } => 3,
             Error::Database { .. } => 3,
             Error::Listen { .. } => 2,
+            Error::BenchRecord { .. } | Error::Peer { .. } => 3,
             Error::Interrupted => 130,
             // model
             Error::ModelNotPulled { .. }
@@ -362,6 +370,8 @@ impl Error {
                 "give the same inputs and settings as before, or start again without `--resume`"
             }
             Error::OutputBusy { .. } => "wait for it to finish, or write to another file",
+            Error::BenchRecord { .. } => "`latentsync bench --out FILE` writes one",
+            Error::Peer { remedy, .. } => (*remedy)?,
             _ => return self.model_hint(),
         };
         Some(hint.to_string())

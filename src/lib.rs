@@ -78,6 +78,8 @@ pub mod report;
 pub mod media;
 #[cfg(feature = "media")]
 pub mod frame_store;
+#[cfg(feature = "media")]
+pub mod bench;
 #[cfg(feature = "server")]
 pub mod server;
 mod unfinished;

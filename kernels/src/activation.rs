@@ -1,10 +1,13 @@
 //! Activations that stand alone; those that follow a norm or a linear layer live with them.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice, vector_math};
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::profile::{self, Kind, Work};
 
 /// Elements that a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -20,17 +23,19 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 }
 
 pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
+    let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [f32]| silu_slice(isa, x, y)),
-        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [bf16]| silu_slice(isa, x, y)),
+        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| silu_slice(isa, x, y)),
+        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| silu_slice(isa, x, y)),
         _ => silu_reference(x),
     }
 }
 
 pub(crate) fn gelu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
+    let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [f32]| gelu_slice(isa, x, y)),
-        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [bf16]| gelu_slice(isa, x, y)),
+        (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| gelu_slice(isa, x, y)),
+        (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| gelu_slice(isa, x, y)),
         _ => gelu_reference(x),
     }
 }
@@ -46,7 +51,7 @@ pub fn gelu_reference(x: &Tensor) -> Result<Tensor> {
 }
 
 /// `apply(input, output)` on every chunk of `x`.
-fn map<T: Element>(x: &Tensor, apply: impl Fn(&[T], &mut [T]) + Sync) -> Result<Tensor> {
+fn map<T: Element>(x: &Tensor, apply: impl Fn(&[T], &mut [MaybeUninit<T>]) + Sync) -> Result<Tensor> {
     let contiguous = x.contiguous()?;
     let values = slice::<T>(&contiguous)?;
     let values = &values[..];
@@ -56,22 +61,23 @@ fn map<T: Element>(x: &Tensor, apply: impl Fn(&[T], &mut [T]) + Sync) -> Result<
             apply(chunk, unsafe { out.part(i * CHUNK, chunk.len()) });
         });
     };
-    let out = fill(values.len(), write);
+    // SAFETY: the chunks are all of it, and every element of a chunk is written.
+    let out = unsafe { fill(values.len(), write) };
     Tensor::from_vec(out, x.shape(), &Device::Cpu)
 }
 
 multiversion! {
-    fn silu_slice<T: Element>(x: &[T], y: &mut [T]) {
+    fn silu_slice<T: Element>(x: &[T], y: &mut [MaybeUninit<T>]) {
         for (x, y) in x.iter().zip(y) {
-            *y = T::narrow(vector_math::silu(x.widen()));
+            y.write(T::narrow(T::silu(x.widen())));
         }
     }
 }
 
 multiversion! {
-    fn gelu_slice<T: Element>(x: &[T], y: &mut [T]) {
+    fn gelu_slice<T: Element>(x: &[T], y: &mut [MaybeUninit<T>]) {
         for (x, y) in x.iter().zip(y) {
-            *y = T::narrow(vector_math::gelu(x.widen()));
+            y.write(T::narrow(T::gelu(x.widen())));
         }
     }
 }

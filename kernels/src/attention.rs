@@ -1,11 +1,14 @@
 //! Multi-head attention over tokens and over frames.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::flash::{Head, QUERIES, Rows, Scratch, attend};
 use crate::cpu::{Element, Isa, Shared, fill, slice};
+use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
 /// Positions that a thread takes at a time in temporal attention.
@@ -37,6 +40,7 @@ pub(crate) fn attention_for(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, is
     if q.elem_count() == 0 {
         return Ok(q.clone());
     }
+    let _timer = profile::timer(q, || work(q, k, heads));
     match version(q, channels / heads) {
         Version::F32 => attention_fused::<f32>(q, k, v, heads, isa),
         Version::Bf16 => attention_fused::<bf16>(q, k, v, heads, isa),
@@ -61,6 +65,7 @@ pub(crate) fn temporal_attention_for(
     if q.elem_count() == 0 {
         return Ok(q.clone());
     }
+    let _timer = profile::timer(q, || temporal_work(q, heads));
     match version(q, channels / heads) {
         Version::F32 => temporal_attention_fused::<f32>(q, k, v, heads, isa),
         Version::Bf16 => temporal_attention_fused::<bf16>(q, k, v, heads, isa),
@@ -74,6 +79,28 @@ fn check_dtypes(name: &str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         bail!("{name}: q {:?}, k {:?}, v {:?}", q.dtype(), k.dtype(), v.dtype());
     }
     Ok(())
+}
+
+fn work(q: &Tensor, k: &Tensor, heads: usize) -> Work {
+    let (dims, others) = (q.dims(), k.dims()[1]);
+    let (batch, tokens, channels) = (dims[0], dims[1], dims[2]);
+    Work {
+        kind: if tokens == others { Kind::SelfAttention } else { Kind::CrossAttention },
+        shape: format!("{batch}×{heads} heads of {}, {tokens} to {others}", channels / heads),
+        flop: (4 * batch * tokens * others * channels) as f64,
+        bytes: 2. * (profile::bytes(q) + profile::bytes(k)),
+    }
+}
+
+fn temporal_work(q: &Tensor, heads: usize) -> Work {
+    let dims = q.dims();
+    let (frames, positions, channels) = (dims[1], dims[2], dims[3]);
+    Work {
+        kind: Kind::TemporalAttention,
+        shape: format!("{frames} frames, {positions} positions, {heads} heads of {}", channels / heads),
+        flop: (4 * frames * q.elem_count()) as f64,
+        bytes: 4. * profile::bytes(q),
+    }
 }
 
 /// What computes an attention.
@@ -131,8 +158,14 @@ fn attention_fused<T: Element>(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize,
         let items = (0..batch * heads).into_par_iter();
         items.for_each_init(|| Head::new(others, dim), of_head);
     };
-    let out = fill(q.elem_count(), write);
+    // SAFETY: every query of every head is written.
+    let out = unsafe { fill(q.elem_count(), write) };
     Tensor::from_vec(out, q.shape(), &Device::Cpu)
+}
+
+/// The rows of the head that begins at channel `first`.
+fn of_head<T>(values: &[T], first: usize, channels: usize) -> Rows<'_, T> {
+    Rows { values: &values[first..], stride: channels }
 }
 
 fn temporal_attention_fused<T: Element>(
@@ -148,24 +181,41 @@ fn temporal_attention_fused<T: Element>(
     let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
     let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
     let stride = positions * channels;
-    let rows = |values| Rows { values, stride };
     let write = |out: &Shared<T>| {
-        let scratch = || (Head::new(frames, dim), Scratch::new());
+        let scratch = || (Head::new(frames, dim), Scratch::new(), [Vec::new(), Vec::new(), Vec::new()]);
         let chunks = (0..batch * positions).into_par_iter().with_min_len(POSITIONS);
-        chunks.for_each_init(scratch, |(head, scratch), item| {
+        chunks.for_each_init(scratch, |(head, scratch, copies), item| {
             let position = item / positions * frames * stride + item % positions * channels;
-            for first in (position..position + channels).step_by(dim) {
-                head.pack(rows(&ks[first..]), rows(&vs[first..]));
-                for block in (0..frames).step_by(QUERIES) {
-                    let block = block..frames.min(block + QUERIES);
-                    // SAFETY: positions, frames and heads own disjoint parts of the output.
-                    let to = |i: usize| unsafe { out.part(first + i * stride, dim) };
-                    attend(isa, (rows(&qs[first..]), block), head, scratch, to);
+            // The frames of a position are a power of two apart, or nearly, and would push each other out of the
+            // caches between heads: each is read once and written once.
+            let from = |frame: usize| position + frame * stride;
+            for (copy, values) in copies.iter_mut().zip([qs, ks, vs]) {
+                copy.clear();
+                (0..frames).for_each(|frame| copy.extend_from_slice(&values[from(frame)..][..channels]));
+            }
+            let [q, k, v] = &*copies;
+            let of_heads = |result: &Shared<T>| {
+                for first in (0..channels).step_by(dim) {
+                    head.pack(of_head(k, first, channels), of_head(v, first, channels));
+                    for block in (0..frames).step_by(QUERIES) {
+                        let block = block..frames.min(block + QUERIES);
+                        // SAFETY: frames and heads own disjoint parts of the result.
+                        let to = |i: usize| unsafe { result.part(first + i * channels, dim) };
+                        attend(isa, (of_head(q, first, channels), block), head, scratch, to);
+                    }
                 }
+            };
+            // SAFETY: every frame of every head is written.
+            let result = unsafe { fill(frames * channels, of_heads) };
+            for (frame, row) in result.chunks_exact(channels).enumerate() {
+                // SAFETY: positions and frames own disjoint parts of the output.
+                let to = unsafe { out.part(from(frame), channels) };
+                to.iter_mut().zip(row).for_each(|(to, x)| *to = MaybeUninit::new(*x));
             }
         });
     };
-    let out = fill(q.elem_count(), write);
+    // SAFETY: every query of every head is written.
+    let out = unsafe { fill(q.elem_count(), write) };
     Tensor::from_vec(out, q.shape(), &Device::Cpu)
 }
 

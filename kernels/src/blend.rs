@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::pixels::with_slice;
+use crate::profile::{self, Kind, Work};
 
 /// What [`blend`] mixes; all of the same height and width.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +33,16 @@ pub fn blend(of: Blend) -> Result<Tensor> {
         );
     }
     let all_f32 = [of.face, of.face_mask, of.weight].iter().all(|x| x.dtype() == DType::F32);
+    let _timer = profile::timer(of.frame, || work(of));
     match (of.frame.device(), of.frame.dtype(), channels) {
         (Device::Cpu, DType::U8, 3) if all_f32 => blend_cpu(of),
         _ => blend_reference(of),
     }
+}
+
+fn work(of: Blend) -> Work {
+    let read = [of.face, of.face_mask, of.weight].map(profile::bytes).iter().sum::<f64>();
+    Work::moving_bytes(Kind::Blend, of.frame, 2. * profile::bytes(of.frame) + read)
 }
 
 fn blend_cpu(of: Blend) -> Result<Tensor> {

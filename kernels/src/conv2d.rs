@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::cpu::{Activation, Call, Geometry, Isa, Weights};
+use crate::cpu::{Activation, Call, Geometry, Isa, Walk, Weights};
+use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
 /// Rows and columns of zeros around the image.
@@ -84,24 +85,60 @@ impl Conv2d {
 
     /// `x`: (batch, height, width, in) → (batch, height', width', out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, 1, None)
+        self.run(x, None)
     }
 
     /// `forward(x) + residual`; `residual`: the shape of the output, or (batch, 1, 1, out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.run(x, 1, Some(residual))
+        self.run(x, Some(residual))
     }
 
     /// `x` doubled in height and width by nearest neighbour, then convolved.
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, 2, None)
+        let (batch, height, width, channels) = x.dims4()?;
+        let (out, inner, kernel, _) = self.dims;
+        let _timer = profile::timer(x, || self.work(x, [batch, 2 * height, 2 * width, out], None));
+        match &self.weights {
+            Form::Packed(weights, isa)
+                if (channels, kernel, self.stride, self.padding) == (inner, 3, 1, Padding::all(1)) =>
+            {
+                let call = Call {
+                    name: "conv2d",
+                    isa: *isa,
+                    walk: Walk::Doubled { height, width },
+                    activation: Activation::None,
+                    residual: None,
+                };
+                weights.apply(x, &[batch, 2 * height, 2 * width, out], &call)
+            }
+            _ => self.run(&upsample_reference(x, 2)?, None),
+        }
     }
 
-    fn run(&self, x: &Tensor, upsample: usize, residual: Option<&Tensor>) -> Result<Tensor> {
+    /// `dims`: of the output. Enlarging counts with all nine taps, though the CPU versions need four.
+    fn work(&self, x: &Tensor, dims: [usize; 4], residual: Option<&Tensor>) -> Work {
+        let (out, inner, kernel, _) = self.dims;
+        let [images, height, width, _] = dims;
+        let (pixels, weights) = (images * height * width, kernel * kernel * inner * out);
+        let elements = x.elem_count() + weights + pixels * out + residual.map_or(0, Tensor::elem_count);
+        let how = match self.stride {
+            1 if height > x.dims()[1] => ", upsampled".to_string(),
+            1 => String::new(),
+            stride => format!(", stride {stride}"),
+        };
+        Work {
+            kind: Kind::Conv2d,
+            shape: format!("{kernel}×{kernel} {inner}→{out} at {images}×{height}×{width}{how}"),
+            flop: (2 * pixels * weights) as f64,
+            bytes: (elements * x.dtype().size_in_bytes()) as f64,
+        }
+    }
+
+    fn run(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let (batch, height, width, channels) = x.dims4()?;
         let (out, inner, kernel, _) = self.dims;
         let Padding { top, bottom, left, right } = self.padding;
-        let (high, wide) = (height * upsample + top + bottom, width * upsample + left + right);
+        let (high, wide) = (height + top + bottom, width + left + right);
         if channels != inner || high < kernel || wide < kernel {
             bail!("conv2d: input {:?}, weight {:?}, {:?}", x.shape(), self.dims, self.padding);
         }
@@ -112,9 +149,9 @@ impl Conv2d {
             stride: self.stride,
             top,
             left,
-            upsample,
             out_height: (high - kernel) / self.stride + 1,
             out_width: (wide - kernel) / self.stride + 1,
+            quarter: None,
         };
         let dims = [batch, geometry.out_height, geometry.out_width, out];
         if let Some(residual) = residual
@@ -123,20 +160,20 @@ impl Conv2d {
         {
             bail!("conv2d: output {dims:?}, residual {:?}", residual.shape());
         }
+        let _timer = profile::timer(x, || self.work(x, dims, residual));
         match &self.weights {
             Form::Packed(weights, isa) => {
                 let call = Call {
                     name: "conv2d",
                     isa: *isa,
-                    geometry: Some(geometry),
+                    walk: Walk::Patches(geometry),
                     activation: Activation::None,
                     residual,
                 };
                 weights.apply(x, &dims, &call)
             }
             Form::Plain { weight, bias } => {
-                let x = if upsample > 1 { upsample_reference(x, upsample)? } else { x.clone() };
-                let y = conv2d_reference(&x, weight, bias.as_ref(), self.stride, self.padding)?;
+                let y = conv2d_reference(x, weight, bias.as_ref(), self.stride, self.padding)?;
                 match residual {
                     Some(residual) => y.broadcast_add(residual),
                     None => Ok(y),

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::pixels::with_slice;
+use crate::profile::{self, Kind, Work};
 
 /// Columns that go through the vertical pass together.
 const LANES: usize = 16;
@@ -16,6 +17,7 @@ pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
     if size == 0 {
         bail!("erode: the square is empty");
     }
+    let _timer = profile::timer(image, || Work::moving(Kind::Erode, image));
     match (image.device(), image.dtype()) {
         (Device::Cpu, DType::F32) if height * width > 0 => erode_cpu(image, size),
         _ => erode_reference(image, size),

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::pixels::with_slice;
+use crate::profile::{self, Kind, Work};
 
 /// Sums that are kept in registers.
 const LANES: usize = 32;
@@ -16,6 +17,7 @@ pub fn gaussian_blur(image: &Tensor, size: usize, sigma: f64) -> Result<Tensor> 
     if size.is_multiple_of(2) || sigma.is_nan() || sigma <= 0.0 {
         bail!("gaussian blur: size {size} must be odd and sigma {sigma} positive");
     }
+    let _timer = profile::timer(image, || Work::moving(Kind::Blur, image));
     match (image.device(), image.dtype()) {
         (Device::Cpu, DType::F32) if height * width > 0 => blur_cpu(image, &kernel(size, sigma)),
         _ => gaussian_blur_reference(image, size, sigma),

@@ -1,5 +1,6 @@
 //! Group norm, alone and followed by SiLU.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice, vector_math};
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::profile::{self, Kind, Work};
 
 /// Positions whose sums are taken together in f32, before they go into sums in f64.
 const POSITIONS: usize = 64;
@@ -71,6 +73,7 @@ impl GroupNorm {
         if x.elem_count() == 0 {
             return Ok(x.clone());
         }
+        let _timer = profile::timer(x, || Work::moving(Kind::GroupNorm, x));
         match (x.device(), x.dtype()) {
             (Device::Cpu, DType::F32) => self.fused::<f32>(x, then),
             (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, then),
@@ -121,7 +124,8 @@ impl GroupNorm {
                 }
             });
         };
-        let out = fill(values.len(), write);
+        // SAFETY: the chunks are all of it, and every element of a chunk is written.
+        let out = unsafe { fill(values.len(), write) };
         Tensor::from_vec(out, x.shape(), &Device::Cpu)
     }
 
@@ -190,22 +194,22 @@ multiversion! {
 }
 
 multiversion! {
-    fn apply<T: Element>(x: &[T], lines: &Lines, out: &mut [T]) {
+    fn apply<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
         let Lines { origin, scale, shift } = lines;
         for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
             for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {
-                *y = T::narrow((x.widen() - o) * a + b);
+                y.write(T::narrow((x.widen() - o) * a + b));
             }
         }
     }
 }
 
 multiversion! {
-    fn apply_silu<T: Element>(x: &[T], lines: &Lines, out: &mut [T]) {
+    fn apply_silu<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
         let Lines { origin, scale, shift } = lines;
         for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
             for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {
-                *y = T::narrow(vector_math::silu((x.widen() - o) * a + b));
+                y.write(T::narrow(T::silu((x.widen() - o) * a + b)));
             }
         }
     }

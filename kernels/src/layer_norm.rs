@@ -1,5 +1,6 @@
 //! Layer norm over the channels.
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
@@ -7,6 +8,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::profile::{self, Kind, Work};
 
 /// Elements that a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -41,20 +43,46 @@ impl LayerNorm {
 
     /// `x`: (..., channels) → the same shape. Statistics in f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.run(x, None)
+    }
+
+    /// [`Self::forward`] plus `added`, as positions are added to tokens.
+    /// `x`: (batch, count, repeats, channels); `added`: (count, channels).
+    pub fn forward_plus(&self, x: &Tensor, added: &Tensor) -> Result<Tensor> {
+        let (_, count, _, channels) = x.dims4()?;
+        if added.dims() != [count, channels] || added.dtype() != x.dtype() {
+            bail!("layer norm: input {:?}, added {:?} {:?}", x.shape(), added.dtype(), added.shape());
+        }
+        self.run(x, Some(added))
+    }
+
+    fn run(&self, x: &Tensor, added: Option<&Tensor>) -> Result<Tensor> {
         if x.dim(D::Minus1)? != self.weight.dims1()? {
             bail!("layer norm: input {:?}, weight {:?}", x.shape(), self.weight.shape());
         }
         if x.elem_count() == 0 {
             return Ok(x.clone());
         }
+        let _timer = profile::timer(x, || Work::moving(Kind::LayerNorm, x));
         match (x.device(), x.dtype()) {
-            (Device::Cpu, DType::F32) => self.fused::<f32>(x),
-            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x),
-            _ => layer_norm_reference(x, &self.weight, &self.bias, self.eps),
+            (Device::Cpu, DType::F32) => self.fused::<f32>(x, added),
+            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, added),
+            _ => {
+                let y = layer_norm_reference(x, &self.weight, &self.bias, self.eps)?;
+                match added {
+                    Some(added) => y.broadcast_add(&added.unsqueeze(1)?),
+                    None => Ok(y),
+                }
+            }
         }
     }
 
-    fn fused<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
+    fn fused<T: Element>(&self, x: &Tensor, added: Option<&Tensor>) -> Result<Tensor> {
+        // Each row of `added` goes to as many rows of `x` as a position has repeats.
+        let repeats = if added.is_some() { x.dim(2)? } else { 1 };
+        let added = added.map(Tensor::contiguous).transpose()?;
+        let added = added.as_ref().map(slice::<T>).transpose()?;
+        let added = added.as_deref();
         let contiguous = x.contiguous()?;
         let values = slice::<T>(&contiguous)?;
         let values = &values[..];
@@ -65,24 +93,42 @@ impl LayerNorm {
             values.par_chunks(chunk).enumerate().for_each(|(i, rows)| {
                 // SAFETY: chunks are disjoint and as many as the output has.
                 let out = unsafe { out.part(i * chunk, rows.len()) };
-                for (x, y) in rows.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-                    normalise_row(self.isa, x, weight, bias, self.eps as f32, y);
+                let outputs = out.chunks_exact_mut(channels);
+                for ((row, x), y) in (i * chunk / channels..).zip(rows.chunks_exact(channels)).zip(outputs) {
+                    let added = added.map_or(&[][..], |added| {
+                        let at = row / repeats * channels % added.len();
+                        &added[at..at + channels]
+                    });
+                    normalise_row(self.isa, x, &Affine { weight, bias, added }, self.eps as f32, y);
                 }
             });
         };
-        let out = fill(values.len(), write);
+        // SAFETY: the chunks are all of it, and every element of a chunk is written.
+        let out = unsafe { fill(values.len(), write) };
         Tensor::from_vec(out, x.shape(), &Device::Cpu)
     }
 }
 
+/// What follows the norm of a row; nothing is added where `added` is empty.
+struct Affine<'a, T> {
+    weight: &'a [f32],
+    bias: &'a [f32],
+    added: &'a [T],
+}
+
 multiversion! {
-    fn normalise_row<T: Element>(x: &[T], weight: &[f32], bias: &[f32], eps: f32, y: &mut [T]) {
+    fn normalise_row<T: Element>(x: &[T], affine: &Affine<T>, eps: f32, y: &mut [MaybeUninit<T>]) {
+        let Affine { weight, bias, added } = affine;
         let count = x.len() as f32;
         let mean = sum(x, |v| v) / count;
         let variance = sum(x, |v| (v - mean) * (v - mean)) / count;
         let scale = 1. / (variance + eps).sqrt();
-        for (((x, y), w), b) in x.iter().zip(y).zip(weight).zip(bias) {
-            *y = T::narrow((x.widen() - mean) * scale * w + b);
+        let normal = x.iter().zip(*weight).zip(*bias).map(|((x, w), b)| (x.widen() - mean) * scale * w + b);
+        if added.is_empty() {
+            y.iter_mut().zip(normal).for_each(|(y, v)| *y = MaybeUninit::new(T::narrow(v)));
+        } else {
+            let sum = normal.zip(*added).map(|(v, a)| v + a.widen());
+            y.iter_mut().zip(sum).for_each(|(y, v)| *y = MaybeUninit::new(T::narrow(v)));
         }
     }
 }

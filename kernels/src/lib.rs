@@ -10,6 +10,7 @@
 use candle_core::{DType, Tensor};
 
 pub mod cpu;
+pub mod profile;
 
 // Networks.
 pub mod linear;
@@ -18,6 +19,7 @@ pub mod attention;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod activation;
+pub mod join;
 
 // Faces.
 pub mod pixels;
@@ -31,6 +33,7 @@ pub use activation::{gelu, silu};
 pub use attention::{attention, temporal_attention};
 pub use conv2d::{Conv2d, Padding};
 pub use group_norm::GroupNorm;
+pub use join::join_channels;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, Call, Isa, Weights};
+use crate::cpu::{self, Activation, Call, Isa, Walk, Weights};
+use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
 /// The weights of a linear layer (or of a 1×1 convolution), packed once when they are loaded.
@@ -73,6 +74,7 @@ impl Linear {
         if last != Some(&self.out_features) || residual.dims()[..leading] != x.dims()[..x.rank() - 1] {
             bail!("linear: input {:?}, residual {:?}", x.shape(), residual.shape());
         }
+        let _timer = profile::timer(x, || self.work(x, 2 * self.out_features));
         match &self.weights {
             Form::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
             Form::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
@@ -94,6 +96,8 @@ impl Linear {
 
     fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.check(x)?;
+        let columns = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
+        let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
             Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
             Form::Plain { weight, bias } => (weight, bias.as_ref()),
@@ -104,6 +108,19 @@ impl Linear {
             Activation::Silu => crate::silu(&y),
             Activation::Gelu => crate::gelu(&y),
             Activation::Geglu => geglu(&y),
+        }
+    }
+
+    /// `columns`: as many as are written, and read of a residual.
+    fn work(&self, x: &Tensor, columns: usize) -> Work {
+        let Self { in_features, out_features, .. } = self;
+        let rows = x.elem_count() / in_features.max(&1);
+        let elements = x.elem_count() + in_features * out_features + rows * columns;
+        Work {
+            kind: Kind::Linear,
+            shape: format!("{rows}×{in_features}→{out_features}"),
+            flop: (2 * rows * in_features * out_features) as f64,
+            bytes: (elements * x.dtype().size_in_bytes()) as f64,
         }
     }
 
@@ -126,7 +143,7 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         }
-        let call = Call { name: "linear", isa, geometry: None, activation, residual };
+        let call = Call { name: "linear", isa, walk: Walk::Rows, activation, residual };
         weights.apply(x, &dims, &call)
     }
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::pixels::with_slice;
+use crate::profile::{self, Kind, Work};
 
 /// OpenCV's weights for bytes have 11 fractional bits, in each direction.
 const FIXED_POINT: i32 = 1 << 11;
@@ -19,6 +20,7 @@ pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Te
     if image.dtype() != DType::U8 {
         bail!("resize_lanczos4: expected u8, got {:?}", image.dtype());
     }
+    let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), channels) {
         (Device::Cpu, 1) => lanczos_cpu::<1>(image, height, width),
         (Device::Cpu, 3) => lanczos_cpu::<3>(image, height, width),
@@ -30,10 +32,17 @@ pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Te
 /// Bicubic (a = −0.5), the kernel widened by the scale when shrinking; values may overshoot.
 pub fn resize_bicubic(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (_, _, channels) = checked_dims(image, height, width)?;
+    let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), image.dtype(), channels) {
         (Device::Cpu, DType::F32, 3) => bicubic_cpu::<3>(image, height, width),
         _ => resize_bicubic_reference(image, height, width),
     }
+}
+
+/// `elements`: of the new image.
+fn work(image: &Tensor, elements: usize) -> Work {
+    let moved = profile::bytes(image) + (elements * image.dtype().size_in_bytes()) as f64;
+    Work::moving_bytes(Kind::Resize, image, moved)
 }
 
 fn checked_dims(image: &Tensor, height: usize, width: usize) -> Result<(usize, usize, usize)> {

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
 use crate::pixels::{Rect, with_slice};
+use crate::profile::{self, Kind, Work};
 
 /// A 2×3 matrix that takes pixel coordinates (x, y) of a source to those of a destination.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +37,7 @@ impl Affine {
 /// window.width, channels), f32.
 pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
     let (_, _, channels) = checked_dims(source)?;
+    let _timer = profile::timer(source, || work(source, window.height * window.width * channels));
     match (source.device(), source.dtype(), channels) {
         (Device::Cpu, DType::U8, 3) => sample::<u8, 3>(source, &matrix.invert()?, window, fill),
         (Device::Cpu, DType::F32, 3) => sample::<f32, 3>(source, &matrix.invert()?, window, fill),
@@ -64,6 +66,12 @@ pub fn warp_coverage(source: &Tensor, matrix: &Affine, window: Rect) -> Result<T
         }
     });
     Tensor::from_vec(out, (window.height, window.width), source.device())
+}
+
+/// `elements`: of the window, each f32 made of the pixels around one point of the source.
+fn work(source: &Tensor, elements: usize) -> Work {
+    let moved = elements * (size_of::<f32>() + source.dtype().size_in_bytes());
+    Work::moving_bytes(Kind::Warp, source, moved as f64)
 }
 
 fn checked_dims(source: &Tensor) -> Result<(usize, usize, usize)> {

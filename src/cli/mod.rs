@@ -4,6 +4,7 @@
 mod sync;
 mod models;
 mod doctor;
+mod bench;
 #[cfg(feature = "server")]
 mod serve;
 mod estimate;
@@ -12,6 +13,7 @@ mod interrupt;
 mod logging;
 mod failure;
 mod text;
+mod memory;
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -41,6 +43,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// Say what this machine has: device, FFmpeg, models, and how long a job would take
     Doctor(doctor::DoctorArgs),
+    /// Measure how fast the networks are on this machine, also against PyTorch
+    Bench(Box<bench::BenchArgs>),
     /// Answer the hosted APIs' requests on this machine
     #[cfg(feature = "server")]
     Serve(Box<serve::ServeArgs>),
@@ -59,6 +63,7 @@ struct Verbosity {
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
+    memory::keep_freed();
     let cli = Cli::parse();
     let screen = logging::start(cli.verbosity, cli.command.log_format());
     let json = cli.command.wants_json();
@@ -91,6 +96,7 @@ impl Command {
             Command::Sync(args) => args.json,
             Command::Models(_) => false,
             Command::Doctor(args) => args.json,
+            Command::Bench(args) => args.json,
             #[cfg(feature = "server")]
             Command::Serve(_) => false,
         }
@@ -101,6 +107,7 @@ impl Command {
             Command::Sync(args) => sync::run(&args, screen, interrupts),
             Command::Models(args) => models::run(&args, screen, interrupts),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Bench(args) => bench::run(&args, interrupts),
             #[cfg(feature = "server")]
             Command::Serve(args) => serve::run(&args, interrupts),
         }

@@ -1,6 +1,6 @@
 //! Stage 5: the diffusion loop over one chunk of at most 16 frames.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 use models::ddim::DdimSchedule;
 use models::unet::{AudioContext, CachedFeature, UNet3D};
 
@@ -32,7 +32,6 @@ pub struct ChunkInputs {
 /// A chunk between two steps.
 struct Chunk {
     latents: Tensor,
-    conditioning: Tensor,
     context: AudioContext,
     /// DeepCache's feature of the last step that ran the whole network.
     cached: Option<CachedFeature>,
@@ -56,20 +55,20 @@ impl Denoiser<'_> {
     fn start(&self, inputs: &ChunkInputs) -> candle_core::Result<Chunk> {
         let audio = inputs.audio.to_device(self.device)?;
         let audio = if self.is_guided() { Tensor::cat(&[&audio.zeros_like()?, &audio], 0)? } else { audio };
+        let conditioning = inputs.conditioning.to_device(self.device)?;
         Ok(Chunk {
             latents: inputs.noise.to_device(self.device)?,
-            conditioning: inputs.conditioning.to_device(self.device)?,
-            context: self.unet.context(&audio)?,
+            context: self.unet.conditioned(self.unet.context(&audio)?, &conditioning)?,
             cached: None,
         })
     }
 
     fn step(&self, step: usize, timestep: usize, chunk: &mut Chunk) -> candle_core::Result<()> {
-        let sample = Tensor::cat(&[&chunk.latents, &chunk.conditioning], D::Minus1)?;
-        let sample = if self.is_guided() { Tensor::cat(&[&sample, &sample], 0)? } else { sample };
+        // Both halves of guidance start from the same latents.
+        let sample = &chunk.latents;
         let predicted = match (self.deepcache, &chunk.cached) {
             (Some(interval), Some(feature)) if !step.is_multiple_of(interval) => {
-                self.unet.forward_shallow(&sample, timestep, &chunk.context, feature)?
+                self.unet.forward_shallow(sample, timestep, &chunk.context, feature)?
             }
             _ => {
                 let mut stop_if_cancelled = |_: &str, _: &Tensor| match self.cancel.is_cancelled() {
@@ -77,7 +76,7 @@ impl Denoiser<'_> {
                     false => Ok(()),
                 };
                 let (predicted, feature) =
-                    self.unet.forward_observed(&sample, timestep, &chunk.context, &mut stop_if_cancelled)?;
+                    self.unet.forward_observed(sample, timestep, &chunk.context, &mut stop_if_cancelled)?;
                 chunk.cached = self.deepcache.map(|_| feature);
                 predicted
             }

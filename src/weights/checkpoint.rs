@@ -294,6 +294,11 @@ pub(super) fn model_section<C: DeserializeOwned>(config: &UnetConfigText) -> Res
     Ok(parse_yaml::<WithModel<C>>(config)?.model)
 }
 
+/// The UNet of every published LatentSync.
+pub fn published_unet_config() -> Result<UNet3DConfig> {
+    model_section(&UnetConfigText::published(512))
+}
+
 fn parse_yaml<C: DeserializeOwned>(config: &UnetConfigText) -> Result<C> {
     serde_saphyr::from_str(&config.yaml).map_err(|error| config_problem(config, error.to_string()))
 }

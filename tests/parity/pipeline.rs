@@ -2,9 +2,11 @@
 
 use std::sync::Mutex;
 
-use candle_core::{Device, IndexOp, Tensor};
+use candle_core::{DType, Device, IndexOp, Tensor};
+use latentsync::device::DTypeChoice;
 use latentsync::noise::{LatentShape, NoiseFor, NoiseSource};
 use latentsync::pipeline::Hooks;
+use latentsync::weights::{Checkpoint, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 
 use crate::common::{Golden, PipelineCase, psnr, relative_error, to_channels_last};
@@ -46,8 +48,12 @@ struct Seen {
     written: usize,
 }
 
-fn run(golden: &Golden, case: &PipelineCase, keep: &[usize]) -> Seen {
-    let model = golden.manifest.model.as_ref().expect("a pipeline needs a model");
+fn model(golden: &Golden) -> ModelChoice {
+    ModelChoice::Directory(golden.path(golden.manifest.model.as_ref().expect("a pipeline needs a model")))
+}
+
+fn run(golden: &Golden, case: &PipelineCase, keep: &[usize], dtype: DTypeChoice) -> Seen {
+    let model = model(golden);
     let directory = tempfile::tempdir().unwrap();
     let job = Job {
         anchors: Some(golden.path(&case.anchors)),
@@ -61,8 +67,8 @@ fn run(golden: &Golden, case: &PipelineCase, keep: &[usize]) -> Seen {
         },
         ..Job::new(golden.path(&case.video), golden.path(&case.audio), directory.path().join("out.mp4"))
     };
-    let lipsync = LipSync::load(&ModelChoice::Directory(golden.path(model)), &LoadOptions::default())
-        .expect("the model loads");
+    let options = LoadOptions { dtype, ..LoadOptions::default() };
+    let lipsync = LipSync::load(&model, &options).expect("the model loads");
     let noise = GoldenNoise { tag: golden.manifest.tag.clone() };
     let (latents, frames) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let look_at_latents = |_: usize, tensor: &Tensor| latents.lock().unwrap().push(tensor.clone());
@@ -87,7 +93,7 @@ fn check_latents(
     frame_index: Option<&[usize]>,
 ) -> Option<Seen> {
     let want = golden.tensors(case.dir.join("pipeline_golden.safetensors"))?;
-    let seen = run(golden, case, frame_index.unwrap_or(&[]));
+    let seen = run(golden, case, frame_index.unwrap_or(&[]), DTypeChoice::F32);
     let chunks = want.keys().filter(|key| key.starts_with("latents_chunk_")).count();
     assert!(chunks > 0, "{name}: the golden file has no latents");
     assert_eq!(seen.latents.len(), chunks, "{name}: chunks");
@@ -126,7 +132,46 @@ fn pipeline_latents_and_frames() {
 fn pipeline_with_deepcache() {
     let Some(golden) = Golden::open() else { return };
     match &golden.manifest.pipeline_deepcache {
-        Some(case) => drop(check_latents("pipeline_deepcache", case, &golden, None)),
+        Some(case) => {
+            let Some(f32) = check_latents("pipeline_deepcache", case, &golden, None) else { return };
+            // Twenty steps in bf16 do not drift away.
+            let bf16 = run(&golden, case, &[], DTypeChoice::BF16);
+            check_decoded(&golden, &f32, &bf16);
+        }
         None => eprintln!("skipped: the golden set has no pipeline_deepcache"),
+    }
+}
+
+#[test]
+fn pipeline_latents_in_bf16() {
+    let Some(golden) = Golden::open() else { return };
+    let Some(case) = &golden.manifest.pipeline else {
+        return eprintln!("skipped: the golden set has no pipeline");
+    };
+    let Some(want) = golden.tensors(case.dir.join("pipeline_golden.safetensors")) else { return };
+    let seen = run(&golden, case, &[], DTypeChoice::BF16);
+    for (chunk, latents) in seen.latents.iter().enumerate() {
+        let want = to_channels_last(&want[&format!("latents_chunk_{chunk}")]).unwrap();
+        let error = relative_error(latents, &want).unwrap();
+        eprintln!("pipeline in bf16: latents of chunk {chunk}: relative error {error:.2e}");
+        assert!(error <= 2e-2, "chunk {chunk}: {error:.2e}");
+    }
+}
+
+/// Both jobs' latents, each decoded in its own number format: every pixel is generated.
+fn check_decoded(golden: &Golden, f32: &Seen, bf16: &Seen) {
+    let checkpoint =
+        Checkpoint::open(&model(golden), &HubSettings::from_env()).expect("the checkpoint opens");
+    let decoded = |seen: &Seen, chunk: usize, dtype| {
+        let vae = checkpoint.vae(dtype, &Device::Cpu).unwrap();
+        let latents = vae.unscale(&seen.latents[chunk].i((0, ..1)).unwrap()).unwrap();
+        let image = ((vae.decode(&latents).unwrap() + 1.0).unwrap() * 127.5).unwrap();
+        image.clamp(0.0, 255.0).unwrap()
+    };
+    for chunk in 0..f32.latents.len() {
+        let error = relative_error(&bf16.latents[chunk], &f32.latents[chunk]).unwrap();
+        let psnr = psnr(&decoded(bf16, chunk, DType::BF16), &decoded(f32, chunk, DType::F32)).unwrap();
+        eprintln!("20 steps in bf16: chunk {chunk}: latents {error:.2e}, decoded {psnr:.1} dB");
+        assert!(psnr >= 35.0, "chunk {chunk}: {psnr:.1} dB");
     }
 }

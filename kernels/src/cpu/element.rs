@@ -1,14 +1,15 @@
 //! The types that the CPU versions compute on, and the way from tensors to slices and back.
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{Result, Storage, StorageRef, Tensor, WithDType, bail};
 use half::bf16;
-use half::vec::HalfBitsVecExt;
 
-use super::Isa;
 use super::microkernel::Microkernel;
+use super::tiles::TileKernel;
+use super::{Isa, vector_math};
 
 /// A type of tensor elements. Sums are in f32 whatever the element.
 pub trait Element: WithDType + Default {
@@ -17,14 +18,37 @@ pub trait Element: WithDType + Default {
 
     fn widen(self) -> f32;
 
+    /// What a lane of a packed line holds: `of` is an f32, or a pair of bf16.
+    fn lane(of: &[Self]) -> u32;
+
+    /// The lanes that hold `first`, with `second` as the other of a pair (zeros where it is shorter; unused in f32).
+    fn lanes(first: &[Self], second: &[Self], to: &mut [u32]);
+
     /// To the nearest, ties to even.
     fn narrow(x: f32) -> Self;
 
-    /// Zeros that cost nothing where the memory is fresh: the system hands it out zeroed.
-    fn zeros(len: usize) -> Vec<Self>;
+    /// [`Self::narrow`] of a finite number that is not negative; halves may go up.
+    fn narrow_positive(x: f32) -> Self;
+
+    /// e^x of a number that is 0 or less, as precise as sums of this type need it.
+    fn exp_of_negative(x: f32) -> f32;
+
+    /// x · sigmoid(x), likewise.
+    fn silu(x: f32) -> f32;
+
+    /// x · Φ(x), likewise.
+    fn gelu(x: f32) -> f32;
 
     /// The matrix product's innermost piece for an instruction set.
-    fn microkernel(isa: Isa) -> Microkernel<Self>;
+    fn kernel(isa: Isa) -> Kernel<Self>;
+}
+
+/// The innermost piece of a matrix product: sums in registers, or in tiles.
+#[derive(Clone, Copy)]
+pub enum Kernel<T> {
+    Registers(Microkernel<T>),
+    /// Of bf16 only.
+    Tiles(TileKernel<T>),
 }
 
 impl Element for f32 {
@@ -36,22 +60,48 @@ impl Element for f32 {
     }
 
     #[inline(always)]
+    fn lane(of: &[f32]) -> u32 {
+        of[0].to_bits()
+    }
+
+    #[inline(always)]
+    fn lanes(first: &[f32], _: &[f32], to: &mut [u32]) {
+        to.iter_mut().zip(first).for_each(|(to, x)| *to = x.to_bits());
+    }
+
+    #[inline(always)]
     fn narrow(x: f32) -> Self {
         x
     }
 
-    fn zeros(len: usize) -> Vec<Self> {
-        vec![0.; len]
+    #[inline(always)]
+    fn narrow_positive(x: f32) -> Self {
+        x
     }
 
-    fn microkernel(isa: Isa) -> Microkernel<Self> {
-        match isa {
+    #[inline(always)]
+    fn exp_of_negative(x: f32) -> f32 {
+        vector_math::exp(x)
+    }
+
+    #[inline(always)]
+    fn silu(x: f32) -> f32 {
+        vector_math::silu(x)
+    }
+
+    #[inline(always)]
+    fn gelu(x: f32) -> f32 {
+        vector_math::gelu(x)
+    }
+
+    fn kernel(isa: Isa) -> Kernel<Self> {
+        Kernel::Registers(match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx512Bf16 => super::avx512::F32,
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => super::avx512::F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::avx2::F32,
             _ => super::portable::F32,
-        }
+        })
     }
 }
 
@@ -63,6 +113,21 @@ impl Element for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    #[inline(always)]
+    fn lane(of: &[bf16]) -> u32 {
+        u32::from(of[0].to_bits()) | u32::from(of[1].to_bits()) << 16
+    }
+
+    #[inline(always)]
+    fn lanes(first: &[bf16], second: &[bf16], to: &mut [u32]) {
+        let to_both = to.iter_mut().zip(first);
+        if second.is_empty() {
+            to_both.for_each(|(to, x)| *to = u32::from(x.to_bits()));
+        } else {
+            to_both.zip(second).for_each(|((to, x), y)| *to = Self::lane(&[*x, *y]));
+        }
+    }
+
     // `half`'s own conversion branches on NaN; this one is straight-line and vectorises.
     #[inline(always)]
     fn narrow(x: f32) -> Self {
@@ -72,13 +137,34 @@ impl Element for bf16 {
         bf16::from_bits(if x.is_nan() { quiet_nan } else { rounded } as u16)
     }
 
-    // Of integers, since only for the language's own types are the zeros not written one by one.
-    fn zeros(len: usize) -> Vec<Self> {
-        vec![0u16; len].reinterpret_into()
+    #[inline(always)]
+    fn narrow_positive(x: f32) -> Self {
+        bf16::from_bits((x.to_bits().wrapping_add(0x8000) >> 16) as u16)
     }
 
-    fn microkernel(isa: Isa) -> Microkernel<Self> {
-        match isa {
+    #[inline(always)]
+    fn exp_of_negative(x: f32) -> f32 {
+        vector_math::quick_exp(x)
+    }
+
+    #[inline(always)]
+    fn silu(x: f32) -> f32 {
+        vector_math::quick_silu(x)
+    }
+
+    #[inline(always)]
+    fn gelu(x: f32) -> f32 {
+        vector_math::quick_gelu(x)
+    }
+
+    fn kernel(isa: Isa) -> Kernel<Self> {
+        Kernel::Registers(match isa {
+            // SAFETY: only this crate can pass an `Isa`, and it passes those that it found on this CPU.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => return Kernel::Tiles(unsafe { TileKernel::of::<super::amx::Amx>() }),
+            // SAFETY: the model needs nothing.
+            #[cfg(test)]
+            Isa::TileModel => return Kernel::Tiles(unsafe { TileKernel::of::<super::tile_model::Model>() }),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => super::avx512::BF16,
             #[cfg(target_arch = "x86_64")]
@@ -86,7 +172,7 @@ impl Element for bf16 {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::avx2::BF16_WIDENED,
             _ => super::portable::BF16_WIDENED,
-        }
+        })
     }
 }
 
@@ -130,8 +216,9 @@ impl<T: WithDType> Deref for Slice<'_, T> {
     }
 }
 
-/// Memory that threads write disjoint parts of.
-pub struct Shared<T>(*mut T);
+/// Memory that threads write disjoint parts of. It holds nothing yet: zeros that are overwritten would be written by
+/// one thread while the others wait.
+pub struct Shared<T>(*mut MaybeUninit<T>);
 
 // SAFETY: the pointer is only followed through the unsafe methods below, whose callers promise that no
 // two threads touch the same element.
@@ -143,15 +230,20 @@ impl<T> Shared<T> {
     /// # Safety
     /// `start..start + len` must lie within the memory, and nobody else may use it meanwhile.
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's promise.
-    pub unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
+    pub unsafe fn part(&self, start: usize, len: usize) -> &mut [MaybeUninit<T>] {
         // SAFETY: the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
 
-/// A vector of `len` elements, zeros where `write` leaves them.
-pub fn fill<T: Element>(len: usize, write: impl FnOnce(&Shared<T>)) -> Vec<T> {
-    let mut out = T::zeros(len);
-    write(&Shared(out.as_mut_ptr()));
+/// A vector of `len` elements.
+///
+/// # Safety
+/// `write` must write every one of them.
+pub unsafe fn fill<T: Element>(len: usize, write: impl FnOnce(&Shared<T>)) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    write(&Shared(out.spare_capacity_mut().as_mut_ptr()));
+    // SAFETY: there is room for `len`, and the caller promises that they were written.
+    unsafe { out.set_len(len) };
     out
 }

@@ -1,8 +1,9 @@
 //! What follows a matrix product while its sums are still in the cache.
 
+use std::mem::MaybeUninit;
+
 use super::Element;
 use super::isa::multiversion;
-use super::vector_math;
 
 /// Applied after the bias and the residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub struct Epilogue<'a, T> {
 
 multiversion! {
     /// One row: `out` = activation(`sums` + `bias` + `residual`); an empty `residual` is none.
-    pub fn finish<T: Element>(sums: &[f32], bias: &[f32], residual: &[T], activation: Activation, out: &mut [T]) {
+    pub fn finish<T: Element>(sums: &[f32], bias: &[f32], residual: &[T], activation: Activation, out: &mut [MaybeUninit<T>]) {
         if residual.is_empty() {
             let values = sums.iter().zip(bias).map(|(s, b)| s + b);
             store(values, activation, out);
@@ -45,24 +46,31 @@ multiversion! {
 }
 
 #[inline(always)]
-fn store<T: Element>(values: impl Iterator<Item = f32>, activation: Activation, out: &mut [T]) {
-    let out = out.iter_mut().zip(values);
+fn store<T: Element>(values: impl Iterator<Item = f32>, activation: Activation, out: &mut [MaybeUninit<T>]) {
     match activation {
-        Activation::Silu => out.for_each(|(o, v)| *o = T::narrow(vector_math::silu(v))),
-        Activation::Gelu => out.for_each(|(o, v)| *o = T::narrow(vector_math::gelu(v))),
-        Activation::None | Activation::Geglu => out.for_each(|(o, v)| *o = T::narrow(v)),
+        Activation::Silu => write_all(values.map(T::silu), out),
+        Activation::Gelu => write_all(values.map(T::gelu), out),
+        Activation::None | Activation::Geglu => write_all(values, out),
+    }
+}
+
+#[inline(always)]
+fn write_all<T: Element>(values: impl Iterator<Item = f32>, out: &mut [MaybeUninit<T>]) {
+    for (o, v) in out.iter_mut().zip(values) {
+        o.write(T::narrow(v));
     }
 }
 
 multiversion! {
     /// One row of GEGLU: `out` = (`values` + `value_bias`) · gelu(`gates` + `gate_bias`).
     pub fn finish_geglu<T: Element>(
-        values: &[f32], value_bias: &[f32], gates: &[f32], gate_bias: &[f32], out: &mut [T],
+        values: &[f32], value_bias: &[f32], gates: &[f32], gate_bias: &[f32],
+        out: &mut [MaybeUninit<T>],
     ) {
         let values = values.iter().zip(value_bias).map(|(v, b)| v + b);
-        let gates = gates.iter().zip(gate_bias).map(|(g, b)| vector_math::gelu(g + b));
+        let gates = gates.iter().zip(gate_bias).map(|(g, b)| T::gelu(g + b));
         for ((o, v), g) in out.iter_mut().zip(values).zip(gates) {
-            *o = T::narrow(v * g);
+            o.write(T::narrow(v * g));
         }
     }
 }

@@ -1,17 +1,22 @@
 //! One head of attention, block by block: scores of a few queries against a few hundred keys live in the
 //! cache, the softmax runs along (Dao et al. 2022, arXiv 2205.14135), and the score matrix is never whole.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::element::Kernel;
 use super::isa::multiversion;
-use super::microkernel::{GROUP, Strip};
+use super::microkernel::{GROUP, Microkernel, Strip};
 use super::packed::Lines;
+use super::tiles::{self, DEPTH, Left, Piece, SIDE, Started};
 use super::{Element, Isa, vector_math};
 
-/// Queries that share a pass over keys and values: whole strips of every microkernel.
+/// Queries that share a pass over keys and values: whole strips of every microkernel, and whole tiles.
 pub const QUERIES: usize = 48;
 /// Keys whose scores are held at a time.
 const KEYS: usize = 512;
+/// No microkernel takes more rows at a time.
+const MAX_ROWS: usize = 8;
 
 /// Rows of one head within a tensor, `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -41,8 +46,8 @@ impl<T: Element> Head<T> {
     /// Room for `count` keys of `dim` dimensions, whole pairs.
     pub fn new(count: usize, dim: usize) -> Self {
         Self {
-            keys: Lines::zeroed(count.div_ceil(GROUP) * dim.div_ceil(T::PAIR)),
-            values: Lines::zeroed(dim.div_ceil(GROUP) * count.div_ceil(T::PAIR)),
+            keys: Lines::zeroed(count.div_ceil(GROUP) * Lines::<T>::of_group(dim.div_ceil(T::PAIR))),
+            values: Lines::zeroed(dim.div_ceil(GROUP) * Lines::<T>::of_group(count.div_ceil(T::PAIR))),
             count,
             dim,
         }
@@ -50,33 +55,30 @@ impl<T: Element> Head<T> {
 
     /// Elements from a group of keys to the next, and from a group of dimensions to the next.
     fn strides(&self) -> (usize, usize) {
-        let lines = |n: usize| n.div_ceil(T::PAIR) * Lines::<T>::LEN;
+        let lines = |n: usize| Lines::<T>::of_group(n.div_ceil(T::PAIR)) * Lines::<T>::LEN;
         (lines(self.dim), lines(self.count))
     }
 
     /// Takes another head of the same size.
     pub fn pack(&mut self, keys: Rows<T>, values: Rows<T>) {
-        let (line, pair, dim) = (Lines::<T>::LEN, T::PAIR, self.dim);
+        let (count, dim) = (self.count, self.dim);
         let (key_stride, value_stride) = self.strides();
-        for (group, packed) in self.keys.as_mut_slice().chunks_exact_mut(key_stride).enumerate() {
-            let first = group * GROUP;
-            for j in first..self.count.min(first + GROUP) {
-                let lane = (j - first) * pair;
-                let row = keys.row(j, dim).chunks_exact(pair);
-                for (line, from) in packed.chunks_exact_mut(line).zip(row) {
-                    line[lane..lane + pair].iter_mut().zip(from).for_each(|(to, x)| *to = *x);
+        let lines = |stride: usize| (stride / Lines::<T>::LEN).max(1);
+        let groups = self.keys.as_mut_lines().chunks_exact_mut(lines(key_stride)).enumerate();
+        for (first, packed) in groups.map(|(group, packed)| (group * GROUP, packed)) {
+            for j in first..count.min(first + GROUP) {
+                let pairs = keys.row(j, dim).chunks_exact(T::PAIR);
+                for (line, pair) in packed.iter_mut().zip(pairs) {
+                    line.0[j - first] = T::lane(pair);
                 }
             }
         }
-        for (group, packed) in self.values.as_mut_slice().chunks_exact_mut(value_stride).enumerate() {
+        let groups = self.values.as_mut_lines().chunks_exact_mut(lines(value_stride)).enumerate();
+        for (group, packed) in groups {
             let here = group * GROUP..dim.min((group + 1) * GROUP);
-            for (i, line) in packed.chunks_exact_mut(line).enumerate() {
-                for j in i * pair..self.count.min((i + 1) * pair) {
-                    let lanes = line.chunks_exact_mut(pair);
-                    for (lane, x) in lanes.zip(&values.row(j, dim)[here.clone()]) {
-                        lane[j - i * pair] = *x;
-                    }
-                }
+            for (line, j) in packed.iter_mut().zip((0..count).step_by(T::PAIR)) {
+                let row = |j: usize| if j < count { &values.row(j, dim)[here.clone()] } else { &[] };
+                T::lanes(row(j), row(j + 1), &mut line.0);
             }
         }
     }
@@ -84,23 +86,24 @@ impl<T: Element> Head<T> {
 
 /// What a thread keeps between blocks.
 pub struct Scratch<T> {
+    /// Of the block, with zeros after the head's dimensions: for tiles.
+    queries: Vec<T>,
     scores: Vec<f32>,
     /// Exponentials of the scores, the left-hand side of the second product.
     weights: Vec<T>,
     sums: Vec<f32>,
     /// Per query: the largest score so far, the sum of exponentials relative to it.
     running: Vec<(f32, f32)>,
-    pointers: Vec<*const T>,
 }
 
 impl<T: Element> Scratch<T> {
     pub fn new() -> Self {
         Self {
+            queries: Vec::new(),
             scores: Vec::new(),
             weights: Vec::new(),
             sums: Vec::new(),
             running: Vec::new(),
-            pointers: Vec::new(),
         }
     }
 }
@@ -112,101 +115,169 @@ pub fn attend<'o, T: Element>(
     (queries, block): (Rows<T>, Range<usize>),
     head: &Head<T>,
     scratch: &mut Scratch<T>,
-    mut out: impl FnMut(usize) -> &'o mut [T],
+    mut out: impl FnMut(usize) -> &'o mut [MaybeUninit<T>],
 ) {
     let scale = (head.dim as f32).powf(-0.5);
     let (key_stride, value_stride) = head.strides();
     let rows = block.len();
     let width = head.count.min(KEYS).next_multiple_of(GROUP);
     let out_width = head.dim.next_multiple_of(GROUP);
-    scratch.scores.resize(rows * width, 0.);
-    scratch.weights.resize(rows * width, T::default());
+    let engine = Engine::start(isa);
+    // Tiles read and write sixteen rows at a time; whole lines of weights more than a power of two from row to row
+    // do not all fall on the same places of the cache.
+    let high = rows.next_multiple_of(tiles::ROWS);
+    let weights_width = width.next_multiple_of(DEPTH) + DEPTH;
+    scratch.scores.resize(high * width, 0.);
+    scratch.weights.resize(high * weights_width, T::default());
     scratch.sums.clear();
-    scratch.sums.resize(rows * out_width, 0.);
+    scratch.sums.resize(high * out_width, 0.);
     scratch.running.clear();
     scratch.running.resize(rows, (f32::NEG_INFINITY, 0.));
+    let queries = match engine {
+        Engine::Registers(_) => (queries.row(block.start, head.dim).as_ptr(), queries.stride),
+        Engine::Tiles(_) => {
+            let depth = head.dim.next_multiple_of(DEPTH);
+            scratch.queries.clear();
+            scratch.queries.resize(high * depth, T::default());
+            for (to, i) in scratch.queries.chunks_exact_mut(depth).zip(block.clone()) {
+                to[..head.dim].copy_from_slice(queries.row(i, head.dim));
+            }
+            (scratch.queries.as_ptr(), depth)
+        }
+    };
 
     for first in (0..head.count).step_by(KEYS) {
         let keys = (head.count - first).min(KEYS);
-        scratch.pointers.clear();
-        scratch.pointers.extend(block.clone().map(|i| queries.row(i, head.dim).as_ptr()));
         let product = Product {
-            rows: &scratch.pointers,
-            steps: head.dim / T::PAIR,
+            rows,
+            left: queries.0,
+            left_stride: queries.1,
+            summed: head.dim,
             groups: keys.div_ceil(GROUP),
             group_stride: key_stride,
             accumulate: false,
         };
-        // SAFETY: rows of `dim` elements; `first` is a whole number of groups, of which there are enough for
-        // `keys`; the scores have that many columns.
+        // SAFETY: rows of `dim` elements, for tiles whole ones with zeros; `first` is a whole number of groups, of
+        // which there are enough for `keys`; the scores have that many columns.
         unsafe {
             let columns = head.keys.as_ptr().add(first / GROUP * key_stride);
-            product.run(isa, columns, scratch.scores.as_mut_ptr(), width);
+            engine.run(&product, columns, scratch.scores.as_mut_ptr(), width);
         }
 
+        // Tiles are as deep as two groups.
+        let (grouped, padded) = (keys.next_multiple_of(GROUP), keys.next_multiple_of(DEPTH));
         for (i, running) in scratch.running.iter_mut().enumerate() {
-            let scores = &scratch.scores[i * width..][..keys];
-            let weights = &mut scratch.weights[i * width..][..keys.next_multiple_of(T::PAIR)];
-            let shrink = soften(isa, scores, scale, running, weights);
+            let scores = &mut scratch.scores[i * width..][..grouped];
+            let weights = &mut scratch.weights[i * weights_width..][..padded];
+            let shrink = soften(isa, scores, keys, scale, running, weights);
             if first > 0 && shrink != 1. {
                 scale_all(isa, &mut scratch.sums[i * out_width..][..out_width], shrink);
             }
         }
 
-        scratch.pointers.clear();
-        scratch.pointers.extend(scratch.weights.chunks_exact(width).map(<[T]>::as_ptr));
         let product = Product {
-            rows: &scratch.pointers,
-            steps: keys.div_ceil(T::PAIR),
+            rows,
+            left: scratch.weights.as_ptr(),
+            left_stride: weights_width,
+            summed: keys,
             groups: head.dim.div_ceil(GROUP),
             group_stride: value_stride,
             accumulate: first > 0,
         };
-        // SAFETY: rows of at least `keys` weights, whole pairs; `first` is a whole number of lines, of which
-        // there are enough for `keys`; the sums have a column per dimension, rounded up to groups.
+        // SAFETY: rows of `padded` weights; `first` is a whole number of lines (and of tiles), of which there are
+        // enough for `keys`; the sums have a column per dimension, rounded up to groups.
         unsafe {
             let columns = head.values.as_ptr().add(first / T::PAIR * Lines::<T>::LEN);
-            product.run(isa, columns, scratch.sums.as_mut_ptr(), out_width);
+            engine.run(&product, columns, scratch.sums.as_mut_ptr(), out_width);
         }
     }
-    for (i, sums) in scratch.sums.chunks_exact(out_width.max(1)).enumerate() {
-        store(isa, &sums[..head.dim], 1. / scratch.running[i].1, out(block.start + i));
+    for (i, running) in scratch.running.iter().enumerate() {
+        let sums = &scratch.sums[i * out_width..][..head.dim];
+        store(isa, sums, 1. / running.1, out(block.start + i));
     }
 }
 
-/// A matrix product with one pointer per row.
-struct Product<'a, T> {
-    rows: &'a [*const T],
-    /// Lines that are summed.
-    steps: usize,
+/// A matrix product whose rows are equally far from each other.
+struct Product<T> {
+    rows: usize,
+    left: *const T,
+    left_stride: usize,
+    /// Elements of a row that are summed.
+    summed: usize,
     groups: usize,
     group_stride: usize,
     accumulate: bool,
 }
 
-impl<T: Element> Product<'_, T> {
+/// What computes products, ready on this thread.
+enum Engine<T> {
+    Registers(Microkernel<T>),
+    Tiles(Started<T>),
+}
+
+impl<T: Element> Engine<T> {
+    fn start(isa: Isa) -> Self {
+        match T::kernel(isa) {
+            Kernel::Registers(kernel) => Self::Registers(kernel),
+            Kernel::Tiles(kernel) => Self::Tiles(kernel.start()),
+        }
+    }
+
     /// # Safety
-    /// Every row must be good for `steps` pairs, `columns` for `groups` groups of `steps` lines, and `sums`
-    /// for `rows` rows of `groups` × 16 floats, `sums_stride` apart.
-    unsafe fn run(&self, isa: Isa, columns: *const T, sums: *mut f32, sums_stride: usize) {
-        let kernel = T::microkernel(isa);
-        for group in (0..self.groups).step_by(kernel.max_groups) {
-            let groups = (self.groups - group).min(kernel.max_groups);
-            for (strip, rows) in self.rows.chunks(kernel.max_rows).enumerate() {
-                // SAFETY: the caller's promise; pieces stay within the given rows and groups.
-                unsafe {
-                    let piece = Strip {
-                        rows: rows.as_ptr(),
-                        shift: 0,
-                        segments: 1,
-                        steps: self.steps,
-                        columns: columns.add(group * self.group_stride),
-                        group_stride: self.group_stride,
-                        sums: sums.add(strip * kernel.max_rows * sums_stride + group * GROUP),
-                        sums_stride,
-                        accumulate: self.accumulate,
-                    };
-                    (kernel.run)(rows.len(), groups, &piece);
+    /// Every row must be good for `summed` elements, rounded up to [`DEPTH`] for tiles, `columns` for `groups` groups
+    /// of as many, and `sums` for `rows` rows of `groups` × 16 floats, `sums_stride` apart. For tiles rows and sums are
+    /// those of whole tiles.
+    unsafe fn run(&self, product: &Product<T>, columns: *const T, sums: *mut f32, sums_stride: usize) {
+        let Product { rows, left, left_stride, summed, groups, group_stride, accumulate } = *product;
+        match self {
+            Self::Registers(kernel) => {
+                for group in (0..groups).step_by(kernel.max_groups) {
+                    for row in (0..rows).step_by(kernel.max_rows) {
+                        let count = kernel.max_rows.min(rows - row);
+                        // SAFETY: the caller's promise; pieces stay within the given rows and groups.
+                        unsafe {
+                            let pointers: [*const T; MAX_ROWS] =
+                                std::array::from_fn(|r| left.wrapping_add((row + r) * left_stride));
+                            let piece = Strip {
+                                rows: pointers.as_ptr(),
+                                shift: 0,
+                                segments: 1,
+                                steps: summed.div_ceil(T::PAIR),
+                                columns: columns.add(group * group_stride),
+                                group_stride,
+                                sums: sums.add(row * sums_stride + group * GROUP),
+                                sums_stride,
+                                accumulate,
+                            };
+                            (kernel.run)(count, kernel.max_groups.min(groups - group), &piece);
+                        }
+                    }
+                }
+            }
+            Self::Tiles(tiles) => {
+                let tiles_of_rows = rows.div_ceil(tiles::ROWS);
+                for group in (0..groups).step_by(SIDE) {
+                    for tile in (0..tiles_of_rows).step_by(SIDE) {
+                        let row = tile * tiles::ROWS;
+                        // SAFETY: the caller's promise; pieces stay within the given tiles of rows and groups.
+                        unsafe {
+                            let piece = Piece {
+                                left: Left {
+                                    first: left.add(row * left_stride),
+                                    row: left_stride,
+                                    tile: tiles::ROWS * left_stride,
+                                    step: DEPTH,
+                                },
+                                steps: summed.div_ceil(DEPTH),
+                                columns: columns.add(group * group_stride),
+                                group_stride,
+                                sums: sums.add(row * sums_stride + group * GROUP),
+                                sums_stride,
+                                accumulate,
+                            };
+                            tiles.run(SIDE.min(tiles_of_rows - tile), SIDE.min(groups - group), &piece);
+                        }
+                    }
                 }
             }
         }
@@ -215,39 +286,31 @@ impl<T: Element> Product<'_, T> {
 
 multiversion! {
     /// Exponentials of a row of scores relative to the largest so far, zeros after them; returns what
-    /// earlier sums shrink by.
-    fn soften<T: Element>(scores: &[f32], scale: f32, running: &mut (f32, f32), weights: &mut [T]) -> f32 {
-        let (whole, rest) = scores.as_chunks::<GROUP>();
+    /// earlier sums shrink by. Both rows are whole groups, of which `count` scores are keys.
+    fn soften<T: Element>(
+        scores: &mut [f32], count: usize, scale: f32, running: &mut (f32, f32), weights: &mut [T],
+    ) -> f32 {
+        // Only whole groups below: what is no key must not count.
+        scores[count..].fill(f32::NEG_INFINITY);
         let mut lanes = [f32::NEG_INFINITY; GROUP];
-        for scores in whole {
+        for scores in scores.as_chunks::<GROUP>().0 {
             for (lane, score) in lanes.iter_mut().zip(scores) {
                 *lane = if *score > *lane { *score } else { *lane };
             }
-        }
-        // Not chained to the loop above: only fixed lengths keep the lanes in a register.
-        for (lane, score) in lanes.iter_mut().zip(rest) {
-            *lane = if *score > *lane { *score } else { *lane };
         }
         let largest = halve(lanes, |a, b| if b > a { b } else { a }) * scale;
         let largest = if largest > running.0 { largest } else { running.0 };
         let shrink = vector_math::exp(running.0 - largest);
 
         let mut lanes = [0.; GROUP];
-        let (exponentials, after) = weights.split_at_mut(scores.len());
-        let (to_whole, to_rest) = exponentials.as_chunks_mut::<GROUP>();
-        for (scores, to) in whole.iter().zip(to_whole) {
+        for (scores, to) in scores.as_chunks::<GROUP>().0.iter().zip(weights.as_chunks_mut::<GROUP>().0) {
             for ((score, to), lane) in scores.iter().zip(to).zip(&mut lanes) {
-                let e = vector_math::exp(score * scale - largest);
+                let e = T::exp_of_negative(score * scale - largest);
                 *lane += e;
-                *to = T::narrow(e);
+                *to = T::narrow_positive(e);
             }
         }
-        for ((score, to), lane) in rest.iter().zip(to_rest).zip(&mut lanes) {
-            let e = vector_math::exp(score * scale - largest);
-            *lane += e;
-            *to = T::narrow(e);
-        }
-        after.fill(T::default());
+        weights[count..].fill(T::default());
         *running = (largest, running.1 * shrink + halve(lanes, |a, b| a + b));
         shrink
     }
@@ -275,9 +338,9 @@ multiversion! {
 }
 
 multiversion! {
-    fn store<T: Element>(sums: &[f32], by: f32, out: &mut [T]) {
+    fn store<T: Element>(sums: &[f32], by: f32, out: &mut [MaybeUninit<T>]) {
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = T::narrow(sum * by);
+            out.write(T::narrow(sum * by));
         }
     }
 }

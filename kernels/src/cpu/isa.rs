@@ -17,11 +17,16 @@ pub enum Isa {
     Avx512,
     /// The same with dot products of bf16 pairs.
     Avx512Bf16,
+    /// The same with products of bf16 tiles; what is not bf16 is computed as without them.
+    Amx,
+    /// The tile version with tiles in software: its loops can be tested on any machine.
+    #[cfg(test)]
+    TileModel,
 }
 
 impl Isa {
     /// Best first.
-    const ALL: [Isa; 4] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+    const ALL: [Isa; 5] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
 
     /// The value of `LATENTSYNC_CPU` that stands for it.
     pub const fn name(self) -> &'static str {
@@ -30,7 +35,15 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
+            #[cfg(test)]
+            Isa::TileModel => "tile model",
         }
+    }
+
+    /// Whether products of bf16 are faster than those of f32, not only smaller.
+    pub const fn has_fast_bf16(self) -> bool {
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx)
     }
 
     /// What this machine can run, best first; never empty.
@@ -80,6 +93,9 @@ impl Isa {
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Isa::Avx512 => avx512(),
             Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+            Isa::Amx => Isa::Avx512Bf16.runs_here() && super::amx::is_available(),
+            #[cfg(test)]
+            Isa::TileModel => true,
         }
     }
 
@@ -149,7 +165,9 @@ macro_rules! multiversion {
             match isa {
                 // SAFETY: only this crate can pass an `Isa`, and it passes those that it found on this CPU.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 => unsafe { avx512($($arg),*) },
+                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 | $crate::cpu::Isa::Amx => unsafe {
+                    avx512($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::Isa::Avx2 => unsafe { avx2($($arg),*) },

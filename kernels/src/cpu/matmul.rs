@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::element::Shared;
+use super::element::{Kernel, Shared};
 use super::epilogue::{finish, finish_geglu};
-use super::microkernel::{GROUP, Strip};
-use super::{Activation, Element, Epilogue, Isa, Packed, fill};
+use super::microkernel::{GROUP, Microkernel, Strip};
+use super::tile_matmul;
+use super::{Activation, Element, Epilogue, Isa, Packed};
 
 /// Bytes of a row that are summed before the next columns: with [`ROWS`] rows they stay in the L2 cache.
 const ROW_BYTES: usize = 1536;
@@ -37,10 +38,11 @@ pub struct Geometry {
     /// Zeros above and to the left of the image; those below and to the right follow from the output's size.
     pub top: usize,
     pub left: usize,
-    /// The image is seen enlarged by this factor, by nearest neighbour.
-    pub upsample: usize,
     pub out_height: usize,
     pub out_width: usize,
+    /// Where the output is only every second pixel of an image, in both directions: the row and the column of the
+    /// first one (0 or 1).
+    pub quarter: Option<(usize, usize)>,
 }
 
 /// One product and what follows it.
@@ -61,34 +63,42 @@ struct Stretch {
 }
 
 /// What a thread keeps between its tasks.
-struct Scratch<T> {
-    sums: Vec<f32>,
-    pointers: Vec<*const T>,
+pub(super) struct Scratch<'a, T> {
+    /// Of a task, row-major.
+    pub sums: Vec<f32>,
+    pub pointers: Vec<*const T>,
+    /// The same as `pointers`, and a strip of them copied together: for tiles.
+    pub rows: Vec<&'a [T]>,
+    pub strip: Vec<T>,
 }
 
 /// The rows and the groups of columns of one task.
-struct Task {
-    rows: Range<usize>,
-    groups: Range<usize>,
+pub(super) struct Task {
+    pub rows: Range<usize>,
+    pub groups: Range<usize>,
 }
 
 impl<T: Element> Problem<'_, T> {
-    /// The output, row-major: `out` columns, or half of them after GEGLU.
-    pub fn run(&self) -> Vec<T> {
-        let columns = if self.is_geglu() { self.weights.out / 2 } else { self.weights.out };
-        if self.rows == 0 || columns == 0 {
-            return Vec::new();
+    /// Columns of the output: those of the weights, or half of them after GEGLU.
+    pub fn columns(&self) -> usize {
+        if self.is_geglu() { self.weights.out / 2 } else { self.weights.out }
+    }
+
+    /// Writes the output, row-major.
+    pub fn run(&self, out: &Shared<T>) {
+        if self.rows == 0 || self.columns() == 0 {
+            return;
         }
         let zeros = vec![T::default(); self.weights.padded_channels()];
-        let tasks = self.tasks();
-        let write = |out: &Shared<T>| {
-            let scratch = || Scratch { sums: Vec::new(), pointers: Vec::new() };
-            tasks.par_iter().for_each_init(scratch, |scratch, task| {
-                self.sum(task, &zeros, scratch);
-                self.finish(task, &scratch.sums, columns, out);
-            });
-        };
-        fill(self.rows * columns, write)
+        let scratch =
+            || Scratch { sums: Vec::new(), pointers: Vec::new(), rows: Vec::new(), strip: Vec::new() };
+        self.tasks().par_iter().for_each_init(scratch, |scratch, task| {
+            match T::kernel(self.isa) {
+                Kernel::Registers(kernel) => self.sum(&kernel, task, &zeros, scratch),
+                Kernel::Tiles(kernel) => self.sum_by_tiles(kernel, task, &zeros, scratch),
+            }
+            self.finish(task, &scratch.sums, out);
+        });
     }
 
     fn is_geglu(&self) -> bool {
@@ -103,9 +113,12 @@ impl<T: Element> Problem<'_, T> {
     /// Large tasks, but enough of them for all threads. The sums do not depend on this choice.
     fn tasks(&self) -> Vec<Task> {
         let groups = self.task_groups();
-        let unit = T::microkernel(self.isa).max_rows;
+        let (unit, rows) = match T::kernel(self.isa) {
+            Kernel::Registers(kernel) => (kernel.max_rows, ROWS),
+            Kernel::Tiles(_) => (tile_matmul::STRIP, tile_matmul::ROWS),
+        };
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let mut high = ROWS.min(self.rows).max(1);
+        let mut high = rows.min(self.rows).max(1);
         let mut wide = (GROUPS / if self.is_geglu() { 2 } else { 1 }).min(groups).max(1);
         let count = |high: usize, wide: usize| self.rows.div_ceil(high) * groups.div_ceil(wide);
         while count(high, wide) < wanted && (wide > 4 || high > 4 * unit) {
@@ -146,17 +159,17 @@ impl<T: Element> Problem<'_, T> {
     }
 
     /// The sums of a task into `scratch.sums`, row-major with the width of [`Self::width`].
-    fn sum(&self, task: &Task, zeros: &[T], scratch: &mut Scratch<T>) {
-        let kernel = T::microkernel(self.isa);
+    fn sum(&self, kernel: &Microkernel<T>, task: &Task, zeros: &[T], scratch: &mut Scratch<T>) {
         let (taps, width) = (self.weights.taps, self.width(task));
         scratch.sums.resize(task.rows.len() * width, 0.);
         scratch.pointers.clear();
+        scratch.pointers.resize(task.rows.len() * taps, zeros.as_ptr());
         let strips = pieces(&task.rows, kernel.max_rows);
         for strip in strips.clone() {
-            for tap in 0..taps {
-                let pointer = |row| self.source.pointer(row, tap, self.weights.padded_channels(), zeros);
-                scratch.pointers.extend(strip.clone().map(pointer));
-            }
+            let of_strip = &mut scratch.pointers[(strip.start - task.rows.start) * taps..];
+            let take =
+                |row, tap, pixel: &[T]| of_strip[tap * strip.len() + row - strip.start] = pixel.as_ptr();
+            self.source.each(strip.clone(), self.weights.padded_channels(), zeros, take);
         }
         for (i, stretch) in self.stretches().iter().enumerate() {
             let mut column = 0;
@@ -195,24 +208,25 @@ impl<T: Element> Problem<'_, T> {
     }
 
     /// The ranges of groups that a task sums: for GEGLU those of the values, then those of the gates.
-    fn ranges(&self, task: &Task) -> impl Iterator<Item = Range<usize>> {
+    pub(super) fn ranges(&self, task: &Task) -> impl Iterator<Item = Range<usize>> {
         let half = self.task_groups();
         let gates = self.is_geglu().then(|| task.groups.start + half..task.groups.end + half);
         std::iter::once(task.groups.clone()).chain(gates)
     }
 
     /// Columns of a task's sums.
-    fn width(&self, task: &Task) -> usize {
+    pub(super) fn width(&self, task: &Task) -> usize {
         self.ranges(task).map(|groups| groups.len() * GROUP).sum()
     }
 
     /// Bias, residual and activation, into the output's rows and columns of the task.
-    fn finish(&self, task: &Task, sums: &[f32], columns: usize, out: &Shared<T>) {
+    fn finish(&self, task: &Task, sums: &[f32], out: &Shared<T>) {
         let Epilogue { bias, residual, activation } = self.epilogue;
-        let width = self.width(task);
+        let (width, columns) = (self.width(task), self.columns());
         let first = task.groups.start * GROUP;
         let here = first..columns.min(task.groups.end * GROUP);
         for (row, sums) in task.rows.clone().zip(sums.chunks_exact(width)) {
+            let row = self.source.output_row(row);
             // SAFETY: within the output; no other task has these rows and columns.
             let out = unsafe { out.part(row * columns + first, here.len()) };
             if self.is_geglu() {
@@ -231,31 +245,65 @@ impl<T: Element> Problem<'_, T> {
 }
 
 impl<T> Source<'_, T> {
-    /// The channels that output row `row` reads at `tap`; `zeros` outside of the image.
-    fn pointer(&self, row: usize, tap: usize, channels: usize, zeros: &[T]) -> *const T {
+    /// `take(row, tap, pixel)` for the `channels` that each of `rows` reads at each tap, row by row; outside of
+    /// the image they are `zeros`.
+    pub(super) fn each<'a>(
+        &'a self,
+        rows: Range<usize>,
+        channels: usize,
+        zeros: &'a [T],
+        mut take: impl FnMut(usize, usize, &'a [T]),
+    ) {
+        let (pixels, geometry) = match self {
+            Source::Matrix(values) => {
+                return rows.for_each(|row| take(row, 0, &values[row * channels..][..channels]));
+            }
+            Source::Patches(pixels, geometry) => (pixels, geometry),
+        };
+        let Geometry { height, width, kernel, stride, top, left, .. } = *geometry;
+        let (mut x, rest) = (rows.start % geometry.out_width, rows.start / geometry.out_width);
+        let (mut y, mut image) = (rest % geometry.out_height, rest / geometry.out_height);
+        let within = |at: usize, before: usize, size: usize| at.checked_sub(before).filter(|&at| at < size);
+        for row in rows {
+            for down in 0..kernel {
+                let line = within(y * stride + down, top, height);
+                let line = line.map(|line| &pixels[(image * height + line) * width * channels..]);
+                for across in 0..kernel {
+                    let pixel = match (line, within(x * stride + across, left, width)) {
+                        (Some(line), Some(column)) => &line[column * channels..][..channels],
+                        _ => zeros,
+                    };
+                    take(row, down * kernel + across, pixel);
+                }
+            }
+            x += 1;
+            if x == geometry.out_width {
+                (x, y) = (0, y + 1);
+            }
+            if y == geometry.out_height {
+                (y, image) = (0, image + 1);
+            }
+        }
+    }
+
+    /// Where an output row is written.
+    fn output_row(&self, row: usize) -> usize {
         match self {
-            Source::Matrix(values) => values[row * channels..].as_ptr(),
-            Source::Patches(pixels, geometry) => match geometry.pixel(row, tap) {
-                Some(pixel) => pixels[pixel * channels..].as_ptr(),
-                None => zeros.as_ptr(),
-            },
+            Source::Patches(_, Geometry { quarter: Some((down, across)), out_width, .. }) => {
+                // Counted over all images, since each has a whole number of them.
+                let (line, column) = (row / out_width, row % out_width);
+                (2 * line + down) * 2 * out_width + 2 * column + across
+            }
+            _ => row,
         }
     }
 }
 
-impl Geometry {
-    /// The index of the pixel under `tap` of output pixel `row`; `None` outside of the image.
-    fn pixel(&self, row: usize, tap: usize) -> Option<usize> {
-        let (x, rest) = (row % self.out_width, row / self.out_width);
-        let (y, image) = (rest % self.out_height, rest / self.out_height);
-        let y = (y * self.stride + tap / self.kernel).checked_sub(self.top)? / self.upsample;
-        let x = (x * self.stride + tap % self.kernel).checked_sub(self.left)? / self.upsample;
-        (y < self.height && x < self.width).then_some((image * self.height + y) * self.width + x)
-    }
-}
-
 /// `range` in pieces of `step`, the last one shorter.
-fn pieces(range: &Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+pub(super) fn pieces(
+    range: &Range<usize>,
+    step: usize,
+) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
     let end = range.end;
     range.clone().step_by(step).map(move |at| at..end.min(at + step))
 }

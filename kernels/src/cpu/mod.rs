@@ -12,12 +12,20 @@ mod portable;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(test)]
+mod tile_model;
 mod packed;
 mod matmul;
+mod tile_matmul;
 mod epilogue;
+mod quarters;
 mod weights;
 pub(crate) mod flash;
 pub(crate) mod vector_math;
+pub mod peak;
 
 pub use isa::{Features, Isa, features};
 
@@ -27,4 +35,4 @@ pub(crate) use isa::multiversion;
 pub(crate) use matmul::{Geometry, Problem, Source};
 pub(crate) use microkernel::GROUP;
 pub(crate) use packed::Packed;
-pub(crate) use weights::{Call, Weights};
+pub(crate) use weights::{Call, Walk, Weights};

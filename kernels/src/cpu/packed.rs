@@ -1,20 +1,20 @@
 //! Weights in the order in which the microkernels read them.
 //!
 //! Sixteen outputs make a group; within a group the summed dimension runs tap by tap, channel by channel
-//! (pair by pair for bf16), and each step is one 64-byte line of the group's sixteen outputs. The same
-//! order serves every instruction set, AMX tiles included.
+//! (pair by pair for bf16), and each step is one 64-byte line of the group's sixteen outputs. A group of bf16 ends
+//! with lines of zeros, up to a whole tile of sixteen lines, so that the same order serves every instruction set.
 
 use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::Element;
 use super::microkernel::GROUP;
+use super::{Element, tiles};
 
 /// One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u32; GROUP]);
+pub struct Line(pub [u32; GROUP]);
 
 /// Zeroed memory in whole cache lines.
 pub struct Lines<T> {
@@ -26,6 +26,11 @@ impl<T: Element> Lines<T> {
     /// Elements in a line: sixteen f32, or sixteen pairs of bf16.
     pub const LEN: usize = GROUP * T::PAIR;
 
+    /// Lines of a group that sums over `pairs` single f32 or pairs of bf16.
+    pub fn of_group(pairs: usize) -> usize {
+        pairs.next_multiple_of(if T::PAIR == 2 { tiles::ROWS } else { 1 })
+    }
+
     pub fn zeroed(lines: usize) -> Self {
         Self { lines: vec![Line([0; GROUP]); lines], element: PhantomData }
     }
@@ -34,9 +39,20 @@ impl<T: Element> Lines<T> {
         self.lines.as_ptr().cast()
     }
 
-    pub fn as_mut_slice(&mut self) -> &mut [T] {
+    /// Every lane is an f32, or a pair of bf16 with the first in its low half.
+    pub fn as_mut_lines(&mut self) -> &mut [Line] {
+        &mut self.lines
+    }
+
+    pub fn as_slice(&self) -> &[T] {
         let len = self.lines.len() * Self::LEN;
         // SAFETY: a line is `LEN` elements large and better aligned, and any bits are a valid f32 or bf16.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), len) }
+    }
+
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        let len = self.lines.len() * Self::LEN;
+        // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 }
@@ -53,22 +69,32 @@ pub struct Packed<T> {
 impl<T: Element> Packed<T> {
     /// `weight(i)`: the element at `i` of a row-major (out, channels, taps).
     pub fn new(out: usize, channels: usize, taps: usize, weight: impl Fn(usize) -> T + Sync) -> Self {
-        let steps = taps * channels.div_ceil(T::PAIR);
-        let mut lines = Lines::zeroed(out.div_ceil(GROUP) * steps);
-        let groups = lines.as_mut_slice().par_chunks_mut((steps * Lines::<T>::LEN).max(1));
+        let group = Lines::<T>::of_group(taps * channels.div_ceil(T::PAIR));
+        let mut lines = Lines::zeroed(out.div_ceil(GROUP) * group);
+        let groups = lines.as_mut_slice().par_chunks_mut((group * Lines::<T>::LEN).max(1));
         groups.enumerate().for_each(|(group, packed)| {
             let first = group * GROUP;
-            for (within, o) in (first..out.min(first + GROUP)).enumerate() {
+            for o in first..out.min(first + GROUP) {
                 for tap in 0..taps {
                     let start = tap * channels.div_ceil(T::PAIR) * Lines::<T>::LEN;
                     for c in 0..channels {
-                        let at = start + (c / T::PAIR) * Lines::<T>::LEN + within * T::PAIR + c % T::PAIR;
-                        packed[at] = weight((o * channels + c) * taps + tap);
+                        packed[start + Self::within(o, c)] = weight((o * channels + c) * taps + tap);
                     }
                 }
             }
         });
         Self { lines, out, channels, taps }
+    }
+
+    /// The weight of output `o` for channel `c` at `tap`, as it was packed.
+    pub fn get(&self, o: usize, c: usize, tap: usize) -> T {
+        let tap = tap * self.padded_channels() * GROUP;
+        self.lines.as_slice()[o / GROUP * self.group_stride() + tap + Self::within(o, c)]
+    }
+
+    /// Where output `o` and channel `c` are from the first line of their group and tap on.
+    fn within(o: usize, c: usize) -> usize {
+        c / T::PAIR * Lines::<T>::LEN + o % GROUP * T::PAIR + c % T::PAIR
     }
 
     pub fn groups(&self) -> usize {
@@ -82,7 +108,7 @@ impl<T: Element> Packed<T> {
 
     /// Elements from a group to the next.
     pub fn group_stride(&self) -> usize {
-        self.taps * self.padded_channels() * GROUP
+        Lines::<T>::of_group(self.taps * self.padded_channels() / T::PAIR) * Lines::<T>::LEN
     }
 
     pub fn as_ptr(&self) -> *const T {

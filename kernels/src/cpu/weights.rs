@@ -2,11 +2,15 @@
 //! convolutions share.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::{bf16, f16};
 
-use super::{Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Source, slice};
+use super::{
+    Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Shared, Source, fill, quarters,
+    slice,
+};
 
 /// A packed weight and its bias.
 pub struct Weights {
@@ -18,8 +22,26 @@ pub struct Weights {
 }
 
 enum AnyPacked {
-    F32(Packed<f32>),
-    Bf16(Packed<bf16>),
+    F32(Forms<f32>),
+    Bf16(Forms<bf16>),
+}
+
+/// One weight in all forms that were asked for.
+struct Forms<T> {
+    packed: Packed<T>,
+    /// For [`Walk::Doubled`].
+    quarters: OnceLock<[Packed<T>; 4]>,
+}
+
+/// What the weights are laid on.
+#[derive(Debug, Clone, Copy)]
+pub enum Walk {
+    /// Rows of channels: a linear layer.
+    Rows,
+    /// The patches of an image.
+    Patches(Geometry),
+    /// Those of an image that is doubled by nearest neighbour, with a border of one: 3×3 weights, stride 1.
+    Doubled { height: usize, width: usize },
 }
 
 /// How weights are applied.
@@ -27,8 +49,7 @@ pub struct Call<'a> {
     /// The operation, for messages.
     pub name: &'static str,
     pub isa: Isa,
-    /// `None` for a linear layer.
-    pub geometry: Option<Geometry>,
+    pub walk: Walk,
     pub activation: Activation,
     /// As wide as the output; each of its rows is added to equally many consecutive rows of the output.
     pub residual: Option<&'a Tensor>,
@@ -47,15 +68,15 @@ impl Weights {
         let packed = match weight.dtype() {
             DType::F32 => {
                 let w = &slice::<f32>(&weight)?[..];
-                AnyPacked::F32(Packed::new(out, channels, taps, |i| w[i]))
+                AnyPacked::F32(Forms::new(Packed::new(out, channels, taps, |i| w[i])))
             }
             DType::BF16 => {
                 let w = &slice::<bf16>(&weight)?[..];
-                AnyPacked::Bf16(Packed::new(out, channels, taps, |i| w[i]))
+                AnyPacked::Bf16(Forms::new(Packed::new(out, channels, taps, |i| w[i])))
             }
             DType::F16 => {
                 let w = &slice::<f16>(&weight)?[..];
-                AnyPacked::F32(Packed::new(out, channels, taps, |i| w[i].to_f32()))
+                AnyPacked::F32(Forms::new(Packed::new(out, channels, taps, |i| w[i].to_f32())))
             }
             _ => return Ok(None),
         };
@@ -78,19 +99,19 @@ impl Weights {
             );
         }
         match &self.packed {
-            AnyPacked::F32(packed) => self.apply_packed(packed, x, dims, call),
-            AnyPacked::Bf16(packed) => self.apply_packed(packed, x, dims, call),
+            AnyPacked::F32(forms) => self.apply_forms(forms, x, dims, call),
+            AnyPacked::Bf16(forms) => self.apply_forms(forms, x, dims, call),
         }
     }
 
-    fn apply_packed<T: Element>(
+    fn apply_forms<T: Element>(
         &self,
-        packed: &Packed<T>,
+        forms: &Forms<T>,
         x: &Tensor,
         dims: &[usize],
         call: &Call,
     ) -> Result<Tensor> {
-        let padding = packed.padded_channels() - packed.channels;
+        let padding = forms.packed.padded_channels() - forms.packed.channels;
         let x = x.to_dtype(T::DTYPE)?;
         let x = if padding > 0 { x.pad_with_zeros(D::Minus1, 0, padding)? } else { x };
         let x = x.contiguous()?;
@@ -100,32 +121,42 @@ impl Weights {
         let rows = dims.iter().product::<usize>() / columns.max(1);
         let residual = call.residual.map(|r| r.to_dtype(T::DTYPE)?.contiguous()).transpose()?;
         let residual = residual.as_ref().map(slice::<T>).transpose()?;
-        let problem = Problem {
-            isa: call.isa,
-            rows,
-            source: match call.geometry {
-                Some(geometry) => Source::Patches(&x, geometry),
-                None => Source::Matrix(&x),
-            },
-            weights: packed,
-            epilogue: Epilogue {
-                bias: &self.bias,
-                residual: residual.as_deref().map(|values| Residual {
-                    values,
-                    rows_per_value: (rows * columns / values.len().max(1)).max(1),
-                }),
-                activation: call.activation,
-            },
+        let epilogue = Epilogue {
+            bias: &self.bias,
+            residual: residual.as_deref().map(|values| Residual {
+                values,
+                rows_per_value: (rows * columns / values.len().max(1)).max(1),
+            }),
+            activation: call.activation,
         };
-        Tensor::from_vec(problem.run(), dims, &Device::Cpu)?.to_dtype(self.dtype)
+        let problem = |weights, rows, source| Problem { isa: call.isa, rows, source, weights, epilogue };
+        let write = |out: &Shared<T>| match call.walk {
+            Walk::Rows => problem(&forms.packed, rows, Source::Matrix(&x)).run(out),
+            Walk::Patches(geometry) => problem(&forms.packed, rows, Source::Patches(&x, geometry)).run(out),
+            Walk::Doubled { height, width } => {
+                let quarters = forms.quarters.get_or_init(|| quarters::pack(&forms.packed));
+                for (weights, geometry) in quarters.iter().zip(quarters::geometries(height, width)) {
+                    problem(weights, rows / 4, Source::Patches(&x, geometry)).run(out);
+                }
+            }
+        };
+        // SAFETY: a problem writes all its rows and columns; the quarters are all of an output.
+        let out = unsafe { fill(rows * columns, write) };
+        Tensor::from_vec(out, dims, &Device::Cpu)?.to_dtype(self.dtype)
+    }
+}
+
+impl<T> Forms<T> {
+    fn new(packed: Packed<T>) -> Self {
+        Self { packed, quarters: OnceLock::new() }
     }
 }
 
 impl fmt::Debug for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (out, channels, taps) = match &self.packed {
-            AnyPacked::F32(w) => (w.out, w.channels, w.taps),
-            AnyPacked::Bf16(w) => (w.out, w.channels, w.taps),
+            AnyPacked::F32(w) => (w.packed.out, w.packed.channels, w.packed.taps),
+            AnyPacked::Bf16(w) => (w.packed.out, w.packed.channels, w.packed.taps),
         };
         write!(f, "Weights({out}, {channels}, {taps}; {:?})", self.dtype)
     }

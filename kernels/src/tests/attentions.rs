@@ -2,12 +2,11 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{assert_close_at, random, same_on_all_threads};
+use super::{assert_close_at, every_isa, random, same_on_all_threads};
 use crate::attention::{
     attention_for, attention_reference, reference_within, temporal_attention_for,
     temporal_attention_reference,
 };
-use crate::cpu::Isa;
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -29,7 +28,7 @@ fn attention_equals_its_reference() -> Result<()> {
         (1, 60, 600, 1, 512),
         (1, 9, 21, 2, 5),
     ];
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for (batch, tokens, others, heads, dim) in cases {
                 let what = format!("{isa:?} {dtype:?} attention {batch}x{tokens}x{others}x{heads}x{dim}");
@@ -52,7 +51,7 @@ fn the_running_softmax_follows_scores_that_grow_from_block_to_block() -> Result<
     let ramp = Tensor::arange(0f32, others as f32, q.device())?.reshape((1, others, 1))?;
     let k = (ramp / 20.)?.broadcast_as((1, others, 8))?.contiguous()?;
     let v = random(&[1, others, 8], 2, DType::F32)?;
-    for isa in Isa::available() {
+    for isa in every_isa() {
         let got = attention_for(&q, &k, &v, 1, isa)?;
         // Scores of hundreds: their last bits are the exponentials' fifth digit.
         assert_close_at(1., &got, &attention_reference(&q, &k, &v, 1)?, &format!("{isa:?}"))?;
@@ -64,7 +63,7 @@ fn the_running_softmax_follows_scores_that_grow_from_block_to_block() -> Result<
 fn temporal_attention_equals_its_reference() -> Result<()> {
     // Batch, frames, positions, heads, head size.
     let cases = [(1, 1, 1, 1, 4), (2, 5, 6, 2, 8), (1, 16, 33, 8, 40), (2, 24, 3, 2, 80), (1, 50, 2, 1, 16)];
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for (batch, frames, positions, heads, dim) in cases {
                 let what = format!("{isa:?} {dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{dim}");
@@ -81,7 +80,7 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
 
 #[test]
 fn the_last_of_an_odd_number_of_keys_can_have_all_the_weight() -> Result<()> {
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for others in [1, 33, 513, 1029] {
                 let q = random(&[1, 5, 16], 1, DType::F32)?.abs()?;
@@ -120,7 +119,7 @@ fn half_precision_on_the_cpu_is_the_f32_version_between_casts() -> Result<()> {
     let (q, k) = (random(&[2, 60, 80], 1, DType::F16)?, random(&[2, 700, 80], 2, DType::F16)?);
     let (wide_q, wide_k) = (q.to_dtype(DType::F32)?, k.to_dtype(DType::F32)?);
     let values = |x: Tensor| x.to_dtype(DType::F16)?.flatten_all()?.to_vec1::<half::f16>();
-    for isa in Isa::available() {
+    for isa in every_isa() {
         let got = attention_for(&q, &k, &k, 2, isa)?;
         assert!(values(got)? == values(attention_for(&wide_q, &wide_k, &wide_k, 2, isa)?)?, "{isa:?}");
         let (frames, wide) = (q.reshape((1, 12, 10, 80))?, wide_q.reshape((1, 12, 10, 80))?);
@@ -136,7 +135,7 @@ fn large_half_precision_values_do_not_overflow() -> Result<()> {
     let q = (Tensor::ones((1, 3, 40), DType::F32, &candle_core::Device::Cpu)? * 60.)?.to_dtype(DType::F16)?;
     let v = random(&[1, 2, 40], 1, DType::F16)?;
     let k = q.narrow(1, 0, 2)?;
-    for isa in Isa::available() {
+    for isa in every_isa() {
         let got = attention_for(&q, &k, &v, 1, isa)?;
         let want = v.to_dtype(DType::F32)?.mean_keepdim(1)?.broadcast_as((1, 3, 40))?;
         assert_close(&got, &want.to_dtype(DType::F16)?, &format!("{isa:?}"))?;

@@ -5,9 +5,17 @@ mod products;
 mod norms;
 mod attentions;
 mod devices;
+mod profile;
 mod speed;
 
 use candle_core::{DType, Device, Result, Tensor};
+
+use crate::cpu::Isa;
+
+/// What this machine can run, and the tile version with tiles in software.
+fn every_isa() -> Vec<Isa> {
+    [Isa::available(), vec![Isa::TileModel]].concat()
+}
 
 /// Uniform in [-1, 1), the same on every run: a linear congruential generator of Knuth's.
 fn random(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {

@@ -1,19 +1,20 @@
 //! Norms and activations.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 
-use super::{assert_close, random, same_on_all_threads};
+use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::activation::{gelu_for, gelu_reference, silu_for, silu_reference};
 use crate::cpu::Isa;
 use crate::group_norm::group_norm_reference;
+use crate::join::join_channels_reference;
 use crate::layer_norm::layer_norm_reference;
-use crate::{GroupNorm, LayerNorm};
+use crate::{GroupNorm, LayerNorm, join_channels};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 #[test]
 fn group_norm_equals_its_reference() -> Result<()> {
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             // Shape, groups: one value per group and image, odd channels, several chunks per image.
             for (dims, groups) in
@@ -47,7 +48,7 @@ fn group_norm_survives_a_mean_of_a_thousand_deviations() -> Result<()> {
     let wide = wide.broadcast_div(&(wide.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?)?;
     let wide = wide.reshape((groups, positions, channels / groups))?.transpose(0, 1)?.reshape(x.dims())?;
     let want = wide.to_dtype(DType::F32)?.broadcast_mul(&weight)?.broadcast_add(&bias)?;
-    for isa in Isa::available() {
+    for isa in every_isa() {
         let norm = GroupNorm::for_isa(weight.clone(), bias.clone(), (groups, 1e-5), isa)?;
         assert_close(&norm.forward(&x)?, &want, &format!("{isa:?}"))?;
         assert_close(&norm.forward_silu(&x)?, &want.silu()?, &format!("{isa:?}"))?;
@@ -57,7 +58,7 @@ fn group_norm_survives_a_mean_of_a_thousand_deviations() -> Result<()> {
 
 #[test]
 fn layer_norm_equals_its_reference() -> Result<()> {
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for dims in [&[1, 2][..], &[5, 13], &[2, 50, 40], &[3, 17, 1280]] {
                 let what = format!("{isa:?} {dtype:?} layer norm {dims:?}");
@@ -67,6 +68,14 @@ fn layer_norm_equals_its_reference() -> Result<()> {
                 let want = layer_norm_reference(&x, &weight, &bias, 1e-5)?;
                 let norm = LayerNorm::for_isa(weight, bias, 1e-5, isa)?;
                 assert_close(&same_on_all_threads(|| norm.forward(&x), &what)?, &want, &what)?;
+                let Ok((_, count, _)) = x.dims3() else { continue };
+                // As positions of two videos: (2, count, 3, channels).
+                let videos = Tensor::stack(&[&x, &x, &x], 2)?.narrow(0, 0, 2)?.contiguous()?;
+                let added = random(&[count, channels], 11, dtype)?;
+                let want = Tensor::stack(&[&want, &want, &want], 2)?.narrow(0, 0, 2)?;
+                let want = want.broadcast_add(&added.unsqueeze(1)?)?;
+                let got = same_on_all_threads(|| norm.forward_plus(&videos, &added), &what)?;
+                assert_close(&got, &want.contiguous()?, &what)?;
             }
         }
     }
@@ -74,8 +83,29 @@ fn layer_norm_equals_its_reference() -> Result<()> {
 }
 
 #[test]
+fn joined_channels_are_those_of_both() -> Result<()> {
+    for dtype in DTYPES {
+        for (dims, m, n) in
+            [([1, 1], 1, 1), ([3, 5], 13, 4), ([40, 64], 40, 24), ([2, 3], 0, 4), ([0, 3], 2, 4)]
+        {
+            let a = random(&[dims[0], dims[1], m], 1, dtype)?;
+            let b = random(&[dims[1], dims[0], n], 2, dtype)?.transpose(0, 1)?;
+            let what = format!("{dtype:?} {dims:?} {m} and {n}");
+            let got = same_on_all_threads(|| join_channels(&a, &b), &what)?;
+            let values = |x: &Tensor| x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+            assert_eq!(got.dims(), [dims[0], dims[1], m + n], "{what}");
+            assert_eq!(values(&got)?, values(&join_channels_reference(&a, &b)?)?, "{what}");
+        }
+    }
+    let x = random(&[2, 3], 1, DType::F32)?;
+    assert!(join_channels(&x, &random(&[3, 3], 1, DType::F32)?).is_err());
+    assert!(join_channels(&x, &x.to_dtype(DType::BF16)?).is_err());
+    Ok(())
+}
+
+#[test]
 fn activations_equal_their_references() -> Result<()> {
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for dims in [&[1][..], &[3, 7], &[2, 100, 130]] {
                 let what = format!("{isa:?} {dtype:?} {dims:?}");
@@ -100,7 +130,7 @@ fn instruction_sets_agree_bit_for_bit_outside_of_products() -> Result<()> {
         gelu_for(&layer.forward(&group.forward_silu(&x)?)?, isa)?.flatten_all()?.to_vec1()
     };
     let want = run(Isa::Portable)?;
-    for isa in Isa::available() {
+    for isa in every_isa() {
         assert!(run(isa)? == want, "{isa:?} differs from portable");
     }
     Ok(())

@@ -2,9 +2,8 @@
 
 use candle_core::{DType, Result};
 
-use super::{assert_close, random, same_on_all_threads};
+use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::conv2d::{conv2d_reference, upsample_reference};
-use crate::cpu::Isa;
 use crate::linear::linear_reference;
 use crate::{Conv2d, Linear, Padding, gelu, silu};
 
@@ -14,7 +13,7 @@ const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 fn linear_equals_its_reference() -> Result<()> {
     // Rows, inputs, outputs: single ones, odd ones, several blocks of each.
     let shapes = [(1, 1, 1), (5, 13, 4), (50, 384, 33), (7, 40, 640), (251, 1100, 70), (1024, 64, 336)];
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for (rows, inner, out) in shapes {
                 let what = format!("{isa:?} {dtype:?} linear {rows}x{inner}x{out}");
@@ -38,7 +37,7 @@ fn linear_equals_its_reference() -> Result<()> {
 
 #[test]
 fn geglu_equals_its_reference_whether_the_halves_are_aligned_or_not() -> Result<()> {
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for (rows, inner, out) in [(3, 8, 10), (50, 40, 64), (130, 320, 2560)] {
                 let x = random(&[rows, inner], 5, dtype)?;
@@ -79,7 +78,7 @@ fn conv2d_equals_its_reference() -> Result<()> {
         Case([1, 6, 20, 900], 65, 3, 1, Padding::all(1)),
         Case([2, 32, 32, 128], 128, 3, 1, Padding::all(1)),
     ];
-    for isa in Isa::available() {
+    for isa in every_isa() {
         for dtype in DTYPES {
             for Case(dims, out, kernel, stride, padding) in &cases {
                 let what = format!("{isa:?} {dtype:?} conv2d {dims:?} -> {out}, {kernel}, {stride}");

@@ -1,13 +1,14 @@
 //! The blocks of the UNet: layers of resnet, spatial transformer and motion module.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use kernels::join_channels;
 
 use super::config::{BlockPlan, LayerPlan};
 use super::motion_module::MotionModule;
 use super::resnet::{Downsample3D, ResnetBlock3D, Upsample3D};
 use super::transformer::{KeyValue, Transformer3D};
-use super::{Pass, UNet3DConfig};
+use super::{Pass, UNet3DConfig, repeated};
 
 /// Keys and values of the audio for one layer; empty where it has no transformer.
 pub(super) type LayerContext = Vec<KeyValue>;
@@ -210,7 +211,10 @@ impl UpBlock3D {
 /// The channels of `x` and of the encoder's newest output that is not yet used, side by side.
 fn join(x: &Tensor, skips: &mut Vec<Tensor>) -> Result<Tensor> {
     match skips.pop() {
-        Some(skip) => Tensor::cat(&[x, &skip], D::Minus1),
+        Some(skip) => {
+            let images = x.dim(0)?.max(skip.dim(0)?);
+            join_channels(&repeated(x, images)?, &repeated(&skip, images)?)
+        }
         None => bail!("unet: the decoder has more layers than the encoder has outputs"),
     }
 }

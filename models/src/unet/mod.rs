@@ -15,7 +15,7 @@ mod blocks;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use kernels::{Conv2d, silu};
 
@@ -34,7 +34,7 @@ pub type Observer<'a> = dyn FnMut(&str, &Tensor) -> Result<()> + 'a;
 /// The noise predictor.
 #[derive(Debug)]
 pub struct UNet3D {
-    conv_in: Conv2d,
+    conv_in: SplitConv,
     time_embedding: TimeEmbedding,
     down_blocks: Vec<DownBlock3D>,
     mid_block: MidBlock3D,
@@ -44,7 +44,8 @@ pub struct UNet3D {
     dtype: DType,
 }
 
-/// Keys and values of every attention to the audio: the same at every step, so computed once per chunk.
+/// Keys and values of every attention to the audio: the same at every step, so computed once per chunk; and
+/// the conditioning's part of the input, where it was given.
 #[derive(Debug, Clone)]
 pub struct AudioContext {
     batch: usize,
@@ -52,6 +53,7 @@ pub struct AudioContext {
     down_blocks: Vec<BlockContext>,
     mid_block: LayerContext,
     up_blocks: Vec<BlockContext>,
+    conditioning: Option<Tensor>,
 }
 
 /// What DeepCache keeps of a full pass: the input of the decoder's last layer, without the part that
@@ -75,7 +77,7 @@ impl UNet3D {
         let down_blocks = cfg.down_blocks()?;
         let up_blocks = cfg.up_blocks()?;
         Ok(Self {
-            conv_in: layers::conv2d(ConvShape::same(cfg.in_channels, first), vb.pp("conv_in"))?,
+            conv_in: SplitConv::load(cfg, vb.pp("conv_in"))?,
             time_embedding: TimeEmbedding::load(cfg, vb.pp("time_embedding"))?,
             down_blocks: (down_blocks.iter().enumerate())
                 .map(|(i, plan)| DownBlock3D::load(cfg, plan, vb.pp("down_blocks").pp(i)))
@@ -102,13 +104,26 @@ impl UNet3D {
                 .collect::<Result<_>>()?,
             mid_block: self.mid_block.context(&audio)?,
             up_blocks: (self.up_blocks.iter()).map(|block| block.context(&audio)).collect::<Result<_>>()?,
+            conditioning: None,
         })
+    }
+
+    /// `context` for samples that are the latents only: what `conditioning` (mask, masked and reference latents)
+    /// adds to the first convolution is the same at every step.
+    /// `conditioning`: (batch or 1, frames, h, w, in_channels − out_channels), of any float type.
+    pub fn conditioned(&self, context: AudioContext, conditioning: &Tensor) -> Result<AudioContext> {
+        let Some(conv) = &self.conv_in.conditioning else {
+            bail!("unet: this network has no input but the latents");
+        };
+        let x = self.images(conditioning, conv.in_channels(), &context)?;
+        Ok(AudioContext { conditioning: Some(conv.forward(&x)?), ..context })
     }
 
     /// The noise in `sample`.
     ///
-    /// `sample`: (batch, frames, h, w, in_channels), any height and width; `timestep`: of the training
-    /// schedule → (batch, frames, h, w, out_channels) in the dtype of `sample`.
+    /// `sample`: (batch, frames, h, w, in_channels), any height and width, or out_channels where the `context` has
+    /// the conditioning; a batch of 1 stands for as many as the audio has. `timestep`: of the training schedule
+    /// → (batch, frames, h, w, out_channels) in the dtype of `sample`.
     pub fn forward(&self, sample: &Tensor, timestep: usize, context: &AudioContext) -> Result<Tensor> {
         Ok(self.forward_full(sample, timestep, context)?.0)
     }
@@ -132,7 +147,9 @@ impl UNet3D {
         observe: &mut Observer,
     ) -> Result<(Tensor, CachedFeature)> {
         let mut observe = |name: &str, x: &Tensor| match *x.dims() {
-            [_, h, w, c] => observe(name, &x.reshape((context.batch, context.frames, h, w, c))?),
+            [images, h, w, c] => {
+                observe(name, &x.reshape((images / context.frames, context.frames, h, w, c))?)
+            }
             _ => observe(name, x),
         };
         let mut x = self.conv_in(sample, context)?;
@@ -167,7 +184,8 @@ impl UNet3D {
         cached: &CachedFeature,
     ) -> Result<Tensor> {
         let x = self.conv_in(sample, context)?;
-        if x.dims()[..3] != cached.0.dims()[..3] {
+        let images = context.batch * context.frames;
+        if x.dims()[1..3] != cached.0.dims()[1..3] || !images.is_multiple_of(cached.0.dim(0)?) {
             bail!(
                 "unet: sample {:?} does not go with a cached feature {:?}",
                 sample.shape(),
@@ -182,27 +200,79 @@ impl UNet3D {
         self.head(&x, sample, context)
     }
 
-    /// (batch, frames, h, w, in_channels) → (batch · frames, h, w, channels).
+    /// (batch or 1, frames, h, w, in_channels or out_channels) → (batch or 1 · frames, h, w, channels).
     fn conv_in(&self, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
-        let (batch, frames, h, w, channels) = sample.dims5()?;
-        if (batch, frames) != (context.batch, context.frames) || channels != self.conv_in.in_channels() {
-            bail!(
-                "unet: sample {:?}, expected ({}, {}, height, width, {}), the batch and the frames of the audio",
-                sample.shape(),
-                context.batch,
-                context.frames,
-                self.conv_in.in_channels()
-            );
+        let SplitConv { latents, conditioning } = &self.conv_in;
+        let channels = latents.in_channels();
+        let Some(conv) = conditioning else {
+            return latents.forward(&self.images(sample, channels, context)?);
+        };
+        if let Some(partial) = &context.conditioning {
+            let x = self.images(sample, channels, context)?;
+            let images = x.dim(0)?.max(partial.dim(0)?);
+            return latents.forward_add(&repeated(&x, images)?, &repeated(partial, images)?);
         }
-        let x = sample.to_dtype(self.dtype)?;
-        self.conv_in.forward(&x.reshape((batch * frames, h, w, channels))?)
+        let x = self.images(sample, channels + conv.in_channels(), context)?;
+        let part = |from, channels| x.narrow(D::Minus1, from, channels)?.contiguous();
+        let partial = conv.forward(&part(channels, conv.in_channels())?)?;
+        latents.forward_add(&part(0, channels)?, &partial)
     }
 
-    /// (batch · frames, h, w, channels) → (batch, frames, h, w, out_channels) in the dtype of `sample`.
+    /// (batch or 1, frames, h, w, channels) → (batch or 1 · frames, h, w, channels) in the network's dtype.
+    fn images(&self, x: &Tensor, wanted: usize, context: &AudioContext) -> Result<Tensor> {
+        let (batch, frames, h, w, channels) = x.dims5()?;
+        if (batch != 1 && batch != context.batch) || frames != context.frames || channels != wanted {
+            bail!(
+                "unet: input {:?}, expected ({}, {}, height, width, {wanted}), the batch and the frames of the audio",
+                x.shape(),
+                context.batch,
+                context.frames,
+            );
+        }
+        x.to_dtype(self.dtype)?.reshape((batch * frames, h, w, channels))
+    }
+
+    /// (batch or 1 · frames, h, w, channels) → (batch, frames, h, w, out_channels) in the dtype of `sample`.
     fn head(&self, x: &Tensor, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
         let x = self.conv_norm_out.forward_silu(x, context.frames)?;
-        let x = self.conv_out.forward(&x)?;
+        let x = repeated(&self.conv_out.forward(&x)?, context.batch * context.frames)?;
         let (_, h, w, channels) = x.dims4()?;
         x.reshape((context.batch, context.frames, h, w, channels))?.to_dtype(sample.dtype())
+    }
+}
+
+/// The first convolution, in two: it is linear, and only the latents differ from step to step.
+#[derive(Debug)]
+struct SplitConv {
+    latents: Conv2d,
+    /// Mask, masked and reference latents, with the bias; `None` where the latents are all there is.
+    conditioning: Option<Conv2d>,
+}
+
+impl SplitConv {
+    fn load(cfg: &UNet3DConfig, vb: VarBuilder) -> Result<Self> {
+        let (input, latents) = (cfg.in_channels, cfg.out_channels);
+        let shape = ConvShape::same(input, cfg.block_out_channels[0]);
+        if input <= latents {
+            return Ok(Self { latents: layers::conv2d(shape, vb)?, conditioning: None });
+        }
+        let weight = vb.get((shape.output, input, shape.kernel, shape.kernel), "weight")?;
+        let bias = vb.get(shape.output, "bias")?;
+        let part = |from: usize, channels: usize, bias| {
+            Conv2d::new(weight.narrow(1, from, channels)?.contiguous()?, bias, shape.stride, shape.padding)
+        };
+        Ok(Self {
+            latents: part(0, latents, None)?,
+            conditioning: Some(part(latents, input - latents, Some(bias))?),
+        })
+    }
+}
+
+/// The same images again, until there are as many as `images`: what the halves of guidance share is computed once.
+fn repeated(x: &Tensor, images: usize) -> Result<Tensor> {
+    match x.dim(0)? {
+        count if count == images => Ok(x.clone()),
+        count if count > 0 && images.is_multiple_of(count) => Tensor::cat(&vec![x; images / count], 0),
+        count => bail!("unet: {count} images cannot stand for {images}"),
     }
 }

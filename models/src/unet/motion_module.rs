@@ -1,6 +1,6 @@
 //! The motion module: attention of every position over the frames of the video.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{IndexOp, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use kernels::{GroupNorm, LayerNorm, Linear};
 
@@ -23,18 +23,18 @@ struct TemporalAttention {
 impl TemporalAttention {
     /// `x`: (batch, frames, positions, channels) → the same shape.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut h = self.norm.forward(x)?;
-        if let Some(pe) = &self.pe {
-            let (_, frames, _, channels) = x.dims4()?;
+        let h = if let Some(pe) = &self.pe {
+            let frames = x.dim(1)?;
             if frames > pe.dim(1)? {
                 bail!(
                     "motion module: {frames} frames at a time, at most {} (temporal_position_encoding_max_len)",
                     pe.dim(1)?
                 );
             }
-            let pe = pe.narrow(1, 0, frames)?.reshape((1, frames, 1, channels))?;
-            h = h.broadcast_add(&pe)?;
-        }
+            self.norm.forward_plus(x, &pe.i(0)?.narrow(0, 0, frames)?)?
+        } else {
+            self.norm.forward(x)?
+        };
         self.attention.forward_temporal_add(&h, x)
     }
 }

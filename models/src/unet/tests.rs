@@ -76,6 +76,51 @@ fn frames_are_alone_where_nothing_looks_across_them() -> Result<()> {
     Ok(())
 }
 
+/// The conditioning is given once, the latents at every step; with two audios, one batch of latents for both.
+#[test]
+fn what_does_not_change_is_computed_once_and_the_result_stays() -> Result<()> {
+    let unet = load(&tiny())?;
+    let whole = sample(2, 6, 4)?;
+    let (latents, conditioning) = (whole.narrow(4, 0, 4)?, whole.narrow(4, 4, 9)?);
+    let audio = Tensor::cat(&[audio(2)?.zeros_like()?, audio(2)?], 0)?;
+    let plain = unet.context(&audio)?;
+    let both = Tensor::cat(&[&whole, &whole], 0)?;
+    let (want, feature) = unet.forward_full(&both, 10, &plain)?;
+    let shallow = unet.forward_shallow(&both, 7, &plain, &feature)?;
+    let context = unet.conditioned(plain.clone(), &conditioning)?;
+
+    // How many images each block is given: those before the first attention to audio see the latents once.
+    let mut images = Vec::new();
+    let mut observe = |name: &str, x: &Tensor| {
+        images.push((name.to_string(), x.dim(0)?));
+        Ok(())
+    };
+    let (got, feature) = unet.forward_observed(&latents, 10, &context, &mut observe)?;
+    assert!(largest_difference(&got, &want)? < 1e-5);
+    let count = |name: &str| images.iter().find(|(block, _)| block == name).map(|(_, count)| *count);
+    assert_eq!((count("conv_in"), count("down_blocks.0"), count("mid_block")), (Some(1), Some(2), Some(2)));
+    assert!(largest_difference(&unet.forward_shallow(&latents, 7, &context, &feature)?, &shallow)? < 1e-5);
+    assert!(largest_difference(&unet.forward(&whole, 10, &plain)?, &want)? < 1e-5);
+
+    // Without a conditioning in the context the latents alone are not enough.
+    let error = unet.forward(&latents, 10, &plain).unwrap_err();
+    assert!(error.to_string().contains("width, 13)"), "{error}");
+    Ok(())
+}
+
+/// Nothing attends to audio here: one pass serves both halves to the end.
+#[test]
+fn a_network_without_audio_repeats_its_answer() -> Result<()> {
+    let unet = load(&UNet3DConfig { add_audio_layer: false, ..tiny() })?;
+    let audio = Tensor::cat(&[audio(2)?, audio(2)?], 0)?;
+    let context = unet.context(&audio)?;
+    let one = unet.forward(&sample(2, 4, 4)?, 10, &unet.context(&audio.narrow(0, 0, 1)?)?)?;
+    let two = unet.forward(&sample(2, 4, 4)?, 10, &context)?;
+    assert_eq!(two.dims(), [2, 2, 4, 4, 4]);
+    assert_eq!(largest_difference(&two, &Tensor::cat(&[&one, &one], 0)?)?, 0.);
+    Ok(())
+}
+
 #[test]
 fn an_observer_can_end_the_pass() -> Result<()> {
     let unet = load(&tiny())?;

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use kernels::{GroupNorm, LayerNorm, Linear, attention};
 
-use super::UNet3DConfig;
+use super::{UNet3DConfig, repeated};
 use crate::layers::{self, FeedForward};
 
 /// Keys and values of one cross-attention: (batch · frames, tokens, channels) each.
@@ -105,12 +105,14 @@ impl BasicTransformerBlock {
         })
     }
 
-    /// `x`: (images, positions, channels) → the same shape.
+    /// `x`: (images, positions, channels) → the same shape, or as many images as the audio has.
     fn forward(&self, x: &Tensor, audio: Option<&KeyValue>) -> Result<Tensor> {
         let h = self.norm1.forward(x)?;
         let mut x = self.attn1.forward_add(&h, &self.attn1.key_value(&h)?, x)?;
         if let (Some(AudioAttention { norm2, attn2 }), Some(audio)) = (&self.audio, audio) {
-            x = attn2.forward_add(&norm2.forward(&x)?, audio, &x)?;
+            // Here the halves of guidance begin to differ.
+            let h = repeated(&norm2.forward(&x)?, audio.key.dim(0)?)?;
+            x = attn2.forward_add(&h, audio, &repeated(&x, audio.key.dim(0)?)?)?;
         }
         self.ff.forward_add(&self.norm3.forward(&x)?, &x)
     }
@@ -147,7 +149,7 @@ impl Transformer3D {
             .collect()
     }
 
-    /// `x`: (batch · frames, h, w, channels) → the same shape.
+    /// `x`: (batch or 1 · frames, h, w, channels) → the same shape, or as many images as the audio has.
     pub fn forward(&self, x: &Tensor, audio: &[KeyValue]) -> Result<Tensor> {
         let (images, height, width, channels) = x.dims4()?;
         let residual = x.reshape((images, height * width, channels))?;
@@ -155,6 +157,9 @@ impl Transformer3D {
         for (i, block) in self.transformer_blocks.iter().enumerate() {
             h = block.forward(&h, audio.get(i))?;
         }
-        self.proj_out.forward_add(&h, &residual)?.reshape((images, height, width, channels))
+        let images = h.dim(0)?;
+        self.proj_out
+            .forward_add(&h, &repeated(&residual, images)?)?
+            .reshape((images, height, width, channels))
     }
 }

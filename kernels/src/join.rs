@@ -1,0 +1,61 @@
+//! The channels of two images side by side.
+
+use std::mem::MaybeUninit;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use half::bf16;
+use rayon::prelude::*;
+
+use crate::cpu::{Element, Shared, fill, slice};
+
+/// Elements that a thread writes at a time.
+const CHUNK: usize = 1 << 15;
+
+/// `a`: (..., m); `b`: (..., n), alike in all other dimensions → (..., m + n).
+pub fn join_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let leading = |x: &Tensor| x.dims()[..x.rank().saturating_sub(1)].to_vec();
+    if a.rank() == 0 || leading(a) != leading(b) || a.dtype() != b.dtype() {
+        bail!("join: {:?} {:?} and {:?} {:?}", a.dtype(), a.shape(), b.dtype(), b.shape());
+    }
+    match (a.device(), a.dtype()) {
+        (Device::Cpu, DType::F32) if b.device().is_cpu() => joined::<f32>(a, b),
+        (Device::Cpu, DType::BF16) if b.device().is_cpu() => joined::<bf16>(a, b),
+        _ => join_channels_reference(a, b),
+    }
+}
+
+/// The definition, in plain candle operations.
+pub fn join_channels_reference(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    Tensor::cat(&[a, b], D::Minus1)
+}
+
+fn joined<T: Element>(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let (m, n) = (a.dim(D::Minus1)?, b.dim(D::Minus1)?);
+    let mut dims = a.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = m + n;
+    }
+    if m == 0 || n == 0 {
+        return Ok(if m == 0 { b.clone() } else { a.clone() });
+    }
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    let (left, right) = (slice::<T>(&a)?, slice::<T>(&b)?);
+    let (left, right) = (&left[..], &right[..]);
+    let rows = (CHUNK / (m + n)).max(1);
+    let write = |out: &Shared<T>| {
+        let chunks = left.par_chunks(rows * m).zip(right.par_chunks(rows * n)).enumerate();
+        chunks.for_each(|(i, (left, right))| {
+            // SAFETY: chunks are disjoint, and as many rows as the output has.
+            let out = unsafe { out.part(i * rows * (m + n), left.len() + right.len()) };
+            let inputs = left.chunks_exact(m).zip(right.chunks_exact(n));
+            for (out, (left, right)) in out.chunks_exact_mut(m + n).zip(inputs) {
+                let (to_left, to_right) = out.split_at_mut(m);
+                to_left.iter_mut().zip(left).for_each(|(to, x)| *to = MaybeUninit::new(*x));
+                to_right.iter_mut().zip(right).for_each(|(to, x)| *to = MaybeUninit::new(*x));
+            }
+        });
+    };
+    // SAFETY: every row is written, both its parts.
+    let out = unsafe { fill(left.len() + right.len(), write) };
+    Tensor::from_vec(out, dims, &Device::Cpu)
+}
