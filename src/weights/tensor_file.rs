@@ -73,7 +73,10 @@ impl TensorFile {
             notes: BTreeMap::new(),
             dims: BTreeMap::new(),
         };
-        if this.map.starts_with(b"PK") {
+        // A safetensors file begins with its header's length, which may be any bytes; the header's brace tells it.
+        if this.map.get(8) == Some(&b'{') {
+            this.index_safetensors()?;
+        } else if this.map.starts_with(b"PK") {
             this.index_archive()?;
         } else if this.map[0] == 0x80 {
             return Err(this.refuse_bare_pickle());

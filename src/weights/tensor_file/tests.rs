@@ -111,6 +111,18 @@ fn code_in_an_archive_or_bare_is_refused_by_name() {
     assert!(plain.contains("outside an archive"), "{plain}");
 }
 
+/// The length of the header comes first: 1 file in 32 looked like a pickle, some like an archive.
+#[test]
+fn a_safetensors_file_may_begin_with_any_bytes() {
+    for length in [0x80_u64, 0x4b50] {
+        let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let header = format!("{header:<width$}", width = length as usize);
+        let bytes = [&length.to_le_bytes()[..], header.as_bytes(), &1f32.to_le_bytes()[..]].concat();
+        let file = open("w.safetensors", &bytes).unwrap();
+        assert!(file.tensors().contains_key("a"), "header of {length} bytes");
+    }
+}
+
 #[test]
 fn a_truncated_file_says_what_it_should_be() {
     let whole = safetensors(&[("a", Tensor::new(&SIX, &Device::Cpu).unwrap())]);

@@ -1,0 +1,1 @@
+"""What is trained on: rendered clips, cut out as the engine cuts faces out."""

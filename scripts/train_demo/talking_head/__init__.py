@@ -1,0 +1,1 @@
+"""A procedural talking head: random people, rendered with shading, whose mouths follow viseme curves."""

@@ -1,0 +1,54 @@
+"""Between the stages: what autoencoder and ears make of every clip, so that the UNet's steps need neither."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import RESOLUTION
+from ..data.dataset import Clips, padded_mel
+from ..data.mask import pixel_mask
+from ..networks.autoencoder_kl import AutoencoderKL
+from ..networks.whisper import AudioEncoder
+
+
+class Latents:
+    """`posterior`: (all frames, 4, 4, 16, 16) f16: mean and deviation of the masked and of the whole face, unscaled;
+    `features`: one (rows, layers + 1, state) for each clip."""
+
+    def __init__(self, clips: Clips, posterior: Tensor, features: list[Tensor], scaling: float):
+        self.clips, self.posterior, self.features, self.scaling = clips, posterior, features, scaling
+
+    def draw(self, indices: np.ndarray, whole: bool, noise: Tensor) -> Tensor:
+        """Scaled samples from the posterior, (n, 4, 16, 16)."""
+        first = 2 if whole else 0
+        posterior = self.posterior[indices].float()
+        return self.scaling * (posterior[:, first] + posterior[:, first + 1] * noise)
+
+
+@torch.no_grad()
+def encode_clips(work: Path, prefix: str, clips: Clips, vae: AutoencoderKL, whisper: AudioEncoder) -> Latents:
+    """Computed once, where the networks are, and kept in `work`."""
+    device = next(vae.parameters()).device
+    path = work / f"latents{prefix}.pt"
+    if path.exists():
+        stored = torch.load(path, weights_only=True)
+        if stored["names"] == clips.names:
+            return Latents(clips, stored["posterior"], stored["features"], stored["scaling"])
+    mask = torch.from_numpy(pixel_mask(RESOLUTION)).to(device)
+    parts = []
+    for start in range(0, len(clips.faces), 32):
+        images = clips.images(np.arange(start, min(start + 32, len(clips.faces)))).to(device)
+        parts.append(torch.stack([*vae.encode(images * mask), *vae.encode(images)], 1).half().cpu())
+    posterior = torch.cat(parts)
+    features = []
+    for mel in clips.mels:
+        rows = min(mel.shape[1] // 2, whisper.dims.n_audio_ctx)
+        features.append(whisper(padded_mel(mel)[None].to(device))[0, :rows].half().cpu())
+    scaling = 1 / posterior[:, 2].float().std().item()
+    unfinished = path.with_suffix(".part")
+    torch.save({"names": clips.names, "posterior": posterior, "features": features, "scaling": scaling}, unfinished)
+    os.replace(unfinished, path)
+    return Latents(clips, posterior, features, scaling)

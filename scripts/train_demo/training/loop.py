@@ -1,0 +1,166 @@
+"""What all stages share: steps, checkpoints, the rate's course, an averaged copy of the weights, the log."""
+
+import json
+import math
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import SEED, StagePlan
+
+CHECKPOINT_SECONDS = 120
+LOG_STEPS = 50
+VALIDATION_STEPS = 500
+# Steps that a budget is turned into a number of steps by; the first ones, in which memory and kernels are chosen, do not count.
+WARM_STEPS, TIMED_STEPS = 5, 25
+AVERAGE = 0.999
+
+
+class Batches:
+    """All that is random in one step is a function of the seed, the stage and the step."""
+
+    def __init__(self, stage: str, step: int):
+        key = [SEED, *stage.encode(), step]
+        self.numpy = np.random.default_rng(key)
+        self.torch = torch.Generator().manual_seed(int(self.numpy.integers(2**62)))
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.torch)
+
+
+class Stage(ABC):
+    """`name` is a key of `config.STAGES`; `network`, on `device`, is what is trained. Batches are drawn on the CPU, so that
+    they are the same on every device."""
+
+    name: str
+    network: nn.Module
+    device: torch.device
+
+    @abstractmethod
+    def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
+        """One step's losses, of which `loss` is minimised; `progress`: 0..1."""
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Figures of the averaged weights on people that are not trained on."""
+        return {}
+
+
+def rate_at(progress: float, step: int) -> float:
+    """Of the stage's rate: a short rise, level, a fall over the last third."""
+    rise = min(1.0, (step + 1) / 100)
+    return rise if progress < 0.65 else rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.65) / 0.35)))
+
+
+class Trainer:
+    """Runs one stage in `work`; `seconds`: what it may take, instead of the plan's steps."""
+
+    def __init__(self, stage: Stage, plan: StagePlan, work: Path, seconds: float | None):
+        self.stage, self.plan, self.work, self.seconds = stage, plan, work, seconds
+        self.path = work / f"{stage.name}.pt"
+        decayed = [p for p in stage.network.parameters() if p.requires_grad and p.dim() > 1]
+        others = [p for p in stage.network.parameters() if p.requires_grad and p.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+        self.average = {key: value.detach().clone() for key, value in stage.network.state_dict().items()}
+        self.step, self.steps, self.spent, self.warm = 0, 0 if seconds else plan.steps, 0.0, 0.0
+        self.finished = False
+        if self.path.exists():
+            self._restore(torch.load(self.path, weights_only=True, map_location=stage.device))
+
+    def _restore(self, state: dict) -> None:
+        self.stage.network.load_state_dict(state["network"])
+        self.average = state["average"]
+        self.step, self.steps = state["step"], state["steps"]
+        self.spent, self.warm = state["spent"], state["warm"]
+        self.finished = state["finished"]
+        if not self.finished:
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self) -> None:
+        state = {
+            "network": self.stage.network.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "steps": self.steps,
+            "spent": self.spent,
+            "warm": self.warm,
+            "finished": self.finished,
+        }
+        if not self.finished:
+            state["optimizer"] = self.optimizer.state_dict()
+        unfinished = self.path.with_suffix(".part")
+        torch.save(state, unfinished)
+        os.replace(unfinished, self.path)
+
+    def run(self) -> None:
+        """Goes on where the last checkpoint was written; ends with the averaged weights in the network."""
+        network = self.stage.network
+        saved = logged = time.monotonic()
+        sums: dict[str, Tensor | float] = {}
+        while not self.finished:
+            began = time.monotonic()
+            progress = self.step / self.steps if self.steps else 0.0
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.plan.rate * rate_at(progress, self.step)
+            losses = self.stage.loss(Batches(self.stage.name, self.step), progress)
+            self.optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            self.optimizer.step()
+            self._follow(min(AVERAGE, (1 + self.step) / (10 + self.step)))
+            self.step += 1
+            if self.step <= TIMED_STEPS and self.stage.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.spent += time.monotonic() - began
+            if self.step == WARM_STEPS:
+                self.warm = self.spent
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0.0) + value.detach()
+            if not self.steps and self.step >= TIMED_STEPS:
+                step_seconds = (self.spent - self.warm) / (TIMED_STEPS - WARM_STEPS)
+                self.steps = max(TIMED_STEPS, int((self.seconds - self.warm) / step_seconds))
+            if self.step % LOG_STEPS == 0:
+                figures = {key: float(value) / LOG_STEPS for key, value in sums.items()}
+                self._log(figures | {"step_seconds": round((time.monotonic() - logged) / LOG_STEPS, 3)})
+                sums, logged = {}, time.monotonic()
+            self.finished = bool(self.steps) and self.step >= self.steps
+            if self.step % VALIDATION_STEPS == 0 or self.finished:
+                self._log({f"validation_{k}": v for k, v in self._validate().items()})
+                logged = time.monotonic()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS or self.finished:
+                self.save()
+                saved = time.monotonic()
+        network.load_state_dict(self.average)
+
+    @torch.no_grad()
+    def _follow(self, share: float) -> None:
+        for key, value in self.stage.network.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value, 1 - share)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        network = self.stage.network
+        kept = {key: value.clone() for key, value in network.state_dict().items()}
+        network.load_state_dict(self.average)
+        network.eval()
+        figures = self.stage.validate(network)
+        network.train()
+        network.load_state_dict(kept)
+        return figures
+
+    def _log(self, figures: dict[str, float]) -> None:
+        if not figures:
+            return
+        line = {"stage": self.stage.name, "step": self.step, "of": self.steps} | {
+            key: float(f"{value:.5g}") for key, value in figures.items()
+        }
+        with (self.work / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), file=sys.stderr, flush=True)

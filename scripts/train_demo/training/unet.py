@@ -1,0 +1,102 @@
+"""Stages 3 and 4: the noise predictor, first on single frames, then on clips with the motion modules."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import FRAMES, LATENT, RESOLUTION, UNET, StagePlan
+from ..data.mask import latent_mask, pixel_mask
+from ..networks.autoencoder_kl import AutoencoderKL
+from ..networks.ddim import TRAINING_STEPS, add_noise, sample
+from ..networks.unet3d import UNet3D
+from ..networks.whisper import frame_windows
+from .latents import Latents
+from .loop import Batches, Stage
+
+WITHOUT_AUDIO = 0.10
+# What is kept of the face is known; its noise counts less.
+KEPT_WEIGHT = 0.25
+# Frames between what is drawn and its reference, at least: another sound.
+APART = 8
+
+
+class UnetStage(Stage):
+    """`data`: to train on and to validate with; `motion`: clips of 16 frames with the motion modules, instead of single
+    frames. Runs where `vae` is."""
+
+    def __init__(self, plan: StagePlan, data: tuple[Latents, Latents], vae: AutoencoderKL, motion: bool):
+        self.plan, self.vae, self.motion = plan, vae, motion
+        self.train, self.held_out = data
+        self.device = next(vae.parameters()).device
+        self.name = "motion" if motion else "unet"
+        torch.manual_seed(3)
+        self.network: nn.Module = UNet3D(UNET).to(self.device)
+        self.mask = torch.from_numpy(latent_mask(RESOLUTION))
+        self.weight = torch.where(self.mask > 0.5, KEPT_WEIGHT, 1.0)
+        self.weight = (self.weight / self.weight.mean()).to(self.device)
+
+    def _frames(self, data: Latents, rng: np.random.Generator, frames: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """A clip, frames of it in a row, and as many from another moment."""
+        clip = int(rng.integers(0, len(data.clips)))
+        begin, end = data.clips.offsets[clip], data.clips.offsets[clip + 1]
+        starts = np.arange(0, end - begin - frames + 1)
+        start = int(rng.choice(starts))
+        others = starts[np.abs(starts - start) >= APART]
+        other = int(rng.choice(others if len(others) else starts))
+        return clip, begin + start + np.arange(frames), begin + other + np.arange(frames)
+
+    def _batch(self, data: Latents, batches: Batches, frames: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """→ latents (count, 4, frames, 16, 16), conditioning (count, 9, …), audio (count · frames, tokens, state)."""
+        clean, conditioning, audio = [], [], []
+        for _ in range(count):
+            clip, target, reference = self._frames(data, batches.numpy, frames)
+
+            def draw(indices: np.ndarray, whole: bool) -> Tensor:
+                noise = batches.normal(frames, 4, LATENT, LATENT)
+                return data.draw(indices, whole, noise).transpose(0, 1)
+
+            clean.append(draw(target, True))
+            mask = self.mask.expand(1, frames, LATENT, LATENT)
+            conditioning.append(torch.cat([mask, draw(target, False), draw(reference, True)]))
+            features = data.features[clip].float()
+            number = data.clips.firsts[clip] + (target - data.clips.offsets[clip])
+            audio.append(frame_windows(features, torch.from_numpy(number)))
+        return tuple(torch.stack(parts).to(self.device) for parts in (clean, conditioning, audio))
+
+    def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
+        frames = FRAMES if self.motion else 1
+        clean, conditioning, audio = self._batch(self.train, batches, frames, self.plan.batch)
+        dropped = torch.from_numpy(batches.numpy.random(len(clean)) < WITHOUT_AUDIO).to(self.device)
+        audio = (audio * ~dropped[:, None, None, None]).flatten(0, 1)
+        # One frame of noise for all frames, as the engine draws it.
+        noise = batches.normal(len(clean), 4, 1, LATENT, LATENT).to(self.device).expand_as(clean)
+        timesteps = torch.randint(0, TRAINING_STEPS, (len(clean),), generator=batches.torch).to(self.device)
+        noisy = add_noise(clean, noise, timesteps)
+        got = self.network(torch.cat([noisy, conditioning], 1), timesteps, audio, motion=self.motion)
+        return {"loss": ((got - noise) ** 2 * self.weight).mean()}
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Unseen people drawn from noise in ten steps: PSNR of the generated part; the same with another's voice."""
+        batches = Batches("validation", 0)
+        frames = FRAMES if self.motion else 1
+        clean, conditioning, audio = self._batch(self.held_out, batches, frames, 2 if self.motion else 24)
+        noise = batches.normal(1, 4, 1, LATENT, LATENT).to(self.device).expand_as(clean)
+
+        def drawn(audio: Tensor) -> Tensor:
+            def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+                return network(torch.cat([noisy, conditioning], 1), timesteps, audio.flatten(0, 1), motion=self.motion)
+
+            return self._pixels(sample(predict, noise.clone(), 10))
+
+        truth = self._pixels(clean)
+        weight = torch.from_numpy(1 - pixel_mask(RESOLUTION)).to(self.device).expand_as(truth)
+
+        def psnr(got: Tensor) -> float:
+            return -10 * (((got - truth) / 2) ** 2 * weight).sum().div(weight.sum()).log10().item()
+
+        return {"psnr": psnr(drawn(audio)), "psnr_other_voice": psnr(drawn(audio.roll(1, 0)))}
+
+    def _pixels(self, latents: Tensor) -> Tensor:
+        """Scaled latents → (frames, 3, 128, 128)."""
+        flat = latents.transpose(1, 2).flatten(0, 1) / self.train.scaling
+        return torch.cat([self.vae.decode(part) for part in flat.split(8)]).clamp(-1, 1)
