@@ -72,6 +72,7 @@ pub mod input;
 pub mod weights;
 pub mod device;
 pub mod system;
+pub mod memory;
 pub mod noise;
 pub mod report;
 #[cfg(feature = "media")]

@@ -7,6 +7,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::{Element, Shared, fill, slice};
+use crate::profile::{self, Kind, Work};
 
 /// Elements that a thread writes at a time.
 const CHUNK: usize = 1 << 15;
@@ -17,6 +18,8 @@ pub fn join_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.rank() == 0 || leading(a) != leading(b) || a.dtype() != b.dtype() {
         bail!("join: {:?} {:?} and {:?} {:?}", a.dtype(), a.shape(), b.dtype(), b.shape());
     }
+    let _timer =
+        profile::timer(a, || Work::moving_bytes(Kind::Join, a, 2. * (profile::bytes(a) + profile::bytes(b))));
     match (a.device(), a.dtype()) {
         (Device::Cpu, DType::F32) if b.device().is_cpu() => joined::<f32>(a, b),
         (Device::Cpu, DType::BF16) if b.device().is_cpu() => joined::<bf16>(a, b),

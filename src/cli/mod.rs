@@ -13,7 +13,6 @@ mod interrupt;
 mod logging;
 mod failure;
 mod text;
-mod memory;
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -63,7 +62,7 @@ struct Verbosity {
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
-    memory::keep_freed();
+    latentsync::memory::keep_freed();
     let cli = Cli::parse();
     let screen = logging::start(cli.verbosity, cli.command.log_format());
     let json = cli.command.wants_json();

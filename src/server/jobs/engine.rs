@@ -4,6 +4,7 @@ use crate::anchors::FaceFinder;
 use crate::error::Result;
 use crate::job::Job;
 use crate::lip_sync::LipSync;
+use crate::memory;
 use crate::options::{LoadOptions, ModelChoice};
 use crate::report::{CancelToken, Progress, Report};
 use crate::weights::HubSettings;
@@ -56,6 +57,7 @@ impl Engine for LipSyncEngine {
 
     fn unload(&mut self) {
         if self.loaded.take().is_some() {
+            memory::give_back();
             tracing::info!("unloaded {}", self.model);
         }
     }

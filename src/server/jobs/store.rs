@@ -1,74 +1,21 @@
 //! Jobs in SQLite. What a client was promised is on the disk before it is promised: acceptance, cancelling
 //! and the end of a job are written with `synchronous = FULL`. Logs are not promised and do not wait.
 
+mod record;
+mod schema;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, TransactionBehavior, params};
-use serde::de::DeserializeOwned;
+use rusqlite::{Connection, OptionalExtension, ToSql, TransactionBehavior, params};
 use serde_json::Value;
 
-use super::{
-    JobRecord, Level, LogLine, NewJob, Outcome, Output, Priority, State, Webhook, deliveries, endpoints, now,
-    uploads,
-};
+use self::record::{COLUMNS, Stored};
+use super::{JobRecord, Level, LogLine, NewJob, Outcome, Priority, State, deliveries, endpoints, now};
 use crate::error::{Error, Result};
 use crate::request::Api;
-
-/// The tables as they were first.
-const JOBS: &str = "
-    CREATE TABLE IF NOT EXISTS jobs (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        api TEXT NOT NULL,
-        owner TEXT NOT NULL,
-        body TEXT NOT NULL,
-        base_url TEXT NOT NULL,
-        webhook_url TEXT,
-        webhook_secret TEXT,
-        state TEXT NOT NULL,
-        created_at INTEGER NOT NULL,
-        started_at INTEGER,
-        ended_at INTEGER,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        cancel_requested INTEGER NOT NULL DEFAULT 0,
-        failure TEXT,
-        report TEXT,
-        bytes INTEGER
-    );
-    CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, ended_at);
-    CREATE TABLE IF NOT EXISTS logs (
-        job TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        level TEXT NOT NULL,
-        message TEXT NOT NULL
-    );
-    CREATE INDEX IF NOT EXISTS logs_by_job ON logs (job);
-    CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
-";
-
-/// Priorities, and the client's patience.
-const TURNS: &str = "
-    ALTER TABLE jobs ADD COLUMN low_priority INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE jobs ADD COLUMN start_by INTEGER;
-";
-
-/// The files of this server that unfinished jobs read.
-const INPUTS: &str = "
-    CREATE TABLE inputs (job TEXT NOT NULL, file TEXT NOT NULL);
-    CREATE INDEX inputs_by_job ON inputs (job);
-    CREATE INDEX inputs_by_file ON inputs (file);
-";
-
-/// How the tables came to be as they are. A database remembers in its `user_version` how many of these steps
-/// it has been through.
-const SCHEMA: [&str; 7] =
-    [JOBS, uploads::SCHEMA, deliveries::SCHEMA, TURNS, endpoints::SCHEMA, deliveries::ATTEMPTS, INPUTS];
-
-const COLUMNS: &str = "id, api, owner, body, base_url, webhook_url, webhook_secret, state, created_at, \
-                       started_at, ended_at, attempts, failure, report, bytes, low_priority, start_by";
 
 /// A job that waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +81,7 @@ impl Store {
         let mut durable = connect("FULL").map_err(refuse)?;
         // One that begins with a question would fail, and not wait, where another connection is writing.
         durable.set_transaction_behavior(TransactionBehavior::Immediate);
-        if !migrate(&mut durable).map_err(refuse)? {
+        if !schema::migrate(&mut durable).map_err(refuse)? {
             let problem = format!("`{}` is of a newer version of this program", path.display());
             return Err(Error::Usage(problem));
         }
@@ -477,92 +424,11 @@ impl Store {
     }
 }
 
-/// Takes the database through the steps that it has not been through; `false` if it has been through more.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
-    let transaction = connection.transaction()?;
-    let done: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if done as usize > SCHEMA.len() {
-        return Ok(false);
-    }
-    for step in SCHEMA.iter().skip(done as usize) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "user_version", SCHEMA.len() as u32)?;
-    transaction.commit()?;
-    Ok(true)
-}
-
 /// Whether the disk is full.
 pub fn is_full(error: &Error) -> bool {
     let Error::Database { source, .. } = error else { return false };
     let failure = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
     failure == Some(rusqlite::ErrorCode::DiskFull)
-}
-
-/// A row, with its JSON unread.
-struct Stored {
-    job: JobRecord,
-    body: String,
-    failure: Option<String>,
-    report: Option<String>,
-    bytes: Option<i64>,
-}
-
-impl Stored {
-    fn of(row: &Row) -> rusqlite::Result<Self> {
-        let text = |column: &str| row.get::<_, String>(column);
-        let optional = |column: &str| row.get::<_, Option<String>>(column);
-        let state = text("state")?;
-        let secret = optional("webhook_secret")?;
-        let job = JobRecord {
-            id: text("id")?,
-            api: text("api")?.parse().map_err(|error| unreadable("api", Box::new(error)))?,
-            owner: text("owner")?,
-            body: Value::Null,
-            base_url: text("base_url")?,
-            webhook: optional("webhook_url")?.map(|url| Webhook { url, secret }),
-            state: State::ALL
-                .into_iter()
-                .find(|known| known.name() == state)
-                .ok_or_else(|| unreadable("state", format!("`{state}` is no state").into()))?,
-            created_at: row.get("created_at")?,
-            started_at: row.get("started_at")?,
-            ended_at: row.get("ended_at")?,
-            attempts: row.get("attempts")?,
-            priority: if row.get("low_priority")? { Priority::Low } else { Priority::Normal },
-            start_by: row.get("start_by")?,
-            failure: None,
-            output: None,
-        };
-        Ok(Self {
-            job,
-            body: text("body")?,
-            failure: optional("failure")?,
-            report: optional("report")?,
-            bytes: row.get("bytes")?,
-        })
-    }
-
-    fn read(self) -> rusqlite::Result<JobRecord> {
-        let body = json("body", &self.body)?;
-        let failure = self.failure.map(|failure| json("failure", &failure)).transpose()?;
-        let output = match (self.bytes, self.report) {
-            (Some(bytes), Some(report)) => {
-                Some(Output { bytes: bytes as u64, report: json("report", &report)? })
-            }
-            _ => None,
-        };
-        Ok(JobRecord { body, failure, output, ..self.job })
-    }
-}
-
-fn json<T: DeserializeOwned>(column: &str, text: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(text).map_err(|error| unreadable(column, Box::new(error)))
-}
-
-fn unreadable(column: &str, error: Box<dyn std::error::Error + Send + Sync>) -> rusqlite::Error {
-    tracing::error!("the database's column `{column}` cannot be read: {error}");
-    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error)
 }
 
 fn database_error(path: &Path, source: rusqlite::Error) -> Error {
@@ -573,6 +439,7 @@ fn database_error(path: &Path, source: rusqlite::Error) -> Error {
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use super::super::{Output, uploads};
     use super::*;
 
     fn job(store: &Store, id: &str) {
@@ -625,7 +492,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("jobs.sqlite");
         let old = Connection::open(&path).unwrap();
-        for step in [JOBS, uploads::SCHEMA, deliveries::SCHEMA] {
+        for step in [schema::JOBS, uploads::SCHEMA, deliveries::SCHEMA] {
             old.execute_batch(step).unwrap();
         }
         drop(old);
