@@ -206,10 +206,9 @@ async fn webhook_of(
         problem => problem,
     })?;
     let webhook = app.blocking(move |app| {
-        let delivery = app.jobs.store.deliveries_of(&id)?.pop().ok_or_else(missing)?;
+        let (delivery, attempts) = app.jobs.store.last_delivery_of(&id)?.ok_or_else(missing)?;
         let mut webhook = told(app, &delivery)?.ok_or_else(missing)?;
-        let mut attempts: Vec<Value> =
-            app.jobs.store.attempts(delivery.id)?.iter().map(told_attempt).collect();
+        let mut attempts: Vec<Value> = attempts.iter().map(told_attempt).collect();
         if let Some(next_at) = delivery.next_at {
             attempts.push(json!({
                 "status": "PENDING", "status_code": null, "response": null, "error_message": null,

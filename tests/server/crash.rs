@@ -238,7 +238,7 @@ fn twenty_jobs_survive_thirty_kills() {
 }
 
 #[test]
-#[ignore = "slow: minutes of work for the small model"]
+#[ignore = "slow: minutes; scripts/test runs it"]
 fn twenty_jobs_survive_thirty_kills_of_the_program() {
     let Some(shared) = shared() else { return };
     let directory = tempfile::tempdir().unwrap();

@@ -124,7 +124,7 @@ fn nothing_is_lost_under_load() {
 
 /// The run whose figures are published.
 #[test]
-#[ignore = "slow: a minute of both cores"]
+#[ignore = "slow: a minute of both cores; scripts/test runs it"]
 fn two_hundred_clients_for_a_minute() {
     load(200, Duration::from_secs(60));
 }

@@ -1,7 +1,7 @@
 //! Webhook deliveries in the database: promised in the transaction that ends the job, so that a crash
 //! between the two loses neither, and kept with their history until the job is forgotten.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Params, params};
 
 use super::Store;
 use crate::error::Result;
@@ -103,9 +103,17 @@ impl Store {
         )
     }
 
-    /// The deliveries of one job, oldest first.
-    pub fn deliveries_of(&self, job: &str) -> Result<Vec<Delivery>> {
-        self.deliveries(&format!("SELECT {COLUMNS} FROM deliveries WHERE job = ?1 ORDER BY id"), [job])
+    /// A job's last delivery, with its attempts in order.
+    pub fn last_delivery_of(&self, job: &str) -> Result<Option<(Delivery, Vec<Attempt>)>> {
+        let connection = self.reader();
+        // Both as of one moment: an attempt is noted together with what it means for the delivery.
+        let snapshot = connection.unchecked_transaction().map_err(self.refuse())?;
+        let last = format!("SELECT {COLUMNS} FROM deliveries WHERE job = ?1 ORDER BY id DESC LIMIT 1");
+        let Some(delivery) = deliveries(&snapshot, &last, [job]).map_err(self.refuse())?.pop() else {
+            return Ok(None);
+        };
+        let attempts = attempts(&snapshot, delivery.id).map_err(self.refuse())?;
+        Ok(Some((delivery, attempts)))
     }
 
     /// The deliveries of an owner's jobs that came by one API, newest first.
@@ -159,44 +167,33 @@ impl Store {
         transaction.commit().map_err(self.refuse())
     }
 
-    /// The attempts of one delivery, in order.
-    pub fn attempts(&self, delivery: i64) -> Result<Vec<Attempt>> {
-        let connection = self.reader();
-        let mut statement = connection
-            .prepare_cached(
-                "SELECT at, status, response, error FROM attempts WHERE delivery = ?1 ORDER BY rowid",
-            )
-            .map_err(self.refuse())?;
-        let attempts = statement
-            .query_map([delivery], |row| {
-                Ok(Attempt {
-                    at: row.get(0)?,
-                    status: row.get(1)?,
-                    response: row.get(2)?,
-                    error: row.get(3)?,
-                })
-            })
-            .map_err(self.refuse())?;
-        attempts.collect::<Result<_, _>>().map_err(self.refuse())
+    fn deliveries(&self, sql: &str, values: impl Params) -> Result<Vec<Delivery>> {
+        deliveries(&self.reader(), sql, values).map_err(self.refuse())
     }
+}
 
-    fn deliveries(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Delivery>> {
-        let connection = self.reader();
-        let mut statement = connection.prepare_cached(sql).map_err(self.refuse())?;
-        let rows = statement
-            .query_map(values, |row| {
-                Ok(Delivery {
-                    id: row.get(0)?,
-                    job: row.get(1)?,
-                    url: row.get(2)?,
-                    endpoint: row.get(3)?,
-                    created_at: row.get(4)?,
-                    attempts: row.get(5)?,
-                    next_at: row.get(6)?,
-                    delivered_at: row.get(7)?,
-                })
-            })
-            .map_err(self.refuse())?;
-        rows.collect::<Result<_, _>>().map_err(self.refuse())
-    }
+fn deliveries(connection: &Connection, sql: &str, values: impl Params) -> rusqlite::Result<Vec<Delivery>> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map(values, |row| {
+        Ok(Delivery {
+            id: row.get(0)?,
+            job: row.get(1)?,
+            url: row.get(2)?,
+            endpoint: row.get(3)?,
+            created_at: row.get(4)?,
+            attempts: row.get(5)?,
+            next_at: row.get(6)?,
+            delivered_at: row.get(7)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn attempts(connection: &Connection, delivery: i64) -> rusqlite::Result<Vec<Attempt>> {
+    let sql = "SELECT at, status, response, error FROM attempts WHERE delivery = ?1 ORDER BY rowid";
+    let mut statement = connection.prepare_cached(sql)?;
+    let rows = statement.query_map([delivery], |row| {
+        Ok(Attempt { at: row.get(0)?, status: row.get(1)?, response: row.get(2)?, error: row.get(3)? })
+    })?;
+    rows.collect()
 }
