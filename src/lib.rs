@@ -81,6 +81,8 @@ pub mod media;
 pub mod frame_store;
 #[cfg(feature = "media")]
 pub mod bench;
+#[cfg(feature = "demo")]
+pub mod demo;
 #[cfg(feature = "server")]
 pub mod server;
 mod unfinished;

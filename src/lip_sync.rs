@@ -26,6 +26,8 @@ pub struct LipSync {
     pub(crate) resolution: usize,
     pub(crate) device: Device,
     pub(crate) dtype: DType,
+    /// It was trained on drawn faces, and says so where it meets another.
+    pub(crate) draws_only: bool,
     pub(crate) face_finder: FaceFinder,
     pub(crate) files: Stamps,
 }
@@ -50,6 +52,7 @@ impl LipSync {
             resolution: checkpoint.resolution(),
             device,
             dtype,
+            draws_only: *model == ModelChoice::Demo,
             face_finder: FaceFinder::new(options, settings),
             files: checkpoint.stamps()?,
         })

@@ -157,7 +157,7 @@ pub struct LoadOptions {
     pub offline: bool,
 }
 
-/// Which model to run: one of the published ones by name, or a directory of checkpoint files.
+/// Which model to run: one of the published ones or the built-in one by name, or a directory of checkpoint files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ModelChoice {
     /// 512-pixel faces.
@@ -165,6 +165,8 @@ pub enum ModelChoice {
     LatentSync16,
     /// 256-pixel faces: a quarter of the work.
     LatentSync15,
+    /// 128-pixel drawn faces: a part of the program, where it was built with the feature `demo`.
+    Demo,
     Directory(PathBuf),
 }
 
@@ -177,13 +179,14 @@ impl FromStr for ModelChoice {
         match text {
             "latentsync-1.6" => Ok(Self::LatentSync16),
             "latentsync-1.5" => Ok(Self::LatentSync15),
+            "demo" => Ok(Self::Demo),
             _ => {
                 let path = PathBuf::from(text);
                 if !path.exists() && !text.contains(std::path::is_separator) {
                     return Err(Error::InvalidOption {
                         option: "model",
                         value: text.to_string(),
-                        expected: "`latentsync-1.6`, `latentsync-1.5` or a directory".to_string(),
+                        expected: "`latentsync-1.6`, `latentsync-1.5`, `demo` or a directory".to_string(),
                     });
                 }
                 Ok(Self::Directory(path))
@@ -197,6 +200,7 @@ impl fmt::Display for ModelChoice {
         match self {
             Self::LatentSync16 => f.write_str("latentsync-1.6"),
             Self::LatentSync15 => f.write_str("latentsync-1.5"),
+            Self::Demo => f.write_str("demo"),
             Self::Directory(path) => path.display().fmt(f),
         }
     }

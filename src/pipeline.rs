@@ -14,6 +14,7 @@
 
 mod reading;
 mod generating;
+mod likeness;
 mod writing;
 
 use std::sync::mpsc::sync_channel;
@@ -209,6 +210,8 @@ struct Done {
     resumed_frames: usize,
     faces_from_cache: bool,
     faces: FaceReport,
+    /// The demo model has made a mouth, and it was looked at whether it knows such faces.
+    likeness_checked: bool,
     warnings: Vec<String>,
 }
 
@@ -294,6 +297,7 @@ impl Run<'_> {
             if done.faces.frames_without_face == [FrameRange { first: 0, last: done.frames - 1 }] {
                 warnings.push("no face was found in any frame: nothing was changed".into());
             }
+            warnings.extend(done.warnings);
             let done = Done { warnings, ..done };
             self.cancel.check()?;
             meter.forward();

@@ -7,6 +7,8 @@ pub(crate) mod digest;
 mod inventory;
 mod partial;
 mod pull;
+mod model_file;
+mod demo;
 mod pickle;
 mod tensor_file;
 mod vars;
@@ -23,7 +25,7 @@ pub use checkpoint::{Checkpoint, Stamps, published_unet_config};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use hub::{HubSettings, InsightFaceLicence};
 pub use inventory::{FileState, FileStatus, LocatedFile, PackageStatus, list, path, verify, verify_manifest};
-pub use locate::{InsightFaceFiles, insightface_files, shape_predictor};
+pub use locate::{InsightFaceFiles, insightface_files, published_here, shape_predictor};
 pub use manifest::{Manifest, ManifestFile, Package, Role, pull_command};
 pub use pull::{pull, pull_manifest};
 

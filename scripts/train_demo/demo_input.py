@@ -2,24 +2,30 @@
 
     scripts/train_demo/demo_input [OUT]
 
-Writes `face.mp4` (480 px, 25 fps, H.264), `voice-1.wav` and `voice-2.wav` (16 kHz mono) into OUT (`models/demo`).
+Writes into OUT (`models/demo`): `face.mp4` (480 px, 25 fps, H.264), `voice-1.wav` and `voice-2.wav` (16 kHz mono),
+`face.anchors.json` (where the engine's detector sees the face) and `face.mouth.json` (what `src/demo/opening.rs` measures the
+mouth by).
 """
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from .clip import Clip
+from .data.align import DETECTED, detected_anchors
 from .engine import write_video, write_voice
+from .opening import COLUMNS, ROWS, OpeningMeter, strip_axes
 from .paths import REPOSITORY
 from .speech.espeak import Voice, speak, with_pauses
+from .speech.visemes import FPS, mouth_curves
 
 SEED = 850_004
-SECONDS, SIZE = 4.0, 480
+SECONDS, SIZE = 5.0, 480
 VOICES = (
-    (Voice("en-us+f3", rate=150, pitch=55), "Hello! I am only a drawing, but I say every word of this."),
-    (Voice("en-gb-scotland+m5", rate=145, pitch=40), "Two voices, one face. Watch how my mouth follows."),
+    (Voice("en-gb-x-gbclan+f3", rate=150, pitch=55), "Hello! I am only a drawing, but I say every word of this."),
+    (Voice("en-gb-scotland+m5", rate=150, pitch=40), "Now somebody else is speaking, and my lips go with it."),
 )
 
 
@@ -27,12 +33,41 @@ def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "models/demo"
     out.mkdir(parents=True, exist_ok=True)
     clip = Clip.silent(SEED, SECONDS)
-    write_video(out / "face.mp4", np.stack([frame for frame, _ in clip.frames(SIZE)]), quality=20)
+    frames, landmarks = zip(*clip.frames(SIZE))
+    write_video(out / "face.mp4", np.stack(frames), quality=20)
+    anchors = [detected_anchors(face, DETECTED).round(2).tolist() for face in landmarks]
+    write_json(out / "face.anchors.json", anchors)
+
+    meter = OpeningMeter(clip, SIZE)
+    wanted = []
     for number, (voice, text) in enumerate(VOICES, 1):
         speech = with_pauses(speak(text, voice), 0.3, 0.3)
-        if speech.seconds > 5:
-            raise SystemExit(f"voice {number} lasts {speech.seconds:.1f} s, at most 5 are wanted")
+        if speech.seconds > SECONDS:
+            raise SystemExit(f"voice {number} lasts {speech.seconds:.1f} s, at most {SECONDS} are wanted")
         write_voice(out / f"voice-{number}.wav", speech.samples)
+        curves = mouth_curves(speech, int(np.ceil(speech.seconds * FPS)))
+        wanted.append(rounded(meter.openings_of(curves), 5))
+    places = []
+    for pose in clip.poses:
+        centre, along, down = strip_axes(meter.closed(pose))
+        places.append({"centre": rounded(centre, 3), "along": rounded(along, 3), "down": rounded(down, 3)})
+    mouth = {
+        "frames": places,
+        "rows": rounded(ROWS, 4),
+        "columns": rounded(COLUMNS, 4),
+        "weights": rounded(meter.weights, 6),
+        "zero": round(meter.zero, 6),
+        "wanted": wanted,
+    }
+    write_json(out / "face.mouth.json", mouth)
+
+
+def rounded(values: np.ndarray, digits: int) -> list:
+    return np.asarray(values, float).round(digits).tolist()
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

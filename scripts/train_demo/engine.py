@@ -23,7 +23,7 @@ def program() -> Path:
     return path
 
 
-def sync(video: Path, audio: Path, out: Path, model: Path, *options: str) -> dict:
+def sync(video: Path, audio: Path, out: Path, model: Path | str, *options: str) -> dict:
     """One job; → its report."""
     command = [program(), "sync", "--video", video, "--audio", audio, "-o", out, "--model", model, "--json", "-q", *options]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)

@@ -37,12 +37,18 @@ def mouth_of(curve: np.ndarray) -> Mouth:
     return Mouth(np.asarray(curve[:7], np.float32), float(curve[7]))
 
 
-def strip(closed: Landmarks) -> np.ndarray:
-    """(rows, columns, 2): where to look, x and y, in a frame whose face with closed lips is at `closed`."""
+def strip_axes(closed: Landmarks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In a frame whose face with closed lips is at `closed`: the middle of the mouth, from there to a corner, and down the
+    face by the distance between the brows."""
     left, right = closed.corners
     centre, along = (left + right) / 2, (right - left) / 2
     brows = np.linalg.norm(closed.right_brow - closed.left_brow)
-    down = np.array([-along[1], along[0]]) / np.linalg.norm(along) * brows
+    return centre, along, np.array([-along[1], along[0]]) / np.linalg.norm(along) * brows
+
+
+def strip(closed: Landmarks) -> np.ndarray:
+    """(rows, columns, 2): where to look, x and y."""
+    centre, along, down = strip_axes(closed)
     return centre + ROWS[:, None, None] * down + COLUMNS[None, :, None] * along
 
 
@@ -65,7 +71,7 @@ class OpeningMeter:
         self.clip, self.renderer = clip, Renderer(clip.who, size)
         known, labels = [], []
         for pose in clip.poses[:: max(1, len(clip.poses) // 5)]:
-            points = strip(self._closed(pose))
+            points = strip(self.closed(pose))
             for lesson in LESSONS:
                 frame, _ = self.renderer.render(pose, mouth_of(lesson), Eyes())
                 inside = np.isin(self.renderer.kinds, INSIDE).astype(np.float32)
@@ -77,12 +83,16 @@ class OpeningMeter:
         closed = [rows for i, rows in enumerate(known) if i % len(LESSONS) == 0]
         self.zero = float(np.mean([self._open(rows) for rows in closed]))
 
-    def _closed(self, pose: Pose) -> Landmarks:
+    def closed(self, pose: Pose) -> Landmarks:
         return self.renderer.locate(pose, Mouth())
 
     def true_openings(self) -> np.ndarray:
         """What the clip's own mouth does, by its geometry."""
-        places = zip(self.clip.poses, self.clip.curves)
+        return self.openings_of(self.clip.curves)
+
+    def openings_of(self, curves: np.ndarray) -> np.ndarray:
+        """What a mouth that moves by `curves` does in this clip's poses."""
+        places = zip(self.clip.poses, curves)
         return np.array([self.renderer.locate(pose, mouth_of(curve)).opening for pose, curve in places])
 
     def measure(self, frames: np.ndarray) -> np.ndarray:
@@ -91,7 +101,7 @@ class OpeningMeter:
         return np.array([self._one(frame, pose) for frame, pose in zip(frames, self.clip.poses)])
 
     def _one(self, frame: np.ndarray, pose: Pose) -> float:
-        return self._open(features(colours(frame, strip(self._closed(pose))))) - self.zero
+        return self._open(features(colours(frame, strip(self.closed(pose))))) - self.zero
 
     def _open(self, rows: np.ndarray) -> float:
         """`rows`: the features of one strip → the mean over its columns of how much of them is inside of the mouth."""

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import multiprocessing
 import os
 from pathlib import Path
@@ -35,6 +36,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def claim(work: Path, data: config.Data) -> None:
+    """Refuses a directory whose data is of other sizes: files that are there already are not made again."""
+    work.mkdir(parents=True, exist_ok=True)
+    stamp, wanted = work / "data.json", json.dumps(dataclasses.asdict(data) | {"seed": config.SEED})
+    if stamp.exists() and stamp.read_text() != wanted:
+        raise SystemExit(f"`{work}` has data of other settings, see `{stamp}`: remove it, or name another directory with --work")
+    stamp.write_text(wanted)
+
+
 def render(work: Path, data: config.Data, processes: int) -> None:
     """In processes of their own: espeak-ng and the renderer use one core each."""
     context = multiprocessing.get_context("spawn")
@@ -58,7 +68,9 @@ def main() -> None:
         name: dataclasses.replace(plan, batch=plan.batch * options.batch_scale) for name, plan in config.STAGES.items()
     }
     work: Path = options.work
-    render(work, dataclasses.replace(config.Data(), clips=options.clips), options.threads)
+    data = dataclasses.replace(config.Data(), clips=options.clips)
+    claim(work, data)
+    render(work, data, options.threads)
     clips, validation = Clips(work), Clips(work, "v")
 
     def run(stage: Stage) -> Stage:

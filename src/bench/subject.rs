@@ -212,6 +212,7 @@ impl Subject {
             resolution: self.plan.resolution,
             device: self.device,
             dtype: self.dtype,
+            draws_only: false,
             face_finder: FaceFinder::new(options, HubSettings::for_loading(options)),
             files: Stamps { all: self.name.clone(), vae: self.name },
         })

@@ -35,7 +35,7 @@ pub struct BenchArgs {
     /// Networks with made-up weights: published sizes with faces of 256 or 512 pixels, or `small` ones
     #[arg(long, value_parser = parse::<Size>, default_value_t = Size::Pixels256, conflicts_with = "model")]
     size: Size,
-    /// A published model's name, or the directory of a checkpoint
+    /// A published model's name, demo, or the directory of a checkpoint
     #[arg(long, value_name = "NAME|DIR", value_parser = OsStringValueParser::new().try_map(model_choice))]
     model: Option<ModelChoice>,
     /// unet-step, vae-encode, vae-decode and job, separated by commas [default: all but the job, which is measured where

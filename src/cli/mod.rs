@@ -5,6 +5,8 @@ mod sync;
 mod models;
 mod doctor;
 mod bench;
+#[cfg(feature = "demo")]
+mod demo;
 #[cfg(feature = "server")]
 mod serve;
 mod estimate;
@@ -38,6 +40,9 @@ struct Cli {
 enum Command {
     /// Make the mouth in a video follow a voice
     Sync(Box<sync::SyncArgs>),
+    /// Make a drawn face say two sentences with the built-in model: nothing to download
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoArgs),
     /// List, fetch, check and convert models
     Models(models::ModelsArgs),
     /// Say what this machine has: device, FFmpeg, models, and how long a job would take
@@ -93,6 +98,8 @@ impl Command {
     fn wants_json(&self) -> bool {
         match self {
             Command::Sync(args) => args.json,
+            #[cfg(feature = "demo")]
+            Command::Demo(_) => false,
             Command::Models(_) => false,
             Command::Doctor(args) => args.json,
             Command::Bench(args) => args.json,
@@ -104,6 +111,8 @@ impl Command {
     fn run(self, screen: &logging::Screen, interrupts: &Interrupts) -> anyhow::Result<()> {
         match self {
             Command::Sync(args) => sync::run(&args, screen, interrupts),
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => demo::run(&args, screen, interrupts),
             Command::Models(args) => models::run(&args, screen, interrupts),
             Command::Doctor(args) => doctor::run(&args),
             Command::Bench(args) => bench::run(&args, interrupts),

@@ -48,7 +48,7 @@ enum ModelsCommand {
     },
     /// Write a smaller copy, which is memory-mapped when it is loaded
     Convert {
-        /// latentsync-1.6, latentsync-1.5 or a directory of checkpoint files
+        /// latentsync-1.6, latentsync-1.5, demo or a directory of checkpoint files
         #[arg(value_parser = OsStringValueParser::new().try_map(model_choice))]
         model: ModelChoice,
         /// The directory to create
@@ -130,6 +130,9 @@ fn list(settings: &HubSettings) -> Result<()> {
             let size = text::bytes(file.bytes);
             writeln!(out, "  {size:>9}  {}, {} [{}] {state}", file.path, file.repository, file.licence)?;
         }
+    }
+    if cfg!(feature = "demo") {
+        writeln!(out, "{:16}a small model for drawn faces (built in)", ModelChoice::Demo.to_string())?;
     }
     writeln!(out, "downloads are kept in {}", settings.cache.display())?;
     Ok(())

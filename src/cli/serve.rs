@@ -15,6 +15,7 @@ use latentsync::server::jobs::clean::Keep;
 use latentsync::server::jobs::engine::LipSyncEngine;
 use latentsync::server::keys::Keys;
 use latentsync::server::{ServerConfig, Tls, serve};
+use latentsync::weights::{self, HubSettings};
 use latentsync::{Error, LoadOptions, ModelChoice, Options};
 use url::{Host, Url};
 
@@ -110,11 +111,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", env = "LATENTSYNC_STEPS", default_value_t = Options::default().steps,
           help_heading = "Model")]
     steps: usize,
-    /// latentsync-1.6, latentsync-1.5 or a directory of checkpoint files
+    /// latentsync-1.6, latentsync-1.5, demo or a directory of checkpoint files [default: a published one that is here]
     #[arg(long, value_name = "MODEL", env = "LATENTSYNC_MODEL",
-          value_parser = OsStringValueParser::new().try_map(model_choice), default_value = "latentsync-1.6",
-          help_heading = "Model")]
-    model: ModelChoice,
+          value_parser = OsStringValueParser::new().try_map(model_choice), help_heading = "Model")]
+    model: Option<ModelChoice>,
     /// auto, cpu, cuda:N or metal
     #[arg(long, env = "LATENTSYNC_DEVICE", value_parser = parse::<DeviceChoice>, default_value = "auto",
           help_heading = "Model")]
@@ -151,7 +151,7 @@ pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
     let listener = TcpListener::bind(address).map_err(refuse)?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("listening on {scheme}://{}", listener.local_addr().map_err(refuse)?);
-    let engine = LipSyncEngine::new(args.model.clone(), args.load_options());
+    let engine = LipSyncEngine::new(args.model(), args.load_options());
     serve(listener, config, Box::new(engine), interrupts.start_service())?;
     interrupts.before_last_words();
     Ok(())
@@ -195,9 +195,9 @@ impl ServeArgs {
             _ => None,
         };
         // A directory's place is for those of this machine.
-        let tell = keys.is_empty() || !matches!(self.model, ModelChoice::Directory(_));
+        let tell = keys.is_empty() || !matches!(self.model, Some(ModelChoice::Directory(_)));
         Ok(ServerConfig {
-            model: tell.then(|| self.model.to_string()),
+            model: tell.then(|| self.model().to_string()),
             public_url: self.public_url.clone(),
             keys: Keys::new(&keys),
             limits: Limits { queue: self.queue_size, per_key: self.jobs_per_key },
@@ -234,6 +234,11 @@ impl ServeArgs {
         }
         let keys = keys.iter().map(|key| key.trim().to_string());
         Ok(keys.filter(|key| !key.is_empty()).collect())
+    }
+
+    /// What was named, or else a published one.
+    fn model(&self) -> ModelChoice {
+        self.model.clone().unwrap_or_else(|| weights::published_here(&HubSettings::from_env()))
     }
 
     fn load_options(&self) -> LoadOptions {

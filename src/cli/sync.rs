@@ -27,7 +27,7 @@ pub fn run(args: &SyncArgs, screen: &Screen, interrupts: &Interrupts) -> Result<
     let fetched = job.fetch(cancel)?;
     let job = fetched.job();
     let load_options = args.load_options();
-    let model = args.model();
+    let model = &args.model();
     fetched.name_in(latentsync::preflight(job, model, &load_options))?;
     tracing::info!("loading {model}");
     let lipsync = LipSync::load(model, &load_options)?;
@@ -73,12 +73,13 @@ fn print(report: &Report, json: bool) -> Result<()> {
     }
     writeln!(
         out,
-        "{}: {} frames ({:.2} s) in {}, {:.1} s per second, seed {}",
+        "{}: {} frames ({:.2} s) in {}, {:.1} s per second, model {}, seed {}",
         report.output.display(),
         report.frames,
         report.frames as f64 / report.fps,
         text::duration(Duration::from_secs_f64(report.seconds)),
         report.seconds_per_output_second,
+        report.model,
         report.seed
     )?;
     let faces = &report.faces;

@@ -5,6 +5,7 @@ use std::sync::mpsc::SyncSender;
 
 use candle_core::{Device, Tensor};
 
+use super::likeness::{self, looks_drawn};
 use super::writing::{Synced, SyncedFace, SyncedFrame};
 use super::{CHUNKS_PER_SEGMENT, Done, Heard, Run};
 use crate::error::{Error, Result, compute};
@@ -70,6 +71,7 @@ impl Run<'_> {
                 true => Vec::new(),
                 false => self.generate(&mut chunk, heard, stop, meter)?,
             };
+            self.check_likeness(&chunk, &mouths, heard, &mut done)?;
             meter.tell(Stage::DenoiseLatents, done.frames * self.schedule.timesteps().len());
             meter.tell(Stage::DecodeLatents, done.frames);
             for (output, frame) in chunk.outputs.clone().zip(chunk.frames) {
@@ -207,6 +209,21 @@ impl Run<'_> {
         };
         let mouths = model_frames.into_iter().zip(decoded).zip(colours);
         Ok(mouths.map(|((model_frame, decoded), colour)| Mouth { model_frame, decoded, colour }).collect())
+    }
+
+    /// With the first mouth that the demo model makes, says whether it knows such faces.
+    fn check_likeness(&self, chunk: &Chunk, mouths: &[Mouth], heard: &Heard, done: &mut Done) -> Result<()> {
+        let LipSync { mask, draws_only, .. } = self.model;
+        let Some(mouth) = mouths.first().filter(|_| *draws_only && !done.likeness_checked) else {
+            return Ok(());
+        };
+        let picture = heard.timing.picture_of(mouth.model_frame, &chunk.outputs) - chunk.outputs.start;
+        let Some(face) = &chunk.frames[picture].face else { return Ok(()) };
+        done.likeness_checked = true;
+        if !looks_drawn(&mouth.decoded, &face.crop, mask).map_err(compute("the demo model's faces"))? {
+            done.warnings.push(likeness::WARNING.into());
+        }
+        Ok(())
     }
 
     /// Noise, conditioning and audio of the faces of one chunk, each with its model frame's number.

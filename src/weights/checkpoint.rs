@@ -1,5 +1,6 @@
 //! A checkpoint, opened: its configurations, and its networks on demand.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::RangeInclusive;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::locate::{self, ModelFiles, UnetConfigText, incomplete};
+use super::model_file::ModelFile;
 use super::tensor_file::{SOURCE_SHA256, StoredTensor, TensorFile};
 use super::vars::Wanted;
 use super::{HubSettings, Package, Role, digest, hub};
@@ -25,7 +27,7 @@ use crate::{Error, Result};
 pub struct Checkpoint {
     data: DataSection,
     unet_config: UnetConfigText,
-    vae_config: PathBuf,
+    vae_config: ModelFile,
     unet: TensorFile,
     vae: TensorFile,
     whisper: TensorFile,
@@ -109,13 +111,13 @@ impl Checkpoint {
     /// configuration is another model's. Loads no weights yet.
     pub fn open(model: &ModelChoice, settings: &HubSettings) -> Result<Self> {
         let ModelFiles { unet, unet_config, vae, vae_config } = locate::model_files(model, settings)?;
-        let unet = TensorFile::open(&unet)?;
+        let unet = TensorFile::open(unet)?;
         let unet_config = matching_config(&unet, unet_config, model, settings)?;
         let (data, width) = data_section(&unet_config)?;
         check_vae_config(&vae_config)?;
-        let whisper = TensorFile::open(&locate::whisper(model, width, settings)?)?;
+        let whisper = TensorFile::open(locate::whisper(model, width, settings)?)?;
         check_whisper(&whisper, width, &unet_config)?;
-        let vae = TensorFile::open(&vae)?.rename(current_vae_name)?;
+        let vae = TensorFile::open(vae)?.rename(current_vae_name)?;
         Ok(Self { data, unet_config, vae_config, unet, vae, whisper })
     }
 
@@ -136,8 +138,8 @@ impl Checkpoint {
 
     /// Words that change when the files do: those of all of the networks, and of the VAE alone.
     pub fn stamps(&self) -> Result<Stamps> {
-        let vae = format!("{} {}", digest::stamp(self.vae.path())?, digest::stamp(&self.vae_config)?);
-        let others = [digest::stamp(self.unet.path())?, digest::stamp(self.whisper.path())?];
+        let vae = format!("{} {}", self.vae.file().stamp()?, self.vae_config.stamp()?);
+        let others = [self.unet.file().stamp()?, self.whisper.file().stamp()?];
         Ok(Stamps { all: format!("{} {vae} {}", others.join(" "), self.unet_config.yaml), vae })
     }
 
@@ -148,8 +150,10 @@ impl Checkpoint {
 
     /// The VAE's `config.json`.
     pub fn vae_config<C: DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_slice(&self.vae_json()?)
-            .map_err(|error| Error::ModelFile { path: self.vae_config.clone(), problem: error.to_string() })
+        serde_json::from_slice(&self.vae_json()?).map_err(|error| Error::ModelFile {
+            path: self.vae_config.path().to_owned(),
+            problem: error.to_string(),
+        })
     }
 
     /// The dimensions that the Whisper file carries.
@@ -221,9 +225,8 @@ impl Checkpoint {
         &self.unet_config.yaml
     }
 
-    pub(super) fn vae_json(&self) -> Result<Vec<u8>> {
-        fs::read(&self.vae_config)
-            .map_err(|source| Error::ReadModel { path: self.vae_config.clone(), source })
+    pub(super) fn vae_json(&self) -> Result<Cow<'static, [u8]>> {
+        self.vae_config.read()
     }
 }
 
@@ -308,9 +311,9 @@ fn config_problem(config: &UnetConfigText, problem: String) -> Error {
 }
 
 /// Refuses a configuration that leaves open what the VAE is.
-fn check_vae_config(path: &Path) -> Result<()> {
-    let refuse = |problem: String| Error::ModelFile { path: path.to_owned(), problem };
-    let text = fs::read(path).map_err(|source| Error::ReadModel { path: path.to_owned(), source })?;
+fn check_vae_config(file: &ModelFile) -> Result<()> {
+    let refuse = |problem: String| Error::ModelFile { path: file.path().to_owned(), problem };
+    let text = file.read()?;
     let config: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
     match VAE_KEYS.iter().find(|key| !config.contains_key(**key)) {

@@ -10,8 +10,9 @@ use candle_core::{DType, Device};
 use safetensors::View;
 use serde_json::{Value, json};
 
+use super::model_file::ModelFile;
 use super::tensor_file::{DIMS, SOURCE_SHA256, StoredTensor, TensorFile};
-use super::{Checkpoint, HubSettings, OnProgress, Progress, digest, hub};
+use super::{Checkpoint, HubSettings, OnProgress, Progress, hub};
 use crate::options::ModelChoice;
 use crate::unfinished::Unfinished;
 use crate::{Error, Result};
@@ -75,8 +76,8 @@ pub fn convert(
         let path = directory.join(&name);
         let copy = Copy { from: file, name: &name, dtype: options.dtype };
         copy.write(&path, on_progress)?;
-        converted.bytes_before += size(file.path())?;
-        converted.bytes_after += size(&path)?;
+        converted.bytes_before += file.file().len()?;
+        converted.bytes_after += ModelFile::from(path).len()?;
     }
     let config = directory.join("unet_config.yaml");
     fs::write(&config, checkpoint.unet_yaml()).map_err(|e| write_error(&config, e))?;
@@ -89,11 +90,6 @@ pub fn convert(
 /// A blob of the cache may be named by its hash; Whisper is then the published `tiny`.
 fn whisper_stem(stem: &str) -> &str {
     if stem == "small" { "small" } else { "tiny" }
-}
-
-fn size(path: &Path) -> Result<u64> {
-    let metadata = fs::metadata(path).map_err(|source| Error::ReadModel { path: path.to_owned(), source })?;
-    Ok(metadata.len())
 }
 
 fn write_error(path: &Path, source: std::io::Error) -> Error {
@@ -149,7 +145,7 @@ impl Copy<'_> {
         let hash = match (self.from.note(SOURCE_SHA256), hub::hash_in_name(self.from.path())) {
             (Some(hash), _) => hash.to_owned(),
             (None, Some(hash)) => hash,
-            (None, None) => digest::sha256(self.from.path(), &source, on_progress)?,
+            (None, None) => self.from.file().sha256(&source, on_progress)?,
         };
         let mut notes = BTreeMap::from([
             ("format", "pt".to_owned()),

@@ -22,7 +22,7 @@ pub fn pickle(bytes: &[u8]) -> Result<()> {
 
 /// Opens a file of tensors and copies the first `tensors` of them out.
 pub fn tensor_file(path: &Path, tensors: usize) -> Result<()> {
-    let file = TensorFile::open(path)?;
+    let file = TensorFile::open(path.to_owned().into())?;
     for tensor in file.tensors().values().take(tensors) {
         file.read(tensor, DType::F32, &Device::Cpu)
             .map_err(|source| Error::Compute { stage: "reading a tensor", source })?;

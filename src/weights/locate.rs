@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::inventory::located;
+use super::demo;
+use super::inventory::{list, located};
+use super::model_file::ModelFile;
 use super::{HubSettings, InsightFaceLicence, ManifestFile, Package, Role, pull_command};
 use crate::options::ModelChoice;
 use crate::{Error, Result};
@@ -100,11 +102,21 @@ impl UnetConfigText {
 /// The files of a LatentSync. The Whisper depends on the UNet's configuration: see [`whisper`].
 #[derive(Debug)]
 pub(super) struct ModelFiles {
-    pub unet: PathBuf,
+    pub unet: ModelFile,
     /// `None` where a directory has none.
     pub unet_config: Option<UnetConfigText>,
-    pub vae: PathBuf,
-    pub vae_config: PathBuf,
+    pub vae: ModelFile,
+    pub vae_config: ModelFile,
+}
+
+/// The published model that is whole on this machine: the larger one, or else the smaller one. Where neither is, the larger
+/// one, so that the error which its absence will be says how to get it.
+pub fn published_here(settings: &HubSettings) -> ModelChoice {
+    let whole = |package| list(settings).iter().any(|status| status.package == package && status.complete());
+    match whole(Package::LatentSync15) && !whole(Package::LatentSync16) {
+        true => ModelChoice::LatentSync15,
+        false => ModelChoice::LatentSync16,
+    }
 }
 
 /// Finds the files of `model`.
@@ -112,16 +124,17 @@ pub(super) fn model_files(model: &ModelChoice, settings: &HubSettings) -> Result
     match model {
         ModelChoice::LatentSync16 => published_files(Package::LatentSync16, settings),
         ModelChoice::LatentSync15 => published_files(Package::LatentSync15, settings),
+        ModelChoice::Demo => demo::files(),
         ModelChoice::Directory(directory) => directory_files(directory, settings),
     }
 }
 
 fn published_files(package: Package, settings: &HubSettings) -> Result<ModelFiles> {
     Ok(ModelFiles {
-        unet: published_file(package, Role::Unet, settings)?,
+        unet: published_file(package, Role::Unet, settings)?.into(),
         unet_config: package.manifest().resolution.map(UnetConfigText::published),
-        vae: published_file(package, Role::Vae, settings)?,
-        vae_config: published_file(package, Role::VaeConfig, settings)?,
+        vae: published_file(package, Role::Vae, settings)?.into(),
+        vae_config: published_file(package, Role::VaeConfig, settings)?.into(),
     })
 }
 
@@ -134,7 +147,7 @@ fn directory_files(directory: &Path, settings: &HubSettings) -> Result<ModelFile
         return Err(Error::ModelFile {
             path: directory.to_owned(),
             problem:
-                "there is no such directory; the published models are `latentsync-1.6` and `latentsync-1.5`"
+                "there is no such directory; the published models are `latentsync-1.6` and `latentsync-1.5`, the built-in one is `demo`"
                     .into(),
         });
     }
@@ -150,7 +163,7 @@ fn directory_files(directory: &Path, settings: &HubSettings) -> Result<ModelFile
         }),
     };
     let (vae, vae_config) = directory_vae(directory, settings)?;
-    Ok(ModelFiles { unet, unet_config, vae, vae_config })
+    Ok(ModelFiles { unet: unet.into(), unet_config, vae: vae.into(), vae_config: vae_config.into() })
 }
 
 /// The VAE beside the UNet, else the published one from the cache: the original takes it from there as well.
@@ -188,17 +201,19 @@ fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, P
 }
 
 /// The Whisper whose features have `width` channels: `tiny` for 384, `small` for 768.
-pub(super) fn whisper(model: &ModelChoice, width: usize, settings: &HubSettings) -> Result<PathBuf> {
+pub(super) fn whisper(model: &ModelChoice, width: usize, settings: &HubSettings) -> Result<ModelFile> {
+    let published = |package| published_file(package, Role::Whisper, settings).map(ModelFile::from);
     let directory = match model {
-        ModelChoice::LatentSync16 => return published_file(Package::LatentSync16, Role::Whisper, settings),
-        ModelChoice::LatentSync15 => return published_file(Package::LatentSync15, Role::Whisper, settings),
+        ModelChoice::LatentSync16 => return published(Package::LatentSync16),
+        ModelChoice::LatentSync15 => return published(Package::LatentSync15),
+        ModelChoice::Demo => return demo::whisper(),
         ModelChoice::Directory(directory) => directory,
     };
     let names = if width == 768 { ["small", "tiny"] } else { ["tiny", "small"] };
     if let Some(path) = first_file(directory, &["whisper", "checkpoints/whisper"], &names) {
-        return Ok(path);
+        return Ok(path.into());
     }
-    match (width, published_file(Package::LatentSync16, Role::Whisper, settings)) {
+    match (width, published(Package::LatentSync16)) {
         (384, Ok(path)) => {
             tracing::info!("`{}` has no Whisper, taking the published one", directory.display());
             Ok(path)

@@ -5,19 +5,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::SafeTensorError;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::model_file::{Bytes, ModelFile};
 use super::pickle::{self, Contents, PickleError};
 use crate::{Error, Result};
 
@@ -29,8 +28,8 @@ pub(super) const DIMS: &str = "dims";
 /// An open file of tensors.
 #[derive(Debug)]
 pub(super) struct TensorFile {
-    path: PathBuf,
-    map: Mmap,
+    file: ModelFile,
+    map: Bytes,
     tensors: BTreeMap<String, StoredTensor>,
     /// The free-form header entries of a safetensors file.
     notes: BTreeMap<String, String>,
@@ -56,23 +55,14 @@ impl StoredTensor {
 }
 
 impl TensorFile {
-    /// Opens `path`, whichever of the formats it has.
-    pub fn open(path: &Path) -> Result<Self> {
-        let read_error = |source| Error::ReadModel { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read_error)?;
-        if file.metadata().map_err(read_error)?.len() == 0 {
-            return Err(truncated(path, 0, "a file of tensors".into()));
+    /// Opens `file`, whichever of the formats it has.
+    pub fn open(file: ModelFile) -> Result<Self> {
+        let map = file.map()?;
+        if map.is_empty() {
+            return Err(truncated(file.path(), 0, "a file of tensors".into()));
         }
-        // SAFETY: the map is read-only. Should another process shorten the file meanwhile, reading faults;
-        // every program that maps its weights accepts that.
-        let map = unsafe { Mmap::map(&file) }.map_err(read_error)?;
-        let mut this = Self {
-            path: path.to_owned(),
-            map,
-            tensors: BTreeMap::new(),
-            notes: BTreeMap::new(),
-            dims: BTreeMap::new(),
-        };
+        let mut this =
+            Self { file, map, tensors: BTreeMap::new(), notes: BTreeMap::new(), dims: BTreeMap::new() };
         // A safetensors file begins with its header's length, which may be any bytes; the header's brace tells it.
         if this.map.get(8) == Some(&b'{') {
             this.index_safetensors()?;
@@ -84,12 +74,16 @@ impl TensorFile {
             this.index_safetensors()?;
         }
         // Reading the directory has touched pages all over the file.
-        this.release(&(0..this.map.len()));
+        this.map.release(0, this.map.len());
         Ok(this)
     }
 
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
@@ -127,31 +121,17 @@ impl TensorFile {
             Some(read) => read?,
             None => Tensor::from_raw_buffer(&bytes, tensor.dtype, &tensor.shape, device)?.to_dtype(dtype)?,
         };
-        self.release(&tensor.bytes);
+        self.map.release(tensor.bytes.start, tensor.bytes.len());
         Ok(read)
     }
 
-    /// Tells the system that these pages are not needed in memory any more.
-    fn release(&self, bytes: &Range<usize>) {
-        #[cfg(unix)]
-        if !bytes.is_empty() {
-            // SAFETY: the mapping is shared, read-only and backed by the file, so dropped pages come back
-            // with the same content on the next access. Advice may fail without harm.
-            let _ = unsafe {
-                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
-            };
-        }
-        #[cfg(not(unix))]
-        let _ = bytes;
-    }
-
     fn problem(&self, problem: impl Into<String>) -> Error {
-        Error::ModelFile { path: self.path.clone(), problem: problem.into() }
+        Error::ModelFile { path: self.path().to_owned(), problem: problem.into() }
     }
 
     fn pickle_error(&self, error: PickleError) -> Error {
         match error {
-            PickleError::Code(name) => Error::ModelCode { path: self.path.clone(), name },
+            PickleError::Code(name) => Error::ModelCode { path: self.path().to_owned(), name },
             PickleError::Malformed(problem) => self.problem(problem),
         }
     }
@@ -241,14 +221,14 @@ impl TensorFile {
         let contents = match pickle.map(pickle::read) {
             Some(Err(error @ PickleError::Code(_))) => return self.pickle_error(error),
             Some(Ok(contents)) => contents,
-            _ => return truncated(&self.path, self.map.len() as u64, "a whole archive".into()),
+            _ => return truncated(self.path(), self.map.len() as u64, "a whole archive".into()),
         };
         let mut storages = BTreeMap::new();
         for (_, view) in &contents.tensors {
             storages.insert(&view.storage, view.storage_len.saturating_mul(view.dtype.size_in_bytes()));
         }
         let least = storages.values().fold(0_usize, |sum, &bytes| sum.saturating_add(bytes));
-        truncated(&self.path, self.map.len() as u64, format!("more than {least}"))
+        truncated(self.path(), self.map.len() as u64, format!("more than {least}"))
     }
 
     fn index_safetensors(&mut self) -> Result<()> {
@@ -290,10 +270,10 @@ impl TensorFile {
             (SafeTensorError::InvalidHeaderLength, Some(header))
                 if self.map.get(8).is_none_or(|&b| b == b'{') =>
             {
-                truncated(&self.path, len, format!("more than {}", header.saturating_add(8)))
+                truncated(self.path(), len, format!("more than {}", header.saturating_add(8)))
             }
             (SafeTensorError::MetadataIncompleteBuffer, Some(header)) => match self.data_end(header) {
-                Some(end) if end > len => truncated(&self.path, len, end.to_string()),
+                Some(end) if end > len => truncated(self.path(), len, end.to_string()),
                 Some(end) => self.problem(format!("it is {len} bytes long, expected {end}")),
                 None => self.problem("its header does not fit its data"),
             },

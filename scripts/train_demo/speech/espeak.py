@@ -3,6 +3,7 @@
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -72,8 +73,12 @@ class _Library:
         self.espeak = ctypes.CDLL("libespeak-ng.so.1")
         options = _PHONEME_EVENTS | _PHONEME_IPA | _DONT_EXIT
         self.rate = self.espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, None, options)
+        self.espeak.espeak_Info.restype = ctypes.c_char_p
         if self.rate <= 0:
             raise RuntimeError("espeak-ng does not start: is the package `espeak-ng-data` installed?")
+        data = ctypes.c_char_p()
+        self.espeak.espeak_Info(ctypes.byref(data))
+        self.variants = Path((data.value or b"").decode()) / "voices/!v"
         self.pieces: list[np.ndarray] = []
         self.events: list[tuple[int, str]] = []
         # The library keeps a bare pointer: the callback must live as long as it.
@@ -100,6 +105,10 @@ def _library() -> _Library:
 def speak(text: str, voice: Voice) -> Speech:
     library = _library()
     espeak = library.espeak
+    _, _, variant = voice.name.partition("+")
+    # It would speak without the variant and say nothing of it.
+    if variant and not (library.variants / variant).is_file():
+        raise ValueError(f"espeak-ng has no variant `{variant}` in `{library.variants}`")
     if espeak.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ValueError(f"espeak-ng has no voice `{voice.name}`")
     for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.intonation), (_VOLUME, 90)):

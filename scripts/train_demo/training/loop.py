@@ -66,12 +66,13 @@ class Trainer:
         decayed = [p for p in stage.network.parameters() if p.requires_grad and p.dim() > 1]
         others = [p for p in stage.network.parameters() if p.requires_grad and p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
         self.average = {key: value.detach().clone() for key, value in stage.network.state_dict().items()}
         self.step, self.steps, self.spent, self.warm = 0, 0 if seconds else plan.steps, 0.0, 0.0
         self.finished = False
         if self.path.exists():
             self._restore(torch.load(self.path, weights_only=True, map_location=stage.device))
+        self._forget_lost_steps()
 
     def _restore(self, state: dict) -> None:
         self.stage.network.load_state_dict(state["network"])
@@ -140,9 +141,8 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self, share: float) -> None:
-        for key, value in self.stage.network.state_dict().items():
-            if value.is_floating_point():
-                self.average[key].lerp_(value, 1 - share)
+        state = self.stage.network.state_dict()
+        torch._foreach_lerp_([self.average[key] for key in state], list(state.values()), 1 - share)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -154,6 +154,15 @@ class Trainer:
         network.train()
         network.load_state_dict(kept)
         return figures
+
+    def _forget_lost_steps(self) -> None:
+        """Steps after the checkpoint will be taken, and logged, again."""
+        log = self.work / "log.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        entries = [json.loads(line) for line in lines]
+        lost = [entry["stage"] == self.stage.name and entry["step"] > self.step for entry in entries]
+        if any(lost):
+            log.write_text("".join(line + "\n" for line, gone in zip(lines, lost) if not gone))
 
     def _log(self, figures: dict[str, float]) -> None:
         if not figures:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..config import FRAMES, LATENT, RESOLUTION, UNET, StagePlan
 from ..data.mask import latent_mask, pixel_mask
 from ..networks.autoencoder_kl import AutoencoderKL
-from ..networks.ddim import TRAINING_STEPS, add_noise, sample
+from ..networks.ddim import TRAINING_STEPS, add_noise, alphas_cumprod, sample
 from ..networks.unet3d import UNet3D
 from ..networks.whisper import frame_windows
 from .latents import Latents
@@ -16,8 +16,17 @@ from .loop import Batches, Stage
 WITHOUT_AUDIO = 0.10
 # What is kept of the face is known; its noise counts less.
 KEPT_WEIGHT = 0.25
+# The network predicts noise, but what counts is the picture: an error of the noise is an error of the picture times the
+# signal-to-noise ratio, so noise's errors are divided by it, down to this ratio. Where less is left of the picture it matters
+# less, for a step of the sampler takes less from it. Without this, almost all of the loss is in steps that show the mouth already.
+LEAST_SIGNAL = 0.1
 # Frames between what is drawn and its reference, at least: another sound.
 APART = 8
+
+
+def picture_weight(signal_to_noise: Tensor) -> Tensor:
+    """What an error of the predicted noise counts: `LEAST_SIGNAL / signal_to_noise`, at most 1."""
+    return (LEAST_SIGNAL / signal_to_noise).clamp(max=1)
 
 
 class UnetStage(Stage):
@@ -73,7 +82,9 @@ class UnetStage(Stage):
         timesteps = torch.randint(0, TRAINING_STEPS, (len(clean),), generator=batches.torch).to(self.device)
         noisy = add_noise(clean, noise, timesteps)
         got = self.network(torch.cat([noisy, conditioning], 1), timesteps, audio, motion=self.motion)
-        return {"loss": ((got - noise) ** 2 * self.weight).mean()}
+        alpha = alphas_cumprod().to(self.device)[timesteps]
+        error = ((got - noise) ** 2 * self.weight).mean((1, 2, 3, 4))
+        return {"loss": (error * picture_weight(alpha / (1 - alpha))).mean(), "noise": error.mean()}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Unseen people drawn from noise in ten steps: PSNR of the generated part; the same with another's voice."""

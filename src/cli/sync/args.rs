@@ -15,6 +15,7 @@ use latentsync::options::{
     SilenceMode, SyncMode, VideoCodec,
 };
 use latentsync::request::{Api, FieldError, Request, media_input};
+use latentsync::weights::{self, HubSettings};
 use latentsync::{Error, Input, Job, LoadOptions, ModelChoice, Options};
 
 use crate::cli::parse;
@@ -130,10 +131,10 @@ pub struct SyncArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse::<PlaybackType>, group = "duration", help_heading = "Duration")]
     playback_type: Option<PlaybackType>,
 
-    /// latentsync-1.6, latentsync-1.5 or a directory of checkpoint files
+    /// latentsync-1.6, latentsync-1.5, demo or a directory of checkpoint files [default: a published one that is here]
     #[arg(long, value_name = "MODEL", value_parser = OsStringValueParser::new().try_map(model_choice),
-          default_value = "latentsync-1.6", help_heading = "Model")]
-    model: ModelChoice,
+          help_heading = "Model")]
+    model: Option<ModelChoice>,
     /// auto, cpu, cuda:N or metal
     #[arg(long, value_parser = parse::<DeviceChoice>, default_value = "auto", help_heading = "Model")]
     device: DeviceChoice,
@@ -166,8 +167,9 @@ pub fn model_choice(text: OsString) -> Result<ModelChoice, String> {
 }
 
 impl SyncArgs {
-    pub fn model(&self) -> &ModelChoice {
-        &self.model
+    /// What was named, or else a published one.
+    pub fn model(&self) -> ModelChoice {
+        self.model.clone().unwrap_or_else(|| weights::published_here(&HubSettings::from_env()))
     }
 
     pub fn load_options(&self) -> LoadOptions {

@@ -1,6 +1,7 @@
 //! Files good and bad: formats, damage, accounts.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::*;
 use crate::weights::pt;
@@ -20,7 +21,7 @@ fn written(name: &str, bytes: &[u8]) -> Written {
 }
 
 fn open(name: &str, bytes: &[u8]) -> Result<TensorFile> {
-    TensorFile::open(&written(name, bytes).path)
+    TensorFile::open(written(name, bytes).path.clone().into())
 }
 
 fn pickled(key: &'static str, shape: &'static [u32], strides: &'static [u32]) -> pt::Pickled<'static> {
@@ -155,14 +156,14 @@ fn cut_or_altered_anywhere_it_never_panics() {
         let file = written(name, &good);
         for end in 0..good.len() {
             fs::write(&file.path, &good[..end]).unwrap();
-            let _ = TensorFile::open(&file.path);
+            let _ = TensorFile::open(file.path.clone().into());
         }
         for at in 0..good.len() {
             for byte in [0xff, good[at] ^ 1, good[at] ^ 0x80] {
                 let mut bad = good.clone();
                 bad[at] = byte;
                 fs::write(&file.path, &bad).unwrap();
-                if let Ok(opened) = TensorFile::open(&file.path) {
+                if let Ok(opened) = TensorFile::open(file.path.clone().into()) {
                     for tensor in opened.tensors().values() {
                         let _ = opened.read(tensor, DType::F32, &Device::Cpu);
                     }
@@ -198,7 +199,7 @@ fn every_key_is_accounted_for() {
             pickled("b.pe", &[6], &[1]),
         ]),
     );
-    let file = TensorFile::open(&file.path).unwrap();
+    let file = TensorFile::open(file.path.clone().into()).unwrap();
     let sum = file
         .load(&wanted(), |vb| {
             let vb = vb.pp("a");
