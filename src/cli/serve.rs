@@ -15,14 +15,13 @@ use latentsync::server::jobs::clean::Keep;
 use latentsync::server::jobs::engine::LipSyncEngine;
 use latentsync::server::keys::Keys;
 use latentsync::server::{ServerConfig, Tls, serve};
-use latentsync::weights::{self, HubSettings};
 use latentsync::{Error, LoadOptions, ModelChoice, Options};
 use url::{Host, Url};
 
 use super::interrupt::Interrupts;
 use super::logging::LogFormat;
 use super::parse;
-use super::sync::model_choice;
+use super::sync::{model_choice, model_or_published};
 
 /// Answer the requests of programs that were written for a hosted LatentSync.
 #[derive(Debug, Args)]
@@ -236,9 +235,8 @@ impl ServeArgs {
         Ok(keys.filter(|key| !key.is_empty()).collect())
     }
 
-    /// What was named, or else a published one.
     fn model(&self) -> ModelChoice {
-        self.model.clone().unwrap_or_else(|| weights::published_here(&HubSettings::from_env()))
+        model_or_published(self.model.as_ref())
     }
 
     fn load_options(&self) -> LoadOptions {

@@ -112,7 +112,8 @@ pub(super) struct ModelFiles {
 /// The published model that is whole on this machine: the larger one, or else the smaller one. Where neither is, the larger
 /// one, so that the error which its absence will be says how to get it.
 pub fn published_here(settings: &HubSettings) -> ModelChoice {
-    let whole = |package| list(settings).iter().any(|status| status.package == package && status.complete());
+    let packages = list(settings);
+    let whole = |package| packages.iter().any(|status| status.package == package && status.complete());
     match whole(Package::LatentSync15) && !whole(Package::LatentSync16) {
         true => ModelChoice::LatentSync15,
         false => ModelChoice::LatentSync16,

@@ -132,6 +132,9 @@ def sample(texture, x, y, reach, out):
 
 @njit(cache=True, fastmath=True)
 def step(low, high, x):
+    # A shut lid, the middle of a tooth: an edge without a width.
+    if low == high:
+        return 1.0 if x >= low else 0.0
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
@@ -179,14 +182,13 @@ def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, 
                     colour = iris + (white - iris) * step(0.36, 0.40, radius)
                     colour *= 1.0 - 0.75 * step(0.30, 0.36, radius) * step(0.42, 0.37, radius)
                     albedo[k] = colour * step(0.145, 0.175, radius) + 0.006
-                # The upper lid's shadow; a lid that is shut still has a height.
-                opened = max(eye[3], 1e-3)
-                hidden = 0.45 + 0.55 * step(opened * 1.02, opened * 0.25, b * 0.15)
+                # The upper lid's shadow.
+                hidden = 0.45 + 0.55 * step(eye[3] * 1.02, eye[3] * 0.25, b * 0.15)
                 shine, gloss = 0.9, 160.0
             elif kind == UPPER_TEETH or kind == LOWER_TEETH:
                 gap = a - np.floor(a)
                 seam = min(gap, 1.0 - gap)
-                edge = 0.93 + 0.0699 * np.cos(2.0 * np.pi * gap) if kind == UPPER_TEETH else 0.95
+                edge = 0.93 + 0.07 * np.cos(2.0 * np.pi * gap) if kind == UPPER_TEETH else 0.95
                 gum = step(0.36, 0.30, b + 0.05 * np.sin(2.0 * np.pi * gap))
                 for k in range(3):
                     tooth = look[4, k] * (1.0 - 0.45 * step(0.10, 0.0, seam)) * (1.0 - 0.25 * step(edge, 1.0, b))

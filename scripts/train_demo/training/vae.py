@@ -16,8 +16,6 @@ PIECES_UNTIL = 0.7
 PIECE = RESOLUTION // 2
 MASKED = 0.25
 KL_WEIGHT = 1e-4
-
-
 # Sides of the squares whose mean colours are compared: a wrong one of skin is a seam around the mouth.
 COARSE = (4, 16)
 

@@ -166,10 +166,14 @@ pub fn model_choice(text: OsString) -> Result<ModelChoice, String> {
     }
 }
 
+/// What was named, or else a published one.
+pub fn model_or_published(named: Option<&ModelChoice>) -> ModelChoice {
+    named.cloned().unwrap_or_else(|| weights::published_here(&HubSettings::from_env()))
+}
+
 impl SyncArgs {
-    /// What was named, or else a published one.
     pub fn model(&self) -> ModelChoice {
-        self.model.clone().unwrap_or_else(|| weights::published_here(&HubSettings::from_env()))
+        model_or_published(self.model.as_ref())
     }
 
     pub fn load_options(&self) -> LoadOptions {
