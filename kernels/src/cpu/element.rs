@@ -100,6 +100,8 @@ impl Element for f32 {
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => super::avx512::F32,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::avx2::F32,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonBf16 | Isa::Neon => super::neon::F32,
             _ => super::portable::F32,
         })
     }
@@ -171,6 +173,10 @@ impl Element for bf16 {
             Isa::Avx512 => super::avx512::BF16_WIDENED,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => super::avx2::BF16_WIDENED,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonBf16 => super::neon_bf16::BF16,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => super::neon::BF16_WIDENED,
             _ => super::portable::BF16_WIDENED,
         })
     }

@@ -19,6 +19,10 @@ pub enum Isa {
     Avx512Bf16,
     /// The same with products of bf16 tiles; what is not bf16 is computed as without them.
     Amx,
+    /// NEON.
+    Neon,
+    /// The same with products of bf16 matrices.
+    NeonBf16,
     /// The tile version with tiles in software: its loops can be tested on any machine.
     #[cfg(test)]
     TileModel,
@@ -26,7 +30,8 @@ pub enum Isa {
 
 impl Isa {
     /// Best first.
-    const ALL: [Isa; 5] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable];
+    const ALL: [Isa; 7] =
+        [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::NeonBf16, Isa::Neon, Isa::Portable];
 
     /// The value of `LATENTSYNC_CPU` that stands for it.
     pub const fn name(self) -> &'static str {
@@ -36,6 +41,8 @@ impl Isa {
             Isa::Avx512 => "avx512",
             Isa::Avx512Bf16 => "avx512bf16",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::NeonBf16 => "neonbf16",
             #[cfg(test)]
             Isa::TileModel => "tile model",
         }
@@ -43,7 +50,7 @@ impl Isa {
 
     /// Whether products of bf16 are faster than those of f32, not only smaller.
     pub const fn has_fast_bf16(self) -> bool {
-        matches!(self, Isa::Avx512Bf16 | Isa::Amx)
+        matches!(self, Isa::Avx512Bf16 | Isa::Amx | Isa::NeonBf16)
     }
 
     /// What this machine can run, best first; never empty.
@@ -94,12 +101,25 @@ impl Isa {
             Isa::Avx512 => avx512(),
             Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
             Isa::Amx => Isa::Avx512Bf16.runs_here() && super::amx::is_available(),
+            Isa::Neon | Isa::NeonBf16 => false,
             #[cfg(test)]
             Isa::TileModel => true,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn runs_here(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+
+        match self {
+            Isa::Portable => true,
+            Isa::Neon => is_aarch64_feature_detected!("neon"),
+            Isa::NeonBf16 => Isa::Neon.runs_here() && is_aarch64_feature_detected!("bf16"),
+            _ => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn runs_here(self) -> bool {
         self == Isa::Portable
     }
@@ -187,6 +207,7 @@ mod tests {
         let found = features();
         assert_eq!(found.available.last(), Some(&Isa::Portable));
         assert!(found.available.contains(&found.current));
+        assert_eq!(found.refused_override, None);
         assert!(found.to_string().starts_with(found.current.name()));
     }
 }

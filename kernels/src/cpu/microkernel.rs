@@ -156,3 +156,103 @@ macro_rules! cases {
     };
 }
 pub(crate) use {cases, last, microkernel};
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::super::element::Kernel;
+    use super::super::{Element, Isa};
+    use super::*;
+
+    /// Elements before those of a row that are summed.
+    const SHIFT: usize = 4;
+    /// Columns between the sums of two rows that belong to nobody.
+    const BETWEEN: usize = 3;
+
+    /// Small whole numbers, whose products and sums are exact.
+    fn number(i: usize, seed: usize) -> f32 {
+        ((i * 37 + seed * 11 + i / 7) % 17) as f32 - 8.
+    }
+
+    fn numbers<T: Element>(count: usize, seed: usize) -> Vec<T> {
+        (0..count).map(|i| T::narrow(number(i, seed))).collect()
+    }
+
+    /// What a microkernel is given, but for the data.
+    #[derive(Debug, Clone, Copy)]
+    struct Case {
+        rows: usize,
+        groups: usize,
+        segments: usize,
+        steps: usize,
+        accumulate: bool,
+    }
+
+    impl Case {
+        /// The sums, with those between them, by the kernel and by their definition.
+        fn run<T: Element>(self, kernel: &Microkernel<T>) -> [Vec<f32>; 2] {
+            let Case { rows, groups, segments, steps, accumulate } = self;
+            let (depth, width) = (steps * T::PAIR, groups * GROUP + BETWEEN);
+            let group_stride = segments * depth * GROUP;
+            let left = numbers::<T>(segments * rows * (SHIFT + depth), 1);
+            let columns = numbers::<T>(groups * group_stride, 2);
+            let before: Vec<f32> = (0..rows * width).map(|i| number(i, 3)).collect();
+            let pointers: Vec<*const T> = left.chunks(SHIFT + depth).map(<[T]>::as_ptr).collect();
+
+            let mut got = before.clone();
+            let strip = Strip {
+                rows: pointers.as_ptr(),
+                shift: SHIFT,
+                segments,
+                steps,
+                columns: columns.as_ptr(),
+                group_stride,
+                sums: got.as_mut_ptr(),
+                sums_stride: width,
+                accumulate,
+            };
+            // SAFETY: the kernel is of an instruction set that is there; the counts are those of the vectors.
+            unsafe { (kernel.run)(rows, groups, &strip) };
+
+            let mut want = before;
+            for (row, want) in want.chunks_mut(width).enumerate() {
+                for (column, want) in want[..groups * GROUP].iter_mut().enumerate() {
+                    let product = |k: usize| {
+                        let (segment, at) = (k / depth, k % depth);
+                        let line = k / T::PAIR * T::PAIR * GROUP;
+                        let within = column % GROUP * T::PAIR + k % T::PAIR;
+                        left[(segment * rows + row) * (SHIFT + depth) + SHIFT + at].widen()
+                            * columns[column / GROUP * group_stride + line + within].widen()
+                    };
+                    let sum: f32 = (0..segments * depth).map(product).sum();
+                    *want = sum + if accumulate { *want } else { 0. };
+                }
+            }
+            [got, want]
+        }
+    }
+
+    fn check<T: Element>(isa: Isa) {
+        let Kernel::Registers(kernel) = T::kernel(isa) else { return };
+        for rows in 1..=kernel.max_rows {
+            for groups in 1..=kernel.max_groups {
+                for (segments, steps) in [(1, 1), (1, 2), (3, 5), (2, 8)] {
+                    for accumulate in [false, true] {
+                        let case = Case { rows, groups, segments, steps, accumulate };
+                        let [got, want] = case.run(&kernel);
+                        assert!(got == want, "{isa:?} {:?} {case:?}: {got:?}, expected {want:?}", T::DTYPE);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_whole_numbers_are_exact_and_nothing_else_is_written() {
+        for isa in Isa::available() {
+            check::<f32>(isa);
+            check::<bf16>(isa);
+        }
+    }
+}

@@ -10,6 +10,8 @@ use super::Isa;
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 
 /// Seconds of a run: long beside looking at the clock, short beside the time between two interruptions.
 const LONG_ENOUGH: f64 = 5e-4;
@@ -27,11 +29,21 @@ pub enum Loop {
     Avx512Bf16,
     /// Tiles of bf16.
     AmxBf16,
+    NeonF32,
+    /// Matrices of bf16.
+    NeonBf16,
 }
 
 impl Loop {
-    const ALL: [Loop; 5] =
-        [Loop::PortableF32, Loop::Avx2F32, Loop::Avx512F32, Loop::Avx512Bf16, Loop::AmxBf16];
+    const ALL: [Loop; 7] = [
+        Loop::PortableF32,
+        Loop::Avx2F32,
+        Loop::Avx512F32,
+        Loop::Avx512Bf16,
+        Loop::AmxBf16,
+        Loop::NeonF32,
+        Loop::NeonBf16,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,6 +52,8 @@ impl Loop {
             Loop::Avx512F32 => "avx512_f32",
             Loop::Avx512Bf16 => "avx512_bf16",
             Loop::AmxBf16 => "amx_bf16",
+            Loop::NeonF32 => "neon_f32",
+            Loop::NeonBf16 => "neon_bf16",
         }
     }
 
@@ -56,6 +70,8 @@ impl Loop {
             Isa::Amx if dtype == DType::BF16 => Loop::AmxBf16,
             Isa::Avx512Bf16 if dtype == DType::BF16 => Loop::Avx512Bf16,
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => Loop::Avx512F32,
+            Isa::NeonBf16 if dtype == DType::BF16 => Loop::NeonBf16,
+            Isa::Neon | Isa::NeonBf16 => Loop::NeonF32,
             #[cfg(test)]
             Isa::TileModel => Loop::PortableF32,
         }
@@ -96,7 +112,6 @@ impl Loop {
             Loop::PortableF32 => portable(iterations),
             // SAFETY (all arms): `runs_here` is asked before, by `available` or by the choice of an `Isa`; where it
             // says no, nothing is run.
-            #[cfg(target_arch = "x86_64")]
             _ if !self.runs_here() => {}
             #[cfg(target_arch = "x86_64")]
             Loop::Avx2F32 => unsafe { x86::avx2(iterations) },
@@ -106,7 +121,10 @@ impl Loop {
             Loop::Avx512Bf16 => unsafe { x86::avx512_bf16(iterations) },
             #[cfg(target_arch = "x86_64")]
             Loop::AmxBf16 => unsafe { x86::amx_bf16(iterations) },
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Loop::NeonF32 => unsafe { arm::neon(iterations) },
+            #[cfg(target_arch = "aarch64")]
+            Loop::NeonBf16 => unsafe { arm::neon_bf16(iterations) },
             _ => {}
         }
     }
@@ -119,6 +137,8 @@ impl Loop {
             Loop::Avx512F32 => 2 * 16 * 24,
             Loop::Avx512Bf16 => 4 * 16 * 24,
             Loop::AmxBf16 => 2 * 16 * 16 * 32 * 4,
+            Loop::NeonF32 => 2 * 4 * 24,
+            Loop::NeonBf16 => 2 * 16 * 24,
         };
         (each * iterations) as f64
     }
@@ -131,10 +151,23 @@ impl Loop {
             Loop::Avx512F32 => is_x86_feature_detected!("avx512f"),
             Loop::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
             Loop::AmxBf16 => super::amx::is_available(),
+            Loop::NeonF32 | Loop::NeonBf16 => false,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn runs_here(self) -> bool {
+        use std::arch::is_aarch64_feature_detected;
+
+        match self {
+            Loop::PortableF32 => true,
+            Loop::NeonF32 => is_aarch64_feature_detected!("neon"),
+            Loop::NeonBf16 => is_aarch64_feature_detected!("bf16"),
+            _ => false,
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn runs_here(self) -> bool {
         self == Loop::PortableF32
     }

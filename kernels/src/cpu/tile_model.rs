@@ -93,6 +93,7 @@ impl Tiles for Model {
 
 mod tests {
     use super::*;
+    #[cfg(target_arch = "x86_64")]
     use crate::cpu::Isa;
     use crate::cpu::tiles::{DEPTH, Left, Piece, SIDE, TileKernel};
 

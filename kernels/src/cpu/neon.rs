@@ -1,0 +1,108 @@
+//! Microkernels for NEON, which every 64-bit ARM has.
+
+use std::arch::aarch64::*;
+
+use half::bf16;
+
+use super::microkernel::{GROUP, Microkernel, Registers, Strip, microkernel};
+
+microkernel!(
+    /// f32.
+    F32, Floats, f32, ["neon"], groups [1], rows [1, 2, 3, 4, 5, 6]
+);
+microkernel!(
+    /// bf16, widened to f32 on the way: fewer rows, as columns take twice the registers.
+    BF16_WIDENED, Bf16Pairs, bf16, ["neon"], groups [1], rows [1, 2, 3, 4]
+);
+
+/// The methods that do not depend on the element type.
+macro_rules! sums {
+    () => {
+        type Sum = float32x4_t;
+
+        const LANES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn zero() -> float32x4_t {
+            unsafe { vdupq_n_f32(0.) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> float32x4_t {
+            unsafe { vld1q_f32(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, sum: float32x4_t) {
+            unsafe { vst1q_f32(to, sum) }
+        }
+    };
+}
+
+struct Floats;
+
+// SAFETY (all methods): the trait's: pointers are good. NEON is part of the architecture.
+impl Registers for Floats {
+    type Element = f32;
+    type Left = float32x4_t;
+    type Right = float32x4_t;
+
+    const PAIR: usize = 1;
+
+    sums!();
+
+    #[inline(always)]
+    unsafe fn left(from: *const f32) -> float32x4_t {
+        unsafe { vld1q_dup_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(sum: float32x4_t, left: float32x4_t, right: float32x4_t) -> float32x4_t {
+        unsafe { vfmaq_f32(sum, left, right) }
+    }
+}
+
+struct Bf16Pairs;
+
+/// The two halves of every 32-bit lane as f32: a bf16 is the upper half of an f32.
+#[inline(always)]
+fn split(pairs: uint32x4_t) -> [float32x4_t; 2] {
+    // SAFETY: NEON is part of the architecture.
+    unsafe {
+        [
+            vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)),
+            vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000))),
+        ]
+    }
+}
+
+// SAFETY (all methods): the trait's: pointers are good. NEON is part of the architecture.
+impl Registers for Bf16Pairs {
+    type Element = bf16;
+    type Left = [float32x4_t; 2];
+    type Right = [float32x4_t; 2];
+
+    const PAIR: usize = 2;
+
+    sums!();
+
+    #[inline(always)]
+    unsafe fn left(from: *const bf16) -> Self::Left {
+        split(unsafe { vdupq_n_u32(from.cast::<u32>().read_unaligned()) })
+    }
+
+    #[inline(always)]
+    unsafe fn right(from: *const bf16) -> Self::Right {
+        split(unsafe { vld1q_u32(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(sum: float32x4_t, left: Self::Left, right: Self::Right) -> float32x4_t {
+        unsafe { vfmaq_f32(vfmaq_f32(sum, left[0], right[0]), left[1], right[1]) }
+    }
+}
