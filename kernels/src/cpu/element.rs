@@ -48,6 +48,7 @@ pub trait Element: WithDType + Default {
 pub enum Kernel<T> {
     Registers(Microkernel<T>),
     /// Of bf16 only.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Tiles(TileKernel<T>),
 }
 
