@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::system;
 
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,13 +27,13 @@ impl DeviceChoice {
         let unavailable = |source| Error::Device { device: self.to_string(), source };
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal).map_err(unavailable),
+            Self::Cuda(ordinal) => open_cuda(ordinal).map_err(unavailable),
             Self::Metal => Device::new_metal(0).map_err(unavailable),
             Self::Auto => {
                 let first =
                     match (candle_core::utils::cuda_is_available(), candle_core::utils::metal_is_available())
                     {
-                        (true, _) => Device::new_cuda(0),
+                        (true, _) => open_cuda(0),
                         (_, true) => Device::new_metal(0),
                         _ => return Ok(Device::Cpu),
                     };
@@ -42,6 +44,19 @@ impl DeviceChoice {
             }
         }
     }
+}
+
+/// With one stream for all threads: by default every thread has its own, and nothing makes one wait for what another
+/// has begun.
+fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = &device {
+        // SAFETY: everything on this device runs in its only stream, in the order in which it was begun. What is
+        // turned off are the events by which several streams would wait for each other's use of a tensor.
+        unsafe { cuda.disable_event_tracking() };
+    }
+    Ok(device)
 }
 
 impl FromStr for DeviceChoice {
@@ -92,7 +107,7 @@ impl DTypeChoice {
     pub fn resolve(self, device: &Device) -> DType {
         match self {
             Self::Auto if device.is_cpu() => DType::F32,
-            Self::Auto if device.is_cuda() => device.bf16_default_to_f32(),
+            // As the original. All sums are in f32, and bf16 would keep three bits less of what is between them.
             Self::Auto => DType::F16,
             Self::F32 => DType::F32,
             Self::BF16 => DType::BF16,
@@ -135,6 +150,31 @@ pub fn device_name(device: &Device) -> String {
     }
 }
 
+/// What a device has of memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DeviceMemory {
+    pub total: u64,
+    /// What this process and others can still take.
+    pub free: u64,
+}
+
+/// The memory of a device as it is now; `None` where nothing tells.
+pub fn device_memory(device: &Device) -> Option<DeviceMemory> {
+    match device {
+        Device::Cpu => {
+            Some(DeviceMemory { total: system::memory_bytes()?, free: system::memory_available_bytes()? })
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            // What was freed goes back to the driver when the stream is waited for.
+            device.synchronize().ok()?;
+            let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
+            Some(DeviceMemory { total: total as u64, free: free as u64 })
+        }
+        _ => None,
+    }
+}
+
 /// `f32`, `bf16` or `f16`.
 pub fn dtype_name(dtype: DType) -> &'static str {
     dtype.as_str()
@@ -161,5 +201,7 @@ mod tests {
         assert_eq!(device_name(&device), "cpu");
         assert_eq!(dtype_name(DTypeChoice::Auto.resolve(&device)), "f32");
         assert_eq!(dtype_name(DTypeChoice::BF16.resolve(&device)), "bf16");
+        let memory = device_memory(&device);
+        assert!(memory.is_none_or(|memory| 0 < memory.free && memory.free <= memory.total), "{memory:?}");
     }
 }

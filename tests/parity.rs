@@ -9,6 +9,8 @@
 mod common;
 #[path = "parity/networks.rs"]
 mod networks;
+#[path = "parity/emulated.rs"]
+mod emulated;
 #[path = "parity/full_size.rs"]
 mod full_size;
 #[path = "parity/audio.rs"]

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::cpu::flash::{Head, QUERIES, Rows, Scratch, attend};
 use crate::cpu::{Element, Isa, Shared, fill, slice};
+use crate::cuda;
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
@@ -41,6 +42,11 @@ pub(crate) fn attention_for(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, is
         return Ok(q.clone());
     }
     let _timer = profile::timer(q, || work(q, k, heads));
+    if cuda::takes(q)
+        && let Some(y) = cuda::attention(q, k, v, heads)?
+    {
+        return Ok(y);
+    }
     match version(q, channels / heads) {
         Version::F32 => attention_fused::<f32>(q, k, v, heads, isa),
         Version::Bf16 => attention_fused::<bf16>(q, k, v, heads, isa),
@@ -66,6 +72,11 @@ pub(crate) fn temporal_attention_for(
         return Ok(q.clone());
     }
     let _timer = profile::timer(q, || temporal_work(q, heads));
+    if cuda::takes(q)
+        && let Some(y) = cuda::temporal_attention(q, k, v, heads)?
+    {
+        return Ok(y);
+    }
     match version(q, channels / heads) {
         Version::F32 => temporal_attention_fused::<f32>(q, k, v, heads, isa),
         Version::Bf16 => temporal_attention_fused::<bf16>(q, k, v, heads, isa),

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cuda;
 use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
@@ -35,6 +36,7 @@ pub fn blend(of: Blend) -> Result<Tensor> {
     let all_f32 = [of.face, of.face_mask, of.weight].iter().all(|x| x.dtype() == DType::F32);
     let _timer = profile::timer(of.frame, || work(of));
     match (of.frame.device(), of.frame.dtype(), channels) {
+        (_, DType::U8, 3) if all_f32 && cuda::is_on(of.frame) && height * width > 0 => cuda::blend(of),
         (Device::Cpu, DType::U8, 3) if all_f32 => blend_cpu(of),
         _ => blend_reference(of),
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::cpu::{Activation, Call, Geometry, Isa, Walk, Weights};
+use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
@@ -43,6 +44,8 @@ pub struct Conv2d {
 enum Form {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
+    /// For the CUDA version.
+    Product(cuda::Weights),
     /// For the reference.
     Plain { weight: Tensor, bias: Option<Tensor> },
 }
@@ -70,7 +73,10 @@ impl Conv2d {
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
             Some(packed) => Form::Packed(Arc::new(packed), isa),
-            None => Form::Plain { weight, bias },
+            None => match cuda::Weights::pack(&weight, bias.as_ref())? {
+                Some(packed) => Form::Product(packed),
+                None => Form::Plain { weight, bias },
+            },
         };
         Ok(Self { weights, dims, stride, padding })
     }
@@ -98,10 +104,9 @@ impl Conv2d {
         let (batch, height, width, channels) = x.dims4()?;
         let (out, inner, kernel, _) = self.dims;
         let _timer = profile::timer(x, || self.work(x, [batch, 2 * height, 2 * width, out], None));
+        let keeps_size = (channels, kernel, self.stride, self.padding) == (inner, 3, 1, Padding::all(1));
         match &self.weights {
-            Form::Packed(weights, isa)
-                if (channels, kernel, self.stride, self.padding) == (inner, 3, 1, Padding::all(1)) =>
-            {
+            Form::Packed(weights, isa) if keeps_size => {
                 let call = Call {
                     name: "conv2d",
                     isa: *isa,
@@ -111,6 +116,18 @@ impl Conv2d {
                 };
                 weights.apply(x, &[batch, 2 * height, 2 * width, out], &call)
             }
+            Form::Product(weights) if keeps_size && x.elem_count() > 0 => {
+                let patches = cuda::Patches {
+                    stride: 1,
+                    top: 1,
+                    left: 1,
+                    out_height: 2 * height,
+                    out_width: 2 * width,
+                    doubled: true,
+                };
+                weights.apply(x, &patches, None, Then::Nothing)
+            }
+            _ if cuda::takes(x) && x.elem_count() > 0 => self.run(&cuda::upsample(x)?, None),
             _ => self.run(&upsample_reference(x, 2)?, None),
         }
     }
@@ -171,6 +188,16 @@ impl Conv2d {
                     residual,
                 };
                 weights.apply(x, &dims, &call)
+            }
+            Form::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
+            Form::Product(weights) => {
+                let Geometry { stride, top, left, out_height, out_width, .. } = geometry;
+                let patches = cuda::Patches { stride, top, left, out_height, out_width, doubled: false };
+                weights.apply(x, &patches, residual, Then::Nothing)
+            }
+            Form::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {
+                let y = conv2d_reference(x, weight, None, self.stride, self.padding)?;
+                cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, then: Then::Nothing })
             }
             Form::Plain { weight, bias } => {
                 let y = conv2d_reference(x, weight, bias.as_ref(), self.stride, self.padding)?;

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cuda;
 use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
@@ -19,6 +20,7 @@ pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
     }
     let _timer = profile::timer(image, || Work::moving(Kind::Erode, image));
     match (image.device(), image.dtype()) {
+        (_, DType::F32) if cuda::is_on(image) && height * width > 0 => cuda::erode(image, size),
         (Device::Cpu, DType::F32) if height * width > 0 => erode_cpu(image, size),
         _ => erode_reference(image, size),
     }

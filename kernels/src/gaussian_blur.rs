@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cuda;
 use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
@@ -19,6 +20,9 @@ pub fn gaussian_blur(image: &Tensor, size: usize, sigma: f64) -> Result<Tensor> 
     }
     let _timer = profile::timer(image, || Work::moving(Kind::Blur, image));
     match (image.device(), image.dtype()) {
+        (_, DType::F32) if cuda::is_on(image) && height * width > 0 => {
+            cuda::gaussian_blur(image, &kernel(size, sigma))
+        }
         (Device::Cpu, DType::F32) if height * width > 0 => blur_cpu(image, &kernel(size, sigma)),
         _ => gaussian_blur_reference(image, size, sigma),
     }

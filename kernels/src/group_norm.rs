@@ -9,6 +9,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
 /// Positions whose sums are taken together in f32, before they go into sums in f64.
@@ -74,6 +75,12 @@ impl GroupNorm {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::GroupNorm, x));
+        if cuda::takes(x) {
+            let Self { weight, bias, groups, eps, .. } = self;
+            let of =
+                cuda::GroupNorm { weight, bias, groups: *groups, eps: *eps, then_silu: then == Then::Silu };
+            return cuda::group_norm(x, &of);
+        }
         match (x.device(), x.dtype()) {
             (Device::Cpu, DType::F32) => self.fused::<f32>(x, then),
             (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, then),

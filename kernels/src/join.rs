@@ -7,6 +7,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::{Element, Shared, fill, slice};
+use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
 /// Elements that a thread writes at a time.
@@ -21,6 +22,7 @@ pub fn join_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let _timer =
         profile::timer(a, || Work::moving_bytes(Kind::Join, a, 2. * (profile::bytes(a) + profile::bytes(b))));
     match (a.device(), a.dtype()) {
+        _ if cuda::takes(a) && a.elem_count() > 0 && b.elem_count() > 0 => cuda::join_channels(a, b),
         (Device::Cpu, DType::F32) if b.device().is_cpu() => joined::<f32>(a, b),
         (Device::Cpu, DType::BF16) if b.device().is_cpu() => joined::<bf16>(a, b),
         _ => join_channels_reference(a, b),

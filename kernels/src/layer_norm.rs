@@ -8,6 +8,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
 /// Elements that a thread takes at a time.
@@ -64,6 +65,10 @@ impl LayerNorm {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::LayerNorm, x));
+        if cuda::takes(x) {
+            let Self { weight, bias, eps, .. } = self;
+            return cuda::layer_norm(x, &cuda::LayerNorm { weight, bias, eps: *eps, added });
+        }
         match (x.device(), x.dtype()) {
             (Device::Cpu, DType::F32) => self.fused::<f32>(x, added),
             (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, added),

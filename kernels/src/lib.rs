@@ -10,6 +10,7 @@
 use candle_core::{DType, Tensor};
 
 pub mod cpu;
+pub mod cuda;
 pub mod profile;
 
 // Networks.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::cpu::{self, Activation, Call, Isa, Walk, Weights};
+use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
@@ -20,6 +21,8 @@ pub struct Linear {
 enum Form {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
+    /// For the CUDA version.
+    Product(Arc<cuda::LinearWeights>),
     /// For the reference.
     Plain { weight: Tensor, bias: Option<Tensor> },
 }
@@ -39,7 +42,10 @@ impl Linear {
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
             Some(packed) => Form::Packed(Arc::new(packed), isa),
-            None => Form::Plain { weight, bias },
+            None => match cuda::LinearWeights::pack(&weight, bias.as_ref())? {
+                Some(packed) => Form::Product(Arc::new(packed)),
+                None => Form::Plain { weight, bias },
+            },
         };
         Ok(Self { weights, in_features, out_features })
     }
@@ -77,6 +83,11 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, 2 * self.out_features));
         match &self.weights {
             Form::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
+            Form::Product(weights) => weights.apply(x, Some(residual), Then::Nothing),
+            Form::Plain { weight, bias } if cuda::takes(x) && residual.elem_count() > 0 => {
+                let of = Epilogue { bias: bias.as_ref(), residual: Some(residual), then: Then::Nothing };
+                cuda::epilogue(&linear_reference(x, weight, None)?, of)
+            }
             Form::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
         }
     }
@@ -100,8 +111,13 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
             Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
+            Form::Product(weights) => return weights.apply(x, None, then(activation)),
             Form::Plain { weight, bias } => (weight, bias.as_ref()),
         };
+        if cuda::takes(x) && x.elem_count() > 0 {
+            let y = linear_reference(x, weight, None)?;
+            return cuda::epilogue(&y, Epilogue { bias, residual: None, then: then(activation) });
+        }
         let y = linear_reference(x, weight, bias)?;
         match activation {
             Activation::None => Ok(y),
@@ -148,8 +164,21 @@ impl Linear {
     }
 }
 
+/// The CUDA versions' name of it.
+fn then(activation: Activation) -> Then {
+    match activation {
+        Activation::None => Then::Nothing,
+        Activation::Silu => Then::Silu,
+        Activation::Gelu => Then::Gelu,
+        Activation::Geglu => Then::Geglu,
+    }
+}
+
 /// (..., 2 × n) → (..., n).
 fn geglu(both: &Tensor) -> Result<Tensor> {
+    if cuda::takes(both) && both.elem_count() > 0 {
+        return cuda::epilogue(both, Epilogue::only(Then::Geglu));
+    }
     let half = both.dim(D::Minus1)? / 2;
     both.narrow(D::Minus1, 0, half)? * crate::gelu(&both.narrow(D::Minus1, half, half)?)?
 }

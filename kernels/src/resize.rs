@@ -6,6 +6,7 @@ use std::f64::consts::FRAC_PI_4;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cuda;
 use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
@@ -22,6 +23,10 @@ pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Te
     }
     let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), channels) {
+        _ if cuda::is_on(image) => {
+            let (old_height, old_width, _) = image.dims3()?;
+            cuda::resize_lanczos4(image, &lanczos_taps(old_height, height), &lanczos_taps(old_width, width))
+        }
         (Device::Cpu, 1) => lanczos_cpu::<1>(image, height, width),
         (Device::Cpu, 3) => lanczos_cpu::<3>(image, height, width),
         _ => resize_lanczos4_reference(image, height, width),
@@ -34,6 +39,10 @@ pub fn resize_bicubic(image: &Tensor, height: usize, width: usize) -> Result<Ten
     let (_, _, channels) = checked_dims(image, height, width)?;
     let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), image.dtype(), channels) {
+        (_, DType::F32, _) if cuda::is_on(image) => {
+            let (old_height, old_width, _) = image.dims3()?;
+            cuda::resize_bicubic(image, &bicubic_taps(old_height, height), &bicubic_taps(old_width, width))
+        }
         (Device::Cpu, DType::F32, 3) => bicubic_cpu::<3>(image, height, width),
         _ => resize_bicubic_reference(image, height, width),
     }
@@ -54,9 +63,10 @@ fn checked_dims(image: &Tensor, height: usize, width: usize) -> Result<(usize, u
 }
 
 /// Which source samples make an output sample, and how much each counts.
-struct Taps<W> {
-    indices: Vec<usize>,
-    weights: Vec<W>,
+pub(crate) struct Taps<W> {
+    /// In order; of the bicubic kernel, neighbours.
+    pub indices: Vec<usize>,
+    pub weights: Vec<W>,
 }
 
 /// The eight samples around each output sample. Formula: `interpolateLanczos4` of OpenCV's `resize.cpp`,

@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
+use crate::cuda;
 use crate::pixels::{Rect, with_slice};
 use crate::profile::{self, Kind, Work};
 
@@ -39,6 +40,9 @@ pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) ->
     let (_, _, channels) = checked_dims(source)?;
     let _timer = profile::timer(source, || work(source, window.height * window.width * channels));
     match (source.device(), source.dtype(), channels) {
+        (_, DType::U8 | DType::F32, _) if cuda::is_on(source) && window.width * window.height > 0 => {
+            cuda::warp_affine(source, &matrix.invert()?, window, fill)
+        }
         (Device::Cpu, DType::U8, 3) => sample::<u8, 3>(source, &matrix.invert()?, window, fill),
         (Device::Cpu, DType::F32, 3) => sample::<f32, 3>(source, &matrix.invert()?, window, fill),
         _ => warp_affine_reference(source, matrix, window, fill),
@@ -49,6 +53,9 @@ pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) ->
 /// with a fill of 0. → (window.height, window.width), f32, in 0..=1.
 pub fn warp_coverage(source: &Tensor, matrix: &Affine, window: Rect) -> Result<Tensor> {
     let (height, width, _) = checked_dims(source)?;
+    if cuda::is_on(source) && window.width * window.height > 0 {
+        return cuda::warp_coverage(source, &matrix.invert()?, window);
+    }
     if !source.device().is_cpu() {
         return warp_coverage_reference(source, matrix, window);
     }

@@ -17,7 +17,7 @@ use crate::common::{Golden, relative_error, to_channels_last};
 const TOLERANCE: f64 = 1e-4;
 
 /// The files of the small checkpoint, or `None`, said on stderr, where the set has none.
-fn small(golden: &Golden) -> Option<PathBuf> {
+pub fn small(golden: &Golden) -> Option<PathBuf> {
     if golden.manifest.model.is_none() {
         eprintln!("skipped: the golden set has no small checkpoint");
     }
@@ -48,9 +48,9 @@ fn unet_weights(dir: &Path) -> HashMap<String, Tensor> {
     tensors.into_iter().collect()
 }
 
-fn load_unet(golden: &Golden, model: &Path) -> Result<UNet3D> {
+pub fn load_unet(golden: &Golden, model: &Path, dtype: DType) -> Result<UNet3D> {
     let dir = golden.path(model);
-    let vb = VarBuilder::from_tensors(unet_weights(&dir), DType::F32, &Device::Cpu);
+    let vb = VarBuilder::from_tensors(unet_weights(&dir), dtype, &Device::Cpu);
     UNet3D::load(&unet_config(&dir.join("unet_config.yaml")), vb)
 }
 
@@ -85,7 +85,7 @@ fn unet_small() -> Result<()> {
     let Some(tensors) = golden.tensors(model.join("unet_golden.safetensors")) else {
         return Ok(());
     };
-    let unet = load_unet(&golden, &model)?;
+    let unet = load_unet(&golden, &model, DType::F32)?;
     let cases = unet_cases(tensors);
     assert!(!cases.is_empty(), "unet_golden has no case");
     for (name, mut case) in cases {
@@ -124,7 +124,7 @@ fn unet_shallow_pass_repeats_the_full_one() -> Result<()> {
     let Some(tensors) = golden.tensors(model.join("unet_golden.safetensors")) else {
         return Ok(());
     };
-    let unet = load_unet(&golden, &model)?;
+    let unet = load_unet(&golden, &model, DType::F32)?;
     let Some((_, case)) = unet_cases(tensors).pop_first() else {
         panic!("unet_golden has no case");
     };
@@ -151,7 +151,7 @@ fn rename_attention(key: String) -> String {
         .fold(key, |key, (old, new)| key.replace(old, new))
 }
 
-fn vae_weights(dir: &Path) -> HashMap<String, Tensor> {
+pub fn vae_weights(dir: &Path) -> HashMap<String, Tensor> {
     let path = dir.join("diffusion_pytorch_model.safetensors");
     if path.exists() {
         return candle_core::safetensors::load(path, &Device::Cpu).unwrap();

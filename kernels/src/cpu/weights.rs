@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::{bf16, f16};
 
+use crate::cuda;
+
 use super::{
     Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Shared, Source, fill, quarters,
     slice,
@@ -59,7 +61,7 @@ impl Weights {
     /// `weight`: (out, channels, ...), the remaining dimensions being the taps; `bias`: (out). `None` where
     /// there is no CPU version for the device or the dtype. The f16 of a checkpoint is kept as f32.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        if !weight.device().is_cpu() {
+        if !weight.device().is_cpu() || cuda::takes(weight) {
             return Ok(None);
         }
         let (out, channels) = (weight.dim(0)?, weight.dim(1)?);

@@ -5,6 +5,8 @@ mod products;
 mod norms;
 mod attentions;
 mod devices;
+#[cfg(feature = "cuda-emulator")]
+mod emulated;
 mod profile;
 mod speed;
 

@@ -1,0 +1,16 @@
+// All kernels, for the emulator: each adds itself to the list of what can be launched.
+
+#include "../attention.cu"
+#include "../attention_tensor_core.cu"
+#include "../epilogue.cu"
+#include "../faces/blend.cu"
+#include "../faces/masks.cu"
+#include "../faces/resize.cu"
+#include "../faces/warp_affine.cu"
+#include "../group_norm.cu"
+#include "../layer_norm.cu"
+#include "../layout.cu"
+#include "../product.cu"
+#include "../temporal_attention.cu"
+#include "faults.cu"
+#include "emulator.cc"
