@@ -261,7 +261,19 @@ pub enum Error {
     FaceNotFinite { frame: usize },
 }
 
+/// What takes less memory.
+const MEMORY_HINT: &str = "close other programs, or take less: `--dtype bf16`, or `--model latentsync-1.5` with its \
+    smaller faces; in place of a GPU, `--device cpu` has the machine's memory";
+
 impl Error {
+    /// Whether a device had no memory left for a computation, which then had no result: less at once may still fit.
+    pub fn is_out_of_memory(&self) -> bool {
+        let Error::Compute { source, .. } = self else { return false };
+        // The driver's and cuBLAS's words. Their types are there only in builds that know CUDA.
+        let message = source.to_string();
+        ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"].iter().any(|word| message.contains(word))
+    }
+
     /// The process's exit code: 2 usage, 3 input, 4 model, 5 device or memory, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -327,9 +339,8 @@ impl Error {
                 "`latentsync doctor` lists what this machine and this build can compute on"
             }
             Error::FaceNotFinite { .. } => "try `--dtype f32` or `--dtype bf16`: f16 ends at 65504",
-            Error::Memory { .. } => {
-                "close other programs, or take less: `--dtype bf16`, or `--model latentsync-1.5` with its smaller faces"
-            }
+            Error::Memory { .. } => MEMORY_HINT,
+            Error::Compute { .. } if self.is_out_of_memory() => MEMORY_HINT,
             Error::NotMedia { .. } => {
                 "give a video, audio or image file that FFmpeg can play; a recording that was \
                                        cut off may have lost its index"
@@ -446,4 +457,22 @@ pub(crate) fn write_error(path: &std::path::Path, source: std::io::Error) -> Err
 /// Puts a stage's name to a failed computation.
 pub(crate) fn compute(stage: &'static str) -> impl Fn(candle_core::Error) -> Error {
     move |source| Error::Compute { stage, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As cudarc prints it, and candle passes it on.
+    #[test]
+    fn a_full_gpu_is_told_from_other_failures() {
+        let failed = |message: &str| compute("denoise_latents")(candle_core::Error::msg(message));
+        let full = failed("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert!(full.is_out_of_memory());
+        assert!(full.hint().is_some_and(|hint| hint.contains("--device cpu")), "{:?}", full.hint());
+        let other =
+            failed("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")");
+        assert!(!other.is_out_of_memory() && other.hint().is_none());
+        assert!(!Error::Interrupted.is_out_of_memory());
+    }
 }

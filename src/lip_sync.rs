@@ -9,8 +9,8 @@ use models::whisper::WhisperEncoder;
 use crate::anchors::FaceFinder;
 use crate::error::{Result, compute};
 use crate::noise::LatentShape;
-use crate::options::{LoadOptions, ModelChoice};
-use crate::weights::{Checkpoint, HubSettings, Stamps};
+use crate::options::{BatchChunks, LoadOptions, ModelChoice};
+use crate::weights::{Activations, BatchSize, Checkpoint, HubSettings, Stamps};
 
 /// A loaded model. Load once, run many jobs.
 pub struct LipSync {
@@ -26,6 +26,9 @@ pub struct LipSync {
     pub(crate) resolution: usize,
     pub(crate) device: Device,
     pub(crate) dtype: DType,
+    /// How many chunks may be computed together, and what they take.
+    pub(crate) batch_chunks: BatchChunks,
+    pub(crate) activations: Activations,
     /// It was trained on drawn faces, and says so where it meets another.
     pub(crate) draws_only: bool,
     pub(crate) face_finder: FaceFinder,
@@ -39,7 +42,8 @@ impl LipSync {
         let dtype = options.dtype.resolve(&device);
         let settings = HubSettings::for_loading(options);
         let checkpoint = Checkpoint::open(model, &settings)?;
-        checkpoint.check_memory(dtype, &device)?;
+        let memory = checkpoint.memory_needs(dtype, &device)?;
+        memory.check(&device)?;
         Ok(Self {
             name: model.to_string(),
             unet: checkpoint.unet(dtype, &device)?,
@@ -52,10 +56,22 @@ impl LipSync {
             resolution: checkpoint.resolution(),
             device,
             dtype,
+            batch_chunks: options.batch_chunks,
+            activations: memory.activations,
             draws_only: *model == ModelChoice::Demo,
             face_finder: FaceFinder::new(options, settings),
             files: checkpoint.stamps()?,
         })
+    }
+
+    /// How many chunks of a job may go through the UNet together, by what is free on the device now. `guided`: of a job
+    /// with guidance, which takes twice as much.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) where a GPU has no room for one.
+    pub(crate) fn chunks_together(&self, guided: bool) -> Result<usize> {
+        let most = BatchSize { chunks: self.batch_chunks.most_on(&self.device), guided };
+        self.activations.fitting(most, &self.device)
     }
 
     /// Height, width and channels of one frame of latents.

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use crate::device::{DTypeChoice, DeviceChoice};
 use crate::error::{Error, Result};
 
+mod batch;
 mod blend;
 mod duration;
 mod encoding;
@@ -15,6 +16,7 @@ mod face;
 mod rate;
 mod silence;
 
+pub use batch::{BatchChunks, MAX_BATCH_CHUNKS};
 pub use blend::{ColourMatch, Feather};
 pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
 pub use encoding::{Container, EncoderChoice, Encoding, VideoCodec};
@@ -149,6 +151,8 @@ impl Options {
 pub struct LoadOptions {
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
+    /// How much of a job is computed at once. Not an option of the job, whose result it does not change.
+    pub batch_chunks: BatchChunks,
     pub face_detector: FaceDetectorChoice,
     /// InsightFace's networks are for non-commercial research only: they are neither downloaded nor
     /// loaded before the user says that this is known.

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Three threads, joined by bounded channels: memory does not grow with the length of the job. The networks
-//! stay on the caller's thread and work on chunks of 16 frames at 25 a second, as they were trained; which output
-//! frame shows which of these, at other rates, says `timing.rs`. Fifteen chunks are a segment of the output: a job that
-//! was killed goes on after its last whole segment.
+//! stay on the caller's thread and work on chunks of 16 frames at 25 a second, as they were trained, on a GPU on several
+//! of them together; which output frame shows which of their frames, at other rates, says `timing.rs`. Fifteen chunks are
+//! a segment of the output: a job that was killed goes on after its last whole segment.
 
 mod reading;
 mod generating;
@@ -36,17 +36,23 @@ use crate::media::colour::ColourMode;
 use crate::media::journal::{Journal, JournalHead, Journalling, Resume};
 use crate::meter::{Counters, Meter, Totals};
 use crate::noise::{NoiseSource, SeededNoise};
-use crate::options::{ColourMatch, DurationPolicy, FaceSelector, Options, SilenceMode, VideoLonger};
+use crate::options::{
+    BatchChunks, ColourMatch, DurationPolicy, FaceSelector, Options, SilenceMode, VideoLonger,
+};
 use crate::report::{CancelToken, Clock, FaceReport, FrameRange, Progress, Report, Stage, peak_memory_bytes};
 use crate::source_frames::{Lasting, Lengths, SourceFrames, surely_longer};
 use crate::stages::audio_features::{AudioFeatures, Speech, VoiceActivity, Windows, load_speech_until};
 use crate::stages::colour_match::ColourMatcher;
 use crate::stages::decode_video::{CountDepth, VideoInfo, VideoOptions, VideoReader};
 use crate::stages::mux_video::{Effort, OutputVideo, SoundEnd, VideoWriter, directory_of};
+use crate::system;
 use crate::timing::Timing;
 
-/// Frames that wait between two threads: one chunk, so that neither side stalls the other.
+/// Frames that wait between two threads, for each of the chunks that go through the networks together: so that the next
+/// ones are read while these are computed, and the ones before are written.
 const QUEUE: usize = 16;
+/// The part of the machine's free memory that chunks which wait for others may take.
+const HELD_PART: usize = 4;
 /// What a journal remembers of a video whose length was found out the hard way.
 const SOURCE_FRAMES: &str = "source_frames";
 /// Seconds that a stream may end before its announced end: the last frames' rounding.
@@ -160,6 +166,7 @@ impl LipSync {
             fps: done.fps,
             resumed_frames: done.resumed_frames,
             faces_from_cache: done.faces_from_cache,
+            batch_chunks: done.batch_chunks,
             faces: done.faces,
             stage_seconds: clock.times(),
             seconds: 0.0,
@@ -192,13 +199,15 @@ struct Run<'a> {
     colours: Option<ColourMatcher>,
 }
 
-/// The voice as the model hears it, and what follows from the lengths of voice and video.
+/// The voice as the model hears it, and what follows from the sizes of voice, video and memory.
 struct Heard {
     features: AudioFeatures,
     /// Where the original mouth stays while the voice is silent.
     activity: Option<VoiceActivity>,
     lengths: Lengths,
     timing: Timing,
+    /// Chunks that go through the networks together, where there are so many.
+    together: usize,
 }
 
 /// What a finished run has to say.
@@ -209,6 +218,8 @@ struct Done {
     fps: f64,
     resumed_frames: usize,
     faces_from_cache: bool,
+    /// The most chunks that went through the UNet together.
+    batch_chunks: usize,
     faces: FaceReport,
     /// The demo model has made a mouth, and it was looked at whether it knows such faces.
     likeness_checked: bool,
@@ -226,6 +237,9 @@ impl Run<'_> {
         let damaged_sound = speech.damaged;
         let heard = self.listen(speech, reader.info(), source_frames)?;
         let (timing, lengths) = (heard.timing, heard.lengths);
+        if heard.together > 1 {
+            progress.log(&format!("up to {} chunks together", heard.together));
+        }
         let frames = lengths.output_frames();
         let cached = self.face_cache(reader.info())?;
         let faces = self.faces(reader.info(), cached.as_ref(), &lengths)?;
@@ -261,8 +275,8 @@ impl Run<'_> {
         meter.tell(Stage::AudioFeatures, 1);
         let stop = self.cancel.child();
         thread::scope(|scope| {
-            let (aligned_sender, aligned) = sync_channel(QUEUE);
-            let (synced_sender, synced) = sync_channel(QUEUE);
+            let (aligned_sender, aligned) = sync_channel(heard.together * QUEUE);
+            let (synced_sender, synced) = sync_channel(heard.together * QUEUE);
             let source = scope.spawn(|| self.read_frames(reader, faces, aligned_sender, &counters));
             let sink = scope.spawn(|| {
                 let written = self.write_frames(writer, synced, &counters);
@@ -364,7 +378,26 @@ impl Run<'_> {
         if options.reference_compat {
             lengths.audio_frames = timing.frames_of_model(features.reference_frames());
         }
-        Ok(Heard { features, activity, lengths, timing })
+        Ok(Heard { features, activity, lengths, timing, together: self.together(video, &timing)? })
+    }
+
+    /// How many chunks go through the networks together: as many as the device's memory holds, unless their pictures
+    /// would take too much of the machine's.
+    fn together(&self, video: &VideoInfo, timing: &Timing) -> Result<usize> {
+        let together = self.model.chunks_together(self.job.options.guidance_scale > 1.0)?;
+        let side = self.model.resolution;
+        // 4:2:0 at 8 bits is the least that a picture takes; its face, as it was and as it is made, goes with it.
+        let frame = video.width * video.height * 3 / 2 + side * side * 3 * (1 + size_of::<f32>());
+        // Before the networks, in them, and after them.
+        let held = 3 * frame * timing.frames_of_model(self.model.chunk_frames).max(1);
+        let free = system::memory_available_bytes().map_or(usize::MAX, |bytes| bytes as usize);
+        let together = together.min(free / HELD_PART / held).max(1);
+        if let BatchChunks::AtMost(asked) = self.model.batch_chunks
+            && together < asked.get()
+        {
+            tracing::warn!("there is memory for {together} chunks together, not for {asked}");
+        }
+        Ok(together)
     }
 
     /// `known`: the video's length, where an earlier run has found it out.

@@ -125,6 +125,8 @@ pub struct Report {
     pub resumed_frames: usize,
     /// Nothing was searched or encoded: an earlier job with this video did it.
     pub faces_from_cache: bool,
+    /// The most chunks of 16 frames that went through the UNet together.
+    pub batch_chunks: usize,
     #[serde(flatten)]
     pub faces: FaceReport,
     /// Seconds of work per stage. Stages overlap, so that the sum may exceed `seconds`.

@@ -27,6 +27,7 @@ pub use hub::{HubSettings, InsightFaceLicence};
 pub use inventory::{FileState, FileStatus, LocatedFile, PackageStatus, list, path, verify, verify_manifest};
 pub use locate::{InsightFaceFiles, insightface_files, published_here, shape_predictor};
 pub use manifest::{Manifest, ManifestFile, Package, Role, pull_command};
+pub use memory::{Activations, BatchSize, MemoryNeeds, Sizes};
 pub use pull::{pull, pull_manifest};
 
 use crate::Error;

@@ -119,6 +119,9 @@ pub struct JobRecord {
     pub fps: f64,
     pub steps: usize,
     pub deepcache: Option<usize>,
+    /// The most chunks that the UNet was given at once; 0 where an old record does not say.
+    #[serde(default)]
+    pub batch_chunks: usize,
     /// Of the fastest run. Stages overlap, so that the sum may exceed `seconds`.
     pub stage_seconds: BTreeMap<String, f64>,
     /// UNet and VAE's part of the time.

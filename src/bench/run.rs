@@ -222,6 +222,7 @@ impl Bench {
             fps,
             steps: files.steps,
             deepcache: files.deepcache,
+            batch_chunks: fastest.map_or(0, |report| report.batch_chunks),
             stage_seconds: Stage::ALL.map(|stage| (stage.name().to_string(), of_stage(stage))).into(),
             networks_share: networks / seconds.min,
             seconds,

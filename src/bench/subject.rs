@@ -14,8 +14,9 @@ use crate::anchors::FaceFinder;
 use crate::error::{Error, Result, compute};
 use crate::lip_sync::LipSync;
 use crate::options::{LoadOptions, ModelChoice};
-use crate::system;
-use crate::weights::{Checkpoint, HubSettings, Stamps, published_unet_config};
+use crate::weights::{
+    Activations, Checkpoint, HubSettings, MemoryNeeds, Sizes, Stamps, published_unet_config,
+};
 
 /// Of the training schedule; which one does not matter.
 const TIMESTEP: usize = 401;
@@ -80,6 +81,16 @@ impl Plan {
     /// Side of one frame of latents.
     pub fn latent_side(&self) -> usize {
         self.resolution >> (self.vae.block_out_channels.len() - 1)
+    }
+
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes {
+            unet: &self.unet,
+            vae: &self.vae,
+            audio_tokens: AUDIO_TOKENS,
+            frames: self.frames,
+            resolution: self.resolution,
+        }
     }
 }
 
@@ -201,6 +212,7 @@ impl Subject {
             return Err(Error::Usage("a job needs both networks".into()));
         };
         let whisper = Synthetic::new("bench.whisper.", 1.0).var_builder(DType::F32, &self.device);
+        let activations = Activations::new(&self.plan.sizes(), self.dtype, &self.device)?;
         Ok(LipSync {
             name: self.name.clone(),
             unet,
@@ -212,6 +224,8 @@ impl Subject {
             resolution: self.plan.resolution,
             device: self.device,
             dtype: self.dtype,
+            batch_chunks: options.batch_chunks,
+            activations,
             draws_only: false,
             face_finder: FaceFinder::new(options, HubSettings::for_loading(options)),
             files: Stamps { all: self.name.clone(), vae: self.name },
@@ -241,21 +255,12 @@ fn make(
     ))
 }
 
-/// Refuses what does not fit, as loading a model's files does: the weights, and what is computed at once.
+/// Refuses what does not fit, as loading a model's files does. Without the UNet there is little to fit.
 fn check_memory(size: Size, needs: Needs, dtype: DType, device: &Device) -> Result<()> {
-    const UNET: u64 = 1_267_000_000;
-    const VAE: u64 = 84_000_000;
-    let activations = match size {
-        Size::Small => return Ok(()),
-        Size::Pixels256 => 1 << 30,
-        Size::Pixels512 => 4 << 30,
+    let resolution = match size {
+        Size::Pixels256 if needs.unet => 256,
+        Size::Pixels512 if needs.unet => 512,
+        _ => return Ok(()),
     };
-    // The CPU keeps the weights of f16 as f32.
-    let bytes = if dtype == DType::BF16 { 2 } else { 4 };
-    let weights = if needs.unet { UNET } else { 0 } + if needs.vae { VAE } else { 0 };
-    let needed = weights * bytes + activations;
-    match system::memory_available_bytes() {
-        Some(available) if device.is_cpu() && needed > available => Err(Error::Memory { needed, available }),
-        _ => Ok(()),
-    }
+    MemoryNeeds::published(resolution, dtype, device)?.check(device)
 }

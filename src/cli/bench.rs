@@ -15,6 +15,7 @@ use latentsync::bench::run::{Bench, JobFiles};
 use latentsync::bench::subject::Source;
 use latentsync::bench::{Size, What};
 use latentsync::device::{DTypeChoice, DeviceChoice};
+use latentsync::options::BatchChunks;
 use latentsync::{Error, LoadOptions, ModelChoice};
 
 use super::interrupt::Interrupts;
@@ -93,6 +94,9 @@ pub struct BenchArgs {
     /// Run the whole UNet only on every N-th step of the job
     #[arg(long, value_name = "N", help_heading = "Job")]
     deepcache: Option<usize>,
+    /// Chunks of the job that go through the UNet together: auto, or 1 to 15
+    #[arg(long, value_name = "N", value_parser = parse::<BatchChunks>, default_value_t, help_heading = "Job")]
+    batch_chunks: BatchChunks,
 }
 
 pub fn run(args: &BenchArgs, interrupts: &Interrupts) -> Result<()> {
@@ -157,7 +161,12 @@ impl BenchArgs {
                 None => Source::Synthetic(self.size),
             },
             what,
-            load: LoadOptions { device: self.device, dtype: self.dtype, ..LoadOptions::default() },
+            load: LoadOptions {
+                device: self.device,
+                dtype: self.dtype,
+                batch_chunks: self.batch_chunks,
+                ..LoadOptions::default()
+            },
             runs: self.runs.get(),
             warm_up: self.warm_up,
             peer: self.peer.then(|| self.peer_script.clone()),

@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::Result;
+use candle_core::{DType, Device};
 use clap::Args;
 use ffmpeg_next as ffmpeg;
-use latentsync::device::{DTypeChoice, DeviceChoice, device_name, dtype_name};
+use latentsync::device::{DTypeChoice, DeviceChoice, DeviceMemory, device_memory, device_name, dtype_name};
+use latentsync::options::BatchChunks;
 use latentsync::system;
-use latentsync::weights::{self, HubSettings, Package, pull_command};
+use latentsync::weights::{self, BatchSize, HubSettings, MemoryNeeds, Package, pull_command};
 use serde::Serialize;
 
 use super::estimate::{self, Estimate};
@@ -54,6 +56,10 @@ struct Findings {
     cpu: String,
     memory_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
+    /// The device's own; on a CPU the same again.
+    device_memory: Option<DeviceMemory>,
+    /// What the published models take on the device.
+    memory_needs: Vec<Need>,
     models_directory: String,
     models_directory_free_bytes: Option<u64>,
     ffmpeg: Ffmpeg,
@@ -70,6 +76,15 @@ struct Ffmpeg {
     licence: &'static str,
     encoders: Vec<&'static str>,
     missing_encoders: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Need {
+    model: &'static str,
+    /// Without guidance, one chunk at a time.
+    bytes: u64,
+    /// How many chunks go together by themselves; 0: it does not fit.
+    batch_chunks: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,6 +132,11 @@ fn examine(args: &DoctorArgs) -> Result<Findings> {
         cpu: kernels::cpu::features().to_string(),
         memory_bytes: system::memory_bytes(),
         memory_available_bytes: system::memory_available_bytes(),
+        device_memory: opened.as_ref().ok().and_then(|(_, device)| device_memory(device)),
+        memory_needs: match &opened {
+            Ok((dtype, device)) => examine_needs(*dtype, device)?,
+            Err(_) => Vec::new(),
+        },
         models_directory_free_bytes: system::free_space(&settings.cache),
         ffmpeg: examine_ffmpeg(),
         shape_predictor: weights::shape_predictor(&settings).ok().map(|path| path.display().to_string()),
@@ -127,6 +147,24 @@ fn examine(args: &DoctorArgs) -> Result<Findings> {
         },
         models_directory: settings.cache.display().to_string(),
     })
+}
+
+/// As jobs ask before they begin.
+fn examine_needs(dtype: DType, device: &Device) -> Result<Vec<Need>> {
+    let memory = device_memory(device);
+    let most = BatchSize { chunks: BatchChunks::Auto.most_on(device), ..BatchSize::ONE };
+    let mut found = Vec::new();
+    for package in Package::ALL {
+        let Some(resolution) = package.manifest().resolution else { continue };
+        let needs = MemoryNeeds::published(resolution, dtype, device)?;
+        found.push(Need {
+            model: package.name(),
+            bytes: needs.bytes(BatchSize::ONE),
+            batch_chunks: memory
+                .map(|memory| needs.chunks_within(most, memory.free, device).unwrap_or_default()),
+        });
+    }
+    Ok(found)
 }
 
 fn examine_ffmpeg() -> Ffmpeg {
@@ -167,6 +205,13 @@ impl fmt::Display for Findings {
             size(self.memory_bytes),
             size(self.memory_available_bytes)
         )?;
+        if let Some(memory) = self.device_memory.filter(|_| self.device != "cpu") {
+            writeln!(f, "gpu memory  {}, {} free", text::bytes(memory.total), text::bytes(memory.free))?;
+        }
+        for (i, need) in self.memory_needs.iter().enumerate() {
+            let left = if i == 0 { "takes" } else { "" };
+            writeln!(f, "{left:12}{}", describe_need(need))?;
+        }
         let ffmpeg = &self.ffmpeg;
         writeln!(
             f,
@@ -198,6 +243,15 @@ impl fmt::Display for Findings {
             Some(estimate) => writeln!(f, "estimate    {}", describe_estimate(estimate)?),
             None => Ok(()),
         }
+    }
+}
+
+fn describe_need(need: &Need) -> String {
+    let (model, bytes) = (need.model, text::bytes(need.bytes));
+    match need.batch_chunks {
+        Some(0) => format!("{model}: {bytes} of memory, which do not fit"),
+        Some(1) | None => format!("{model}: {bytes} of memory"),
+        Some(chunks) => format!("{model}: {bytes} of memory; {chunks} chunks fit together"),
     }
 }
 

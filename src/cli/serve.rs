@@ -9,7 +9,7 @@ use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
 use latentsync::device::{DTypeChoice, DeviceChoice};
 use latentsync::input::{AddressPolicy, FetchLimits};
-use latentsync::options::FaceDetectorChoice;
+use latentsync::options::{BatchChunks, FaceDetectorChoice};
 use latentsync::server::jobs::Limits;
 use latentsync::server::jobs::clean::Keep;
 use latentsync::server::jobs::engine::LipSyncEngine;
@@ -122,6 +122,10 @@ pub struct ServeArgs {
     #[arg(long, env = "LATENTSYNC_DTYPE", value_parser = parse::<DTypeChoice>, default_value = "auto",
           help_heading = "Model")]
     dtype: DTypeChoice,
+    /// Chunks of 16 frames of a job that go through the network together: auto, or 1 to 15
+    #[arg(long, value_name = "N", env = "LATENTSYNC_BATCH_CHUNKS", value_parser = parse::<BatchChunks>, default_value_t,
+          help_heading = "Model")]
+    batch_chunks: BatchChunks,
     /// auto, seeta-dlib or insightface
     #[arg(long, value_name = "NAME", env = "LATENTSYNC_FACE_DETECTOR", value_parser = parse::<FaceDetectorChoice>,
           default_value = "auto", help_heading = "Model")]
@@ -243,6 +247,7 @@ impl ServeArgs {
         LoadOptions {
             device: self.device,
             dtype: self.dtype,
+            batch_chunks: self.batch_chunks,
             face_detector: self.face_detector,
             accept_insightface_license: self.accept_insightface_license,
             offline: self.offline,

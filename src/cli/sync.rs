@@ -15,7 +15,9 @@ use super::logging::Screen;
 use super::{progress, text};
 
 pub use args::SyncArgs;
-pub(super) use args::{model_choice, model_or_published};
+pub(super) use args::model_choice;
+#[cfg(feature = "server")]
+pub(super) use args::model_or_published;
 
 /// Runs the job that `args` describe.
 pub fn run(args: &SyncArgs, screen: &Screen, interrupts: &Interrupts) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Stage 5: the diffusion loop over one chunk of at most 16 frames.
+//! Stage 5: the diffusion loop over chunks of at most 16 frames, several of them together where there is room.
 
 use candle_core::{Device, Tensor};
 use models::ddim::DdimSchedule;
@@ -29,8 +29,8 @@ pub struct ChunkInputs {
     pub audio: Tensor,
 }
 
-/// A chunk between two steps.
-struct Chunk {
+/// Chunks between two steps, one after the other in the first dimension.
+struct Batch {
     latents: Tensor,
     context: AudioContext,
     /// DeepCache's feature of the last step that ran the whole network.
@@ -38,37 +38,41 @@ struct Chunk {
 }
 
 impl Denoiser<'_> {
-    /// The denoised latents, (1, frames, height, width, channels), f32 on the UNet's device.
+    /// The denoised latents of each of `chunks`, (1, frames, height, width, channels), f32 on the UNet's device. They
+    /// must have equally many frames, and see nothing of each other.
     /// `after_step` is called with the number of finished steps. A cancelled job stops within a block.
-    pub fn run(&self, inputs: &ChunkInputs, mut after_step: impl FnMut(usize)) -> Result<Tensor> {
+    pub fn run(&self, chunks: &[ChunkInputs], mut after_step: impl FnMut(usize)) -> Result<Vec<Tensor>> {
         let stage = "denoise_latents";
-        let mut chunk = self.start(inputs).map_err(compute(stage))?;
+        let mut batch = self.start(chunks).map_err(compute(stage))?;
         for (step, &timestep) in self.schedule.timesteps().iter().enumerate() {
-            let result = self.step(step, timestep, &mut chunk);
+            let result = self.step(step, timestep, &mut batch);
             self.cancel.check()?;
             result.map_err(compute(stage))?;
             after_step(step + 1);
         }
-        Ok(chunk.latents)
+        let of_chunks = (0..chunks.len()).map(|chunk| batch.latents.narrow(0, chunk, 1));
+        of_chunks.collect::<candle_core::Result<Vec<_>>>().map_err(compute(stage))
     }
 
-    fn start(&self, inputs: &ChunkInputs) -> candle_core::Result<Chunk> {
-        let audio = inputs.audio.to_device(self.device)?;
+    fn start(&self, chunks: &[ChunkInputs]) -> candle_core::Result<Batch> {
+        let together = |parts: Vec<&Tensor>| Tensor::cat(&parts, 0)?.to_device(self.device);
+        let audio = together(chunks.iter().map(|chunk| &chunk.audio).collect())?;
+        // All chunks without audio, then all with it.
         let audio = if self.is_guided() { Tensor::cat(&[&audio.zeros_like()?, &audio], 0)? } else { audio };
-        let conditioning = inputs.conditioning.to_device(self.device)?;
-        Ok(Chunk {
-            latents: inputs.noise.to_device(self.device)?,
+        let conditioning = together(chunks.iter().map(|chunk| &chunk.conditioning).collect())?;
+        Ok(Batch {
+            latents: together(chunks.iter().map(|chunk| &chunk.noise).collect())?,
             context: self.unet.conditioned(self.unet.context(&audio)?, &conditioning)?,
             cached: None,
         })
     }
 
-    fn step(&self, step: usize, timestep: usize, chunk: &mut Chunk) -> candle_core::Result<()> {
+    fn step(&self, step: usize, timestep: usize, batch: &mut Batch) -> candle_core::Result<()> {
         // Both halves of guidance start from the same latents.
-        let sample = &chunk.latents;
-        let predicted = match (self.deepcache, &chunk.cached) {
+        let sample = &batch.latents;
+        let predicted = match (self.deepcache, &batch.cached) {
             (Some(interval), Some(feature)) if !step.is_multiple_of(interval) => {
-                self.unet.forward_shallow(sample, timestep, &chunk.context, feature)?
+                self.unet.forward_shallow(sample, timestep, &batch.context, feature)?
             }
             _ => {
                 let mut stop_if_cancelled = |_: &str, _: &Tensor| match self.cancel.is_cancelled() {
@@ -76,13 +80,13 @@ impl Denoiser<'_> {
                     false => Ok(()),
                 };
                 let (predicted, feature) =
-                    self.unet.forward_observed(sample, timestep, &chunk.context, &mut stop_if_cancelled)?;
-                chunk.cached = self.deepcache.map(|_| feature);
+                    self.unet.forward_observed(sample, timestep, &batch.context, &mut stop_if_cancelled)?;
+                batch.cached = self.deepcache.map(|_| feature);
                 predicted
             }
         };
         let predicted = self.guide(predicted)?;
-        chunk.latents = self.schedule.step(&predicted, timestep, &chunk.latents)?;
+        batch.latents = self.schedule.step(&predicted, timestep, &batch.latents)?;
         Ok(())
     }
 
@@ -95,7 +99,8 @@ impl Denoiser<'_> {
         if !self.is_guided() {
             return Ok(predicted);
         }
-        let (silent, voiced) = (predicted.narrow(0, 0, 1)?, predicted.narrow(0, 1, 1)?);
+        let chunks = predicted.dim(0)? / 2;
+        let (silent, voiced) = (predicted.narrow(0, 0, chunks)?, predicted.narrow(0, chunks, chunks)?);
         &silent + ((voiced - &silent)? * self.guidance_scale)?
     }
 }

@@ -259,3 +259,35 @@ pub(super) fn incomplete(directory: &Path, what: &'static str, looked_for: &str)
         remedy,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files of the published sizes and nothing in them, where the hub's client puts them.
+    fn pretend_pulled(package: Package, settings: &HubSettings) {
+        for file in &package.manifest().files {
+            let path = settings.pointer(file, &file.revision);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::File::create(path).unwrap().set_len(file.bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn without_a_name_it_is_the_published_model_that_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings =
+            HubSettings { cache: directory.path().into(), ..HubSettings::from_vars(|_| None::<String>) };
+        assert_eq!(published_here(&settings), ModelChoice::LatentSync16);
+        pretend_pulled(Package::LatentSync15, &settings);
+        assert_eq!(published_here(&settings), ModelChoice::LatentSync15);
+        pretend_pulled(Package::LatentSync16, &settings);
+        assert_eq!(published_here(&settings), ModelChoice::LatentSync16);
+        // A download that broke off does not count.
+        let manifest = Package::LatentSync16.manifest();
+        let unet = settings
+            .pointer(manifest.file(Role::Unet).unwrap(), &manifest.file(Role::Unet).unwrap().revision);
+        fs::File::options().write(true).open(unet).unwrap().set_len(1).unwrap();
+        assert_eq!(published_here(&settings), ModelChoice::LatentSync15);
+    }
+}

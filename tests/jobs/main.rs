@@ -7,5 +7,6 @@ mod whole;
 mod lengths;
 mod rates;
 mod resume;
+mod batch;
 mod cache;
 mod memory;

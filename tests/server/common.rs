@@ -83,6 +83,7 @@ impl Engine for Stub {
             fps: 25.0,
             resumed_frames: 0,
             faces_from_cache: false,
+            batch_chunks: 1,
             faces: Default::default(),
             stage_seconds: StageTimes::default(),
             seconds: 0.0,

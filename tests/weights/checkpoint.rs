@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use latentsync::weights::{Checkpoint, ConvertOptions, HubSettings, Package, Role, convert, shape_predictor};
+use latentsync::weights::{
+    BatchSize, Checkpoint, ConvertOptions, HubSettings, Package, Role, convert, shape_predictor,
+};
 use latentsync::{Error, ModelChoice, Result};
 
 use crate::pt;
@@ -293,7 +295,7 @@ fn the_memory_that_a_model_needs_is_known_before_it_is_loaded() {
     write(dir.path().join("latentsync_unet.safetensors"), safetensors(&[("w", tensor)], &[]));
     let needed = |resolution: usize, dtype| {
         write(dir.path().join("unet_config.yaml"), config(resolution, 48));
-        open(dir.path()).unwrap().memory_needed(dtype).unwrap()
+        open(dir.path()).unwrap().memory_needs(dtype, &CPU).unwrap().bytes(BatchSize::ONE)
     };
     let small = needed(64, DType::F32);
     assert!((4_000_000..40_000_000).contains(&small), "{small}");

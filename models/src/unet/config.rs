@@ -150,6 +150,18 @@ pub(super) struct BlockPlan {
 }
 
 impl UNet3DConfig {
+    /// Channels of all attentions to the audio together: as many numbers are the keys of one token, and its values.
+    pub fn audio_channels(&self) -> Result<usize> {
+        self.validate()?;
+        if !self.add_audio_layer {
+            return Ok(0);
+        }
+        let (down_blocks, up_blocks) = (self.down_blocks()?, self.up_blocks()?);
+        let blocks = down_blocks.iter().chain(&up_blocks);
+        let layers = blocks.flat_map(|block| &block.layers).copied().chain([self.mid_block()]);
+        Ok(layers.filter(|layer| layer.heads.is_some()).map(|layer| layer.out_channels).sum())
+    }
+
     /// Channels of the time embedding.
     pub(super) fn time_channels(&self) -> usize {
         4 * self.block_out_channels[0]

@@ -44,8 +44,8 @@ pub struct UNet3D {
     dtype: DType,
 }
 
-/// Keys and values of every attention to the audio: the same at every step, so computed once per chunk; and
-/// the conditioning's part of the input, where it was given.
+/// Keys and values of every attention to the audio: the same at every step, so computed once; and the
+/// conditioning's part of the input, where it was given.
 #[derive(Debug, Clone)]
 pub struct AudioContext {
     batch: usize,
@@ -110,7 +110,7 @@ impl UNet3D {
 
     /// `context` for samples that are the latents only: what `conditioning` (mask, masked and reference latents)
     /// adds to the first convolution is the same at every step.
-    /// `conditioning`: (batch or 1, frames, h, w, in_channels − out_channels), of any float type.
+    /// `conditioning`: (batch or a part of it, frames, h, w, in_channels − out_channels), of any float type.
     pub fn conditioned(&self, context: AudioContext, conditioning: &Tensor) -> Result<AudioContext> {
         let Some(conv) = &self.conv_in.conditioning else {
             bail!("unet: this network has no input but the latents");
@@ -122,7 +122,8 @@ impl UNet3D {
     /// The noise in `sample`.
     ///
     /// `sample`: (batch, frames, h, w, in_channels), any height and width, or out_channels where the `context` has
-    /// the conditioning; a batch of 1 stands for as many as the audio has. `timestep`: of the training schedule
+    /// the conditioning; a smaller batch than the audio's stands for as many as that has, again and again from its first
+    /// on. `timestep`: of the training schedule
     /// → (batch, frames, h, w, out_channels) in the dtype of `sample`.
     pub fn forward(&self, sample: &Tensor, timestep: usize, context: &AudioContext) -> Result<Tensor> {
         Ok(self.forward_full(sample, timestep, context)?.0)
@@ -175,7 +176,7 @@ impl UNet3D {
     }
 
     /// DeepCache's step in between: `conv_in`, the last layer of the decoder on top of what the last full
-    /// pass left there, and the output. Shapes as in [`Self::forward`]; `cached` must be of the same chunk.
+    /// pass left there, and the output. Shapes as in [`Self::forward`]; `cached` must be of the same batch.
     pub fn forward_shallow(
         &self,
         sample: &Tensor,
@@ -200,7 +201,7 @@ impl UNet3D {
         self.head(&x, sample, context)
     }
 
-    /// (batch or 1, frames, h, w, in_channels or out_channels) → (batch or 1 · frames, h, w, channels).
+    /// (batch or a part, frames, h, w, in_channels or out_channels) → (batch or a part · frames, h, w, channels).
     fn conv_in(&self, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
         let SplitConv { latents, conditioning } = &self.conv_in;
         let channels = latents.in_channels();
@@ -218,10 +219,10 @@ impl UNet3D {
         latents.forward_add(&part(0, channels)?, &partial)
     }
 
-    /// (batch or 1, frames, h, w, channels) → (batch or 1 · frames, h, w, channels) in the network's dtype.
+    /// (batch or a part, frames, h, w, channels) → (batch or a part · frames, h, w, channels) in the network's dtype.
     fn images(&self, x: &Tensor, wanted: usize, context: &AudioContext) -> Result<Tensor> {
         let (batch, frames, h, w, channels) = x.dims5()?;
-        if (batch != 1 && batch != context.batch) || frames != context.frames || channels != wanted {
+        if !context.batch.is_multiple_of(batch) || frames != context.frames || channels != wanted {
             bail!(
                 "unet: input {:?}, expected ({}, {}, height, width, {wanted}), the batch and the frames of the audio",
                 x.shape(),
@@ -232,7 +233,7 @@ impl UNet3D {
         x.to_dtype(self.dtype)?.reshape((batch * frames, h, w, channels))
     }
 
-    /// (batch or 1 · frames, h, w, channels) → (batch, frames, h, w, out_channels) in the dtype of `sample`.
+    /// (batch or a part · frames, h, w, channels) → (batch, frames, h, w, out_channels) in the dtype of `sample`.
     fn head(&self, x: &Tensor, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
         let x = self.conv_norm_out.forward_silu(x, context.frames)?;
         let x = repeated(&self.conv_out.forward(&x)?, context.batch * context.frames)?;

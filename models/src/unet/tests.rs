@@ -108,6 +108,41 @@ fn what_does_not_change_is_computed_once_and_the_result_stays() -> Result<()> {
     Ok(())
 }
 
+/// Two videos with two audios each, as chunks with guidance are: first both without a voice, then both with theirs.
+#[test]
+fn videos_in_a_batch_see_nothing_of_each_other() -> Result<()> {
+    let unet = load(&tiny())?;
+    let shape = (2, 2, 6, 4, 13);
+    let both = unit_variance("test.videos", shape, &Device::Cpu)?;
+    let voices = unit_variance("test.voices", (2, 2, 6, AUDIO_CHANNELS), &Device::Cpu)?;
+    let run = |samples: &Tensor, voices: &Tensor| -> Result<[Tensor; 2]> {
+        let context = unet.context(&Tensor::cat(&[&voices.zeros_like()?, voices], 0)?)?;
+        let (latents, conditioning) = (samples.narrow(4, 0, 4)?, samples.narrow(4, 4, 9)?);
+        let context = unet.conditioned(context, &conditioning)?;
+        let (full, feature) = unet.forward_full(&latents, 10, &context)?;
+        Ok([full, unet.forward_shallow(&latents, 7, &context, &feature)?])
+    };
+    let together = run(&both, &voices)?;
+    for video in 0..2 {
+        let alone = run(&both.narrow(0, video, 1)?, &voices.narrow(0, video, 1)?)?;
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_eq!(together.dims(), [4, 2, 6, 4, 4]);
+            for half in 0..2 {
+                let difference = largest_difference(
+                    &together.narrow(0, 2 * half + video, 1)?,
+                    &alone.narrow(0, half, 1)?,
+                )?;
+                assert_eq!(difference, 0., "video {video}, half {half}");
+            }
+        }
+    }
+    // A batch that does not go into the audio's is nobody's.
+    let three = Tensor::cat(&[&voices, &voices.narrow(0, 0, 1)?], 0)?;
+    let error = unet.forward(&both, 10, &unet.context(&three)?).unwrap_err();
+    assert!(error.to_string().contains("expected (3, 2, height, width, 13)"), "{error}");
+    Ok(())
+}
+
 /// Nothing attends to audio here: one pass serves both halves to the end.
 #[test]
 fn a_network_without_audio_repeats_its_answer() -> Result<()> {

@@ -149,7 +149,7 @@ impl Transformer3D {
             .collect()
     }
 
-    /// `x`: (batch or 1 · frames, h, w, channels) → the same shape, or as many images as the audio has.
+    /// `x`: (batch or a part · frames, h, w, channels) → the same shape, or as many images as the audio has.
     pub fn forward(&self, x: &Tensor, audio: &[KeyValue]) -> Result<Tensor> {
         let (images, height, width, channels) = x.dims4()?;
         let residual = x.reshape((images, height * width, channels))?;

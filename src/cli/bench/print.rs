@@ -134,9 +134,13 @@ impl Printed<'_> {
 
     fn job(&self, f: &mut fmt::Formatter<'_>, job: &JobRecord) -> fmt::Result {
         let deepcache = job.deepcache.map_or(String::new(), |interval| format!(", DeepCache {interval}"));
+        let together = match job.batch_chunks {
+            0 | 1 => String::new(),
+            chunks => format!(", {chunks} chunks together"),
+        };
         writeln!(
             f,
-            "\njob: {}; {} frames at {} a second, {} steps{deepcache}: {:.1} s for a second of output",
+            "\njob: {}; {} frames at {} a second, {} steps{deepcache}{together}: {:.1} s for a second of output",
             spread(&job.seconds),
             job.frames,
             job.fps,

@@ -10,9 +10,9 @@ use clap::{ArgGroup, Args};
 use latentsync::device::{DTypeChoice, DeviceChoice};
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::{
-    ColourMatch, Container, DEFAULT_DEEPCACHE_INTERVAL, DEFAULT_MAX_YAW, DurationPolicy, EncoderChoice,
-    Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode, OnMissingFace, OutputRate, PlaybackType,
-    SilenceMode, SyncMode, VideoCodec,
+    BatchChunks, ColourMatch, Container, DEFAULT_DEEPCACHE_INTERVAL, DEFAULT_MAX_YAW, DurationPolicy,
+    EncoderChoice, Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode, OnMissingFace, OutputRate,
+    PlaybackType, SilenceMode, SyncMode, VideoCodec,
 };
 use latentsync::request::{Api, FieldError, Request, media_input};
 use latentsync::weights::{self, HubSettings};
@@ -141,6 +141,12 @@ pub struct SyncArgs {
     /// auto, f32, bf16 or f16
     #[arg(long, value_parser = parse::<DTypeChoice>, default_value = "auto", help_heading = "Model")]
     dtype: DTypeChoice,
+    /// Chunks of 16 frames that go through the network together: auto, or 1 to 15
+    ///
+    /// By itself a CUDA device takes as many, up to 8, as fit into its free memory, and a CPU one. More than fit are never
+    /// taken.
+    #[arg(long, value_name = "N", value_parser = parse::<BatchChunks>, default_value_t, help_heading = "Model")]
+    batch_chunks: BatchChunks,
     /// auto, seeta-dlib or insightface
     #[arg(long, value_name = "NAME", value_parser = parse::<FaceDetectorChoice>, default_value = "auto",
           help_heading = "Model")]
@@ -180,6 +186,7 @@ impl SyncArgs {
         LoadOptions {
             device: self.device,
             dtype: self.dtype,
+            batch_chunks: self.batch_chunks,
             face_detector: self.face_detector,
             accept_insightface_license: self.accept_insightface_license,
             offline: self.offline,
