@@ -54,10 +54,10 @@ class StagePlan:
     rate: float
 
 
-# What the budget is not spent on is rendering: about 25 minutes of one core.
+# What the budget is not spent on is rendering: about half an hour of one core.
 STAGES = {
-    "vae": StagePlan(share=0.27, steps=12000, batch=4, rate=6e-4),
-    "audio": StagePlan(share=0.10, steps=6000, batch=2, rate=6e-4),
-    "unet": StagePlan(share=0.43, steps=24000, batch=16, rate=5e-4),
-    "motion": StagePlan(share=0.20, steps=8000, batch=1, rate=2e-4),
+    "vae": StagePlan(share=0.29, steps=7300, batch=4, rate=6e-4),
+    "audio": StagePlan(share=0.16, steps=3600, batch=2, rate=6e-4),
+    "unet": StagePlan(share=0.33, steps=9500, batch=16, rate=5e-4),
+    "motion": StagePlan(share=0.22, steps=2500, batch=1, rate=3e-4),
 }

@@ -1,7 +1,8 @@
 """How far a mouth is open, from a picture's pixels.
 
 The renderer's geometry says where to look; what belongs to the inside of the mouth (teeth, tongue, dark) and what to lips and
-skin is learned from a few renders of the same person in the same light, whose every pixel is known.
+skin is learned from a few renders of the same person, whose every pixel is known, in slightly different colours: otherwise lips of another
+red would be read as open.
 """
 
 import numpy as np
@@ -31,6 +32,9 @@ LESSONS = np.array(
     ]
 )
 assert LESSONS.shape[1] == len(CHANNELS)
+# How often each lesson is seen, and by how much its colours differ each time: standard deviations of a factor's logarithm and
+# of what is added, for each channel.
+TINTS, GAIN, OFFSET = 8, 0.05, 0.015
 
 
 def mouth_of(curve: np.ndarray) -> Mouth:
@@ -69,18 +73,23 @@ class OpeningMeter:
 
     def __init__(self, clip: Clip, size: int):
         self.clip, self.renderer = clip, Renderer(clip.who, size)
-        known, labels = [], []
+        known, labels, closed = [], [], []
+        rng = np.random.default_rng(0)
         for pose in clip.poses[:: max(1, len(clip.poses) // 5)]:
             points = strip(self.closed(pose))
-            for lesson in LESSONS:
+            for number, lesson in enumerate(LESSONS):
                 frame, _ = self.renderer.render(pose, mouth_of(lesson), Eyes())
                 inside = np.isin(self.renderer.kinds, INSIDE).astype(np.float32)
                 at = [points[..., 1] * SAMPLES, points[..., 0] * SAMPLES]
-                known.append(features(colours(frame, points)))
-                labels.append(map_coordinates(inside, at, order=1, mode="nearest").ravel())
+                seen, label = colours(frame, points), map_coordinates(inside, at, order=1, mode="nearest").ravel()
+                for _ in range(TINTS):
+                    tinted = seen * np.exp(rng.normal(0, GAIN, 3)) + rng.normal(0, OFFSET, 3)
+                    known.append(features(tinted))
+                    labels.append(label)
+                if number == 0:
+                    closed.append(features(seen))
         self.weights = logistic_regression(np.concatenate(known), np.concatenate(labels))
         # What closed lips are read as, for the line between them is dark: the scale's zero.
-        closed = [rows for i, rows in enumerate(known) if i % len(LESSONS) == 0]
         self.zero = float(np.mean([self._open(rows) for rows in closed]))
 
     def closed(self, pose: Pose) -> Landmarks:

@@ -34,7 +34,7 @@ def heard(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def make_clip(seed: int, data: Data, silent: bool) -> dict[str, np.ndarray]:
-    """`faces`: (frames, 128, 128, 3) u8; `curves`: (frames, 8); `openings`: (frames); `mel`: of all that is said;
+    """`faces`: (frames, 128, 128, 3) u8; `curves`: (frames, 8); `mel`: of all that is said;
     `first`: the first frame's number in it."""
     rng = np.random.default_rng([SEED, seed, 0xDA])
     if silent:
@@ -46,15 +46,13 @@ def make_clip(seed: int, data: Data, silent: bool) -> dict[str, np.ndarray]:
     clip.poses, clip.eyes = clip.poses[part], clip.eyes[part]
     offsets = DETECTED + rng.normal(0, SPREAD_OF_PEOPLE, (3, 2))
     aligner = Aligner(RESOLUTION)
-    faces, openings = [], []
+    faces = []
     for frame, landmarks in clip.frames(data.frame_sizes[seed % len(data.frame_sizes)], clip.curves[part]):
         anchors = detected_anchors(landmarks, offsets + rng.normal(0, SPREAD_OF_FRAMES, (3, 2)))
         faces.append(crop(frame, aligner.matrix(anchors), RESOLUTION))
-        openings.append(landmarks.opening)
     return {
         "faces": np.stack(faces),
         "curves": clip.curves[part],
-        "openings": np.array(openings, np.float32),
         "mel": log_mel(heard(clip.speech.samples, rng)).numpy().astype(np.float16),
         "first": np.array(first),
     }

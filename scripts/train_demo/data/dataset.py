@@ -10,11 +10,6 @@ from torch.nn import functional as F
 from ..config import WHISPER
 
 
-def load_faces(path: Path) -> np.ndarray:
-    with np.load(path) as clip:
-        return clip["faces"]
-
-
 class Clips:
     """`names`: the files; `faces`: (all frames, 128, 128, 3) u8; a clip's frames are `offsets[i]:offsets[i + 1]`."""
 
@@ -24,16 +19,15 @@ class Clips:
         if not paths:
             raise SystemExit(f"no clips in `{folder}`")
         self.names = [path.stem for path in paths]
-        faces, curves, openings, self.mels, self.firsts = [], [], [], [], []
+        faces, curves, self.mels, self.firsts = [], [], [], []
         for path in paths:
             with np.load(path) as clip:
                 faces.append(clip["faces"])
                 curves.append(clip["curves"])
-                openings.append(clip["openings"])
                 self.mels.append(torch.from_numpy(clip["mel"]).float())
                 self.firsts.append(int(clip["first"]))
         self.offsets = np.cumsum([0, *(len(part) for part in faces)])
-        self.faces, self.curves, self.openings = np.concatenate(faces), np.concatenate(curves), np.concatenate(openings)
+        self.faces, self.curves = np.concatenate(faces), np.concatenate(curves)
 
     def __len__(self) -> int:
         return len(self.names)

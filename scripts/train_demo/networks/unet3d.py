@@ -5,7 +5,7 @@ video, those of transformers and motion modules over one frame.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,7 +35,6 @@ class UNet3DConfig:
     motion_max_len: int = 24
     down_attention: tuple[bool, ...] = (True, True, True, False)
     up_attention: tuple[bool, ...] = (False, True, True, True)
-    source: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_yaml(cls, model: dict[str, Any]) -> "UNet3DConfig":
@@ -57,7 +56,6 @@ class UNet3DConfig:
             motion_max_len=motion["temporal_position_encoding_max_len"],
             down_attention=tuple(kind.startswith("CrossAttn") for kind in model["down_block_types"]),
             up_attention=tuple(kind.startswith("CrossAttn") for kind in model["up_block_types"]),
-            source=model,
         )
 
 

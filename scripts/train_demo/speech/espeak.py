@@ -1,8 +1,9 @@
 """espeak-ng's library: text → sound and the time of every phoneme."""
 
 import ctypes
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -97,13 +98,9 @@ class _Library:
         return 0
 
 
-@lru_cache(maxsize=1)
-def _library() -> _Library:
-    return _Library()
-
-
-def speak(text: str, voice: Voice) -> Speech:
-    library = _library()
+def _spoken(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, str]], int]:
+    """→ samples, the first sample and symbol of every phoneme, the sampling rate."""
+    library = _Library()
     espeak = library.espeak
     _, _, variant = voice.name.partition("+")
     # It would speak without the variant and say nothing of it.
@@ -113,15 +110,21 @@ def speak(text: str, voice: Voice) -> Speech:
         raise ValueError(f"espeak-ng has no voice `{voice.name}`")
     for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.intonation), (_VOLUME, 90)):
         espeak.espeak_SetParameter(parameter, value, 0)
-    library.pieces.clear()
-    library.events.clear()
     encoded = text.encode()
     espeak.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
     espeak.espeak_Synchronize()
-    samples = np.concatenate([np.zeros(0, np.int16), *library.pieces]).astype(np.float32) / 32768
-    starts = [sample / library.rate for sample, _ in library.events]
-    ends = starts[1:] + [len(samples) / library.rate]
-    phonemes = [Phoneme(symbol, start, end) for (_, symbol), start, end in zip(library.events, starts, ends)]
+    return np.concatenate([np.zeros(0, np.int16), *library.pieces]), library.events, library.rate
+
+
+def speak(text: str, voice: Voice) -> Speech:
+    """The same for the same, whatever was said before: the library keeps state between sentences, so each has a process of
+    its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+        samples, events, rate = process.submit(_spoken, text, voice).result()
+    samples = samples.astype(np.float32) / 32768
+    starts = [sample / rate for sample, _ in events]
+    ends = starts[1:] + [len(samples) / rate]
+    phonemes = [Phoneme(symbol, start, end) for (_, symbol), start, end in zip(events, starts, ends)]
     return Speech(resample_poly(samples, 320, 441).astype(np.float32), phonemes)
 
 

@@ -56,8 +56,6 @@ class Landmarks:
     left_brow: np.ndarray
     right_brow: np.ndarray
     nose: np.ndarray
-    upper_lip: np.ndarray
-    lower_lip: np.ndarray
     corners: np.ndarray
     opening: float
 
@@ -195,8 +193,6 @@ class Renderer:
             left_brow=at(-0.29, brow),
             right_brow=at(0.29, brow),
             nose=at(0.0, -0.02 - 0.10 * self.who.nose_length),
-            upper_lip=screen[lip_row, middle, :2] / SAMPLES,
-            lower_lip=screen[lip_row + 1, middle, :2] / SAMPLES,
             corners=corners,
             opening=gap / 0.58,
         )

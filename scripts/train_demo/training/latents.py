@@ -1,11 +1,12 @@
 """Between the stages: what autoencoder and ears make of every clip, so that the UNet's steps need neither."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import RESOLUTION
 from ..data.dataset import Clips, padded_mel
@@ -28,14 +29,23 @@ class Latents:
         return self.scaling * (posterior[:, first] + posterior[:, first + 1] * noise)
 
 
+def fingerprint(network: nn.Module) -> str:
+    """Of its weights."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def encode_clips(work: Path, prefix: str, clips: Clips, vae: AutoencoderKL, whisper: AudioEncoder) -> Latents:
-    """Computed once, where the networks are, and kept in `work`."""
+    """Computed once for these clips and networks, where the networks are, and kept in `work`."""
     device = next(vae.parameters()).device
     path = work / f"latents{prefix}.pt"
+    networks = [fingerprint(vae), fingerprint(whisper)]
     if path.exists():
         stored = torch.load(path, weights_only=True)
-        if stored["names"] == clips.names:
+        if stored["names"] == clips.names and stored.get("networks") == networks:
             return Latents(clips, stored["posterior"], stored["features"], stored["scaling"])
     mask = torch.from_numpy(pixel_mask(RESOLUTION)).to(device)
     parts = []
@@ -49,6 +59,6 @@ def encode_clips(work: Path, prefix: str, clips: Clips, vae: AutoencoderKL, whis
         features.append(whisper(padded_mel(mel)[None].to(device))[0, :rows].half().cpu())
     scaling = 1 / posterior[:, 2].float().std().item()
     unfinished = path.with_suffix(".part")
-    torch.save({"names": clips.names, "posterior": posterior, "features": features, "scaling": scaling}, unfinished)
+    torch.save({"posterior": posterior, "features": features, "scaling": scaling, "names": clips.names, "networks": networks}, unfinished)
     os.replace(unfinished, path)
     return Latents(clips, posterior, features, scaling)

@@ -77,10 +77,11 @@ class Trainer:
     def _restore(self, state: dict) -> None:
         self.stage.network.load_state_dict(state["network"])
         self.average = state["average"]
-        self.step, self.steps = state["step"], state["steps"]
+        # More steps than the last time continue what was finished.
+        self.step, self.steps = state["step"], self.steps or state["steps"]
         self.spent, self.warm = state["spent"], state["warm"]
-        self.finished = state["finished"]
-        if not self.finished:
+        self.finished = bool(self.steps) and self.step >= self.steps
+        if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
     def save(self) -> None:
@@ -91,7 +92,6 @@ class Trainer:
             "steps": self.steps,
             "spent": self.spent,
             "warm": self.warm,
-            "finished": self.finished,
         }
         if not self.finished:
             state["optimizer"] = self.optimizer.state_dict()
@@ -158,11 +158,14 @@ class Trainer:
     def _forget_lost_steps(self) -> None:
         """Steps after the checkpoint will be taken, and logged, again."""
         log = self.work / "log.jsonl"
-        lines = log.read_text().splitlines() if log.exists() else []
-        entries = [json.loads(line) for line in lines]
-        lost = [entry["stage"] == self.stage.name and entry["step"] > self.step for entry in entries]
-        if any(lost):
-            log.write_text("".join(line + "\n" for line, gone in zip(lines, lost) if not gone))
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        # A stop may have torn the last line.
+        entries = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+        kept = [line for line, entry in entries if entry["stage"] != self.stage.name or entry["step"] <= self.step]
+        if kept != lines:
+            unfinished = log.with_suffix(".part")
+            unfinished.write_text("".join(kept))
+            os.replace(unfinished, log)
 
     def _log(self, figures: dict[str, float]) -> None:
         if not figures:

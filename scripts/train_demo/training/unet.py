@@ -20,13 +20,25 @@ KEPT_WEIGHT = 0.25
 # signal-to-noise ratio, so noise's errors are divided by it, down to this ratio. Where less is left of the picture it matters
 # less, for a step of the sampler takes less from it. Without this, almost all of the loss is in steps that show the mouth already.
 LEAST_SIGNAL = 0.1
-# Frames between what is drawn and its reference, at least: another sound.
+# With the motion modules, half of the steps see clips this long, of as many people more: a step's work is the same, and
+# people are what there is too little of in it.
+SHORT = 4
+# Frames between what is drawn and its reference, at least: another sound. Nor do the two overlap, or else the motion modules
+# would find the frame that is drawn among the references, and need no voice.
 APART = 8
 
 
 def picture_weight(signal_to_noise: Tensor) -> Tensor:
     """What an error of the predicted noise counts: `LEAST_SIGNAL / signal_to_noise`, at most 1."""
     return (LEAST_SIGNAL / signal_to_noise).clamp(max=1)
+
+
+def mixed_noise(batches: Batches, count: int, frames: int) -> Tensor:
+    """(count, 4, frames, 16, 16): half of it is one for all frames, as all of it is in the engine, and half each frame's own. If
+    all were one, what differs between the frames would show through it, and the mouth would be copied from there instead of
+    following the voice. Original: `mixed_noise_alpha` in `train_unet.py`."""
+    shared = batches.normal(count, 4, 1, LATENT, LATENT)
+    return (shared + batches.normal(count, 4, frames, LATENT, LATENT)) * 0.5**0.5
 
 
 class UnetStage(Stage):
@@ -40,6 +52,10 @@ class UnetStage(Stage):
         self.name = "motion" if motion else "unet"
         torch.manual_seed(3)
         self.network: nn.Module = UNet3D(UNET).to(self.device)
+        if motion:
+            # The rest has learned from more people than clips can show it.
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_("motion_modules." in name or "attentions." in name)
         self.mask = torch.from_numpy(latent_mask(RESOLUTION))
         self.weight = torch.where(self.mask > 0.5, KEPT_WEIGHT, 1.0)
         self.weight = (self.weight / self.weight.mean()).to(self.device)
@@ -48,10 +64,9 @@ class UnetStage(Stage):
         """A clip, frames of it in a row, and as many from another moment."""
         clip = int(rng.integers(0, len(data.clips)))
         begin, end = data.clips.offsets[clip], data.clips.offsets[clip + 1]
-        starts = np.arange(0, end - begin - frames + 1)
-        start = int(rng.choice(starts))
-        others = starts[np.abs(starts - start) >= APART]
-        other = int(rng.choice(others if len(others) else starts))
+        starts = np.arange(end - begin - frames + 1)
+        pairs = np.argwhere(np.abs(starts[:, None] - starts) >= max(APART, frames))
+        start, other = pairs[int(rng.integers(len(pairs)))]
         return clip, begin + start + np.arange(frames), begin + other + np.arange(frames)
 
     def _batch(self, data: Latents, batches: Batches, frames: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,12 +88,13 @@ class UnetStage(Stage):
         return tuple(torch.stack(parts).to(self.device) for parts in (clean, conditioning, audio))
 
     def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
-        frames = FRAMES if self.motion else 1
-        clean, conditioning, audio = self._batch(self.train, batches, frames, self.plan.batch)
+        frames, count = FRAMES if self.motion else 1, self.plan.batch
+        if self.motion and batches.numpy.random() < 0.5:
+            frames, count = SHORT, count * FRAMES // SHORT
+        clean, conditioning, audio = self._batch(self.train, batches, frames, count)
         dropped = torch.from_numpy(batches.numpy.random(len(clean)) < WITHOUT_AUDIO).to(self.device)
         audio = (audio * ~dropped[:, None, None, None]).flatten(0, 1)
-        # One frame of noise for all frames, as the engine draws it.
-        noise = batches.normal(len(clean), 4, 1, LATENT, LATENT).to(self.device).expand_as(clean)
+        noise = mixed_noise(batches, count, frames).to(self.device)
         timesteps = torch.randint(0, TRAINING_STEPS, (len(clean),), generator=batches.torch).to(self.device)
         noisy = add_noise(clean, noise, timesteps)
         got = self.network(torch.cat([noisy, conditioning], 1), timesteps, audio, motion=self.motion)
@@ -90,7 +106,7 @@ class UnetStage(Stage):
         """Unseen people drawn from noise in ten steps: PSNR of the generated part; the same with another's voice."""
         batches = Batches("validation", 0)
         frames = FRAMES if self.motion else 1
-        clean, conditioning, audio = self._batch(self.held_out, batches, frames, 2 if self.motion else 24)
+        clean, conditioning, audio = self._batch(self.held_out, batches, frames, 6 if self.motion else 24)
         noise = batches.normal(1, 4, 1, LATENT, LATENT).to(self.device).expand_as(clean)
 
         def drawn(audio: Tensor) -> Tensor:
