@@ -95,7 +95,10 @@ impl DemoInputs {
                 }
                 Err(_) => {}
             }
-            fs::write(&path, bytes).map_err(|source| refuse(&path, source))?;
+            // All of it or nothing: half a file would be somebody else's the next time.
+            let unfinished = directory.join(format!(".{name}.part"));
+            let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, &path));
+            written.map_err(|source| refuse(&path, source))?;
             Ok(path)
         };
         write("voice-1.wav", FIRST_VOICE)?;
@@ -125,7 +128,7 @@ impl DemoInputs {
     }
 }
 
-/// Makes the face say a sentence, and a picture of it beside the video. `model` is meant to be
+/// Makes the face say a sentence, and a picture of it beside the video; what an earlier run made is replaced. `model` is meant to be
 /// [`crate::ModelChoice::Demo`].
 pub fn run(
     model: &LipSync,

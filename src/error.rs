@@ -367,6 +367,9 @@ impl Error {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty())?;
                 return Some(format!("`mkdir -p {}` creates its directory", parent.display()));
             }
+            Error::WriteFile { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+                "choose another directory, or move that file away"
+            }
             Error::Fetch { problem, .. } => problem.hint(),
             Error::DiskFull { .. } | Error::NotEnoughDisk { .. } => {
                 "free some space or choose an output on another disk"

@@ -4,38 +4,27 @@
 //! [`LoadOptions`] those of loading, [`Report`] what a job did, [`Error`] what can go wrong. `pipeline` tells
 //! how a video goes through; read it first.
 //!
-#![cfg_attr(feature = "media", doc = "```")]
-#![cfg_attr(not(feature = "media"), doc = "```ignore")]
-//! use latentsync::options::SyncMode;
+#![cfg_attr(feature = "demo", doc = "```")]
+#![cfg_attr(not(feature = "demo"), doc = "```ignore")]
+//! use latentsync::demo::{DemoInputs, Sentence};
 //! use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let shared = std::env::var("LATENTSYNC_SHARED").unwrap_or_else(|_| "../shared".to_string());
-//! # let shared = std::path::PathBuf::from(shared);
-//! # if !shared.join("golden/small").is_dir() {
-//! #     eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", shared.join("golden/small").display());
-//! #     return Ok(());
-//! # }
 //! # let directory = tempfile::tempdir()?;
 //! # let output = directory.path().join("out.mp4");
-//! // `ModelChoice::LatentSync16` is the published model; this is a small one in a directory.
-//! let model = ModelChoice::Directory(shared.join("golden/small"));
-//! let lipsync = LipSync::load(&model, &LoadOptions::default())?;
+//! // A model of drawn faces that is built in, with a clip to try it on; `ModelChoice::LatentSync16` is the published one.
+//! let lipsync = LipSync::load(&ModelChoice::Demo, &LoadOptions::default())?;
+//! let inputs = DemoInputs::write(directory.path())?;
 //!
-//! let (video, voice) = (shared.join("media/woman_2s.mp4"), shared.join("media/speech_3s.wav"));
 //! let job = Job {
-//!     options: Options {
-//!         steps: 1,
-//!         seed: Some(7),
-//!         duration: SyncMode::CutOff.into(),
-//!         ..Options::default()
-//!     },
-//!     ..Job::new(video, voice, &output)
+//!     options: Options { steps: 2, seed: Some(7), ..Options::default() },
+//!     anchors: Some(inputs.anchors.clone()), // or none: then the face is searched for
+//!     ..Job::new(inputs.face.clone(), inputs.voice(Sentence::Second), &output)
 //! };
 //! // `()` keeps the progress to itself; the token's clones stop the job from another thread.
 //! let report = lipsync.run(&job, &mut (), &CancelToken::new())?;
 //! println!("{} frames in {:.1} s", report.frames, report.seconds);
-//! # assert_eq!((report.seed, report.frames), (7, 50));
+//! # assert_eq!((report.seed, report.frames), (7, Sentence::Second.wanted_openings()?.len()));
 //! # assert!(output.is_file());
 //! # Ok(())
 //! # }

@@ -10,9 +10,12 @@ use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
 use latentsync::anchors::FaceFinder;
 use latentsync::demo::{DemoInputs, Sentence, correlation, openings};
-use latentsync::options::FaceSelector;
+use latentsync::options::{FaceSelector, VideoLonger};
+use latentsync::stages::align_faces::FaceAligner;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::weights::HubSettings;
+use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options, Report};
+use models::face::{Anchors, FaceChoice};
 
 /// What `latentsync demo` printed and where it wrote, once for all tests.
 struct Demo {
@@ -61,14 +64,16 @@ fn best_offset(got: &[f64], want: &[f64]) -> i32 {
 
 #[test]
 fn the_mouth_follows_both_sentences() {
-    for sentence in Sentence::ALL {
+    let follow = Sentence::ALL.map(|sentence| {
         let (got, want) = (DEMO.spoken(sentence), sentence.wanted_openings().unwrap());
         assert_eq!(got.len(), want.len(), "{sentence:?}");
         let (follows, offset) = (correlation(&got, &want), best_offset(&got, &want));
         eprintln!("{sentence:?}: correlation {follows:.3}, offset {offset}");
-        assert!(follows >= 0.85, "{sentence:?}: correlation {follows:.3}");
+        assert!(follows >= 0.6, "{sentence:?}: correlation {follows:.3}");
         assert!(offset.abs() <= 1, "{sentence:?}: {offset} frames late");
-    }
+        follows
+    });
+    assert!(mean(&follow) >= 0.85, "correlations {follow:?}");
 }
 
 /// It is the voice that moves the mouth: the same face follows the other sentence no more than the sentences are alike.
@@ -85,24 +90,41 @@ fn the_other_sentence_moves_the_mouth_otherwise() {
     }
 }
 
-#[test]
-fn silence_leaves_the_mouth_shut() {
-    let directory = tempfile::tempdir().unwrap();
-    let inputs = DemoInputs::write(directory.path()).unwrap();
-    let (silence, out) = (directory.path().join("silence.wav"), directory.path().join("silent.mp4"));
+/// A clip of `seconds` in which nobody says anything.
+fn silence(path: &Path, seconds: u32) {
     let spec = hound::WavSpec {
         channels: 1,
         sample_rate: 16_000,
         bits_per_sample: 16,
         sample_format: hound::SampleFormat::Int,
     };
-    let mut wav = hound::WavWriter::create(&silence, spec).unwrap();
-    (0..32_000).for_each(|_| wav.write_sample(0_i16).unwrap());
+    let mut wav = hound::WavWriter::create(path, spec).unwrap();
+    (0..16_000 * seconds).for_each(|_| wav.write_sample(0_i16).unwrap());
     wav.finalize().unwrap();
-    let mut command = Command::new(cargo_bin("latentsync"));
-    command.args(["sync", "-q", "--model", "demo", "--seed", "3", "--video"]).arg(&inputs.face);
-    command.arg("--audio").arg(&silence).arg("--anchors").arg(&inputs.anchors).arg("-o").arg(&out);
-    command.assert().success();
+}
+
+/// What the demo model says of a video and its anchors after `seconds` of silence, written to `output`.
+fn silent_job(video: &Path, anchors: &Path, seconds: u32, output: &Path) -> Report {
+    let voice = output.with_extension("wav");
+    silence(&voice, seconds);
+    let mut options = Options { seed: Some(3), ..Options::default() };
+    options.duration.video_longer = VideoLonger::Trim;
+    let job = Job {
+        options,
+        anchors: Some(anchors.to_path_buf()),
+        ..Job::new(video.to_path_buf(), voice, output.to_path_buf())
+    };
+    let model = LipSync::load(&ModelChoice::Demo, &LoadOptions::default()).unwrap();
+    model.run(&job, &mut (), &CancelToken::new()).unwrap()
+}
+
+#[test]
+fn silence_leaves_the_mouth_shut_and_a_drawn_face_unremarked() {
+    let directory = tempfile::tempdir().unwrap();
+    let inputs = DemoInputs::write(directory.path()).unwrap();
+    let out = directory.path().join("silent.mp4");
+    let report = silent_job(&inputs.face, &inputs.anchors, 2, &out);
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
     let (silent, speaking) = (mean(&openings(&out).unwrap()), mean(&DEMO.spoken(Sentence::First)));
     eprintln!("open in silence {silent:.4}, speaking {speaking:.4}");
     assert!(silent < 0.15 * speaking, "{silent:.4} in silence, {speaking:.4} speaking");
@@ -138,46 +160,58 @@ fn everything_that_is_named_is_there() {
     assert!(differing(80..140) > 300, "{} pixels around the mouths differ", differing(80..140));
 }
 
-/// The anchors that come with the clip are where the default detector finds them.
+/// The anchors that come with the clip cut the same crops out of it as the default detector's.
 #[test]
-fn the_detector_finds_the_drawn_face() {
+fn the_detector_sees_the_drawn_face_where_its_anchors_are() {
     let directory = tempfile::tempdir().unwrap();
     let inputs = DemoInputs::write(directory.path()).unwrap();
-    let text = fs::read_to_string(&inputs.anchors).unwrap();
-    let anchors: Vec<[[f64; 2]; 3]> = serde_json::from_str(&text).unwrap();
     if let Err(error) = latentsync::weights::shape_predictor(&HubSettings::from_env()) {
         return eprintln!("skipped: {error}");
     }
-    let found = detected(&inputs.face);
-    assert_eq!(found.len(), anchors.len());
-    let mut errors = Vec::new();
-    for (found, [left, right, nose]) in found.iter().zip(&anchors) {
-        let brows = (right[0] - left[0]).hypot(right[1] - left[1]);
-        for (a, b) in found.iter().zip([left, right, nose]) {
-            errors.push((a[0] - b[0]).hypot(a[1] - b[1]) / brows);
-        }
-    }
-    eprintln!("anchors: mean distance {:.4} of the brows'", mean(&errors));
-    assert!(mean(&errors) < 0.06, "{:.4}", mean(&errors));
+    let text = fs::read_to_string(&inputs.anchors).unwrap();
+    let anchors: Vec<[[f32; 2]; 3]> = serde_json::from_str(&text).unwrap();
+    let built_in =
+        anchors.into_iter().map(|[left_brow, right_brow, nose]| Anchors { left_brow, right_brow, nose });
+    let (built_in, found) = (crops(built_in), crops(detected(&inputs.face)));
+    assert_eq!(found.len(), built_in.len());
+    let pairs = || found.iter().zip(&built_in);
+    let distances: Vec<f64> = pairs()
+        .flat_map(|(found, built_in)| {
+            let side = (built_in[1][0] - built_in[0][0]).hypot(built_in[1][1] - built_in[0][1]);
+            found.iter().zip(built_in).map(move |(a, b)| (a[0] - b[0]).hypot(a[1] - b[1]) / side)
+        })
+        .collect();
+    eprintln!("crops' corners: mean distance {:.4} of their width", mean(&distances));
+    assert!(mean(&distances) < 0.04, "{:.4}", mean(&distances));
 }
 
-/// Left brow, right brow and nose in every frame.
-fn detected(video: &Path) -> Vec<[[f64; 2]; 3]> {
-    let options = latentsync::LoadOptions::default();
+/// Where the corners of the crop are in every frame: above left, above right, below left.
+fn crops(anchors: impl IntoIterator<Item = Anchors>) -> Vec<[[f64; 2]; 3]> {
+    // A crop of scale 1 for 256 pixels is 210 wide and 280 high, see `align_faces`.
+    let mut aligner = FaceAligner::new(256);
+    let corners = |anchors| {
+        let to_frame = aligner.matrix(&anchors).unwrap().invert().unwrap();
+        [[0.0, 0.0], [210.0, 0.0], [0.0, 280.0]].map(|corner| to_frame.apply(corner))
+    };
+    anchors.into_iter().map(corners).collect()
+}
+
+/// What the default detector sees in every frame.
+fn detected(video: &Path) -> Vec<Anchors> {
+    let options = LoadOptions::default();
     let finder = FaceFinder::new(&options, HubSettings::from_env());
-    let job = latentsync::Options { face: FaceSelector::Largest, ..latentsync::Options::default() };
-    let mut tracker = finder.tracker(&job, models::face::FaceChoice::Largest).unwrap();
+    let job = Options { face: FaceSelector::Largest, ..Options::default() };
+    let mut tracker = finder.tracker(&job, FaceChoice::Largest).unwrap();
     let mut reader = VideoReader::open(video, VideoOptions::default()).unwrap();
     let mut found = Vec::new();
     while let Some(picture) = reader.next().unwrap() {
         let face = tracker.next(&picture.to_rgb().unwrap()).unwrap().expect("a face in every frame");
-        let anchors = face.anchors;
-        found.push([anchors.left_brow, anchors.right_brow, anchors.nose].map(|p| p.map(f64::from)));
+        found.push(face.anchors);
     }
     found
 }
 
-/// Files of the user's own that happen to have the demo's names stay as they are.
+/// A file of the user's own that happens to have the name of one of the inputs stays as it is.
 #[test]
 fn foreign_files_are_not_overwritten() {
     let directory = tempfile::tempdir().unwrap();

@@ -35,9 +35,9 @@ pub struct DemoArgs {
 
 pub fn run(args: &DemoArgs, screen: &Screen, interrupts: &Interrupts) -> Result<()> {
     let cancel = interrupts.start_work();
-    let inputs = DemoInputs::write(&args.out)?;
     let options = LoadOptions { device: args.device, dtype: args.dtype, ..LoadOptions::default() };
     let model = LipSync::load(&args.model, &options)?;
+    let inputs = DemoInputs::write(&args.out)?;
     let mut out = io::stdout().lock();
     writeln!(out, "{}: a drawn person, silent", inputs.face.display())?;
     for sentence in Sentence::ALL {

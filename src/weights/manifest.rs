@@ -69,7 +69,10 @@ impl FromStr for Package {
     fn from_str(name: &str) -> Result<Self> {
         Package::ALL.into_iter().find(|package| package.name() == name).ok_or_else(|| {
             let known = Package::ALL.map(Package::name).join(", ");
-            Error::Usage(format!("no model is called `{name}`; there are {known}"))
+            Error::Usage(match name {
+                "demo" => "`demo` is a part of the program: there is nothing to fetch or to check".into(),
+                _ => format!("no model is called `{name}`; there are {known}"),
+            })
         })
     }
 }
