@@ -1,24 +1,11 @@
 // Attention with a running softmax: the scores are never stored. For f32, and for what the tensor-core version
 // does not take (odd head sizes, the VAE's 512).
 
-#include "common.cuh"
+#include "attention.cuh"
 
 constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
 // Queries of a warp.
 constexpr int ATTENTION_QUERIES = 4;
-
-template <typename T>
-struct Attention {
-    // (batch, tokens, heads × dim).
-    const T* q;
-    // (batch, others, heads × dim).
-    const T* k;
-    const T* v;
-    T* out;
-    int tokens, others, heads, dim;
-    // log2(e) / √dim.
-    float scale;
-};
 
 // Head sizes up to DIM, a multiple of 32. Grid: (⌈tokens / 16⌉, heads, batch). Block: four warps.
 // Shared: DIM × 16 floats (the queries, four neighbours of a warp in one load), a tile of 32 keys or values by

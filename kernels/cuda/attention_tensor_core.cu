@@ -1,31 +1,21 @@
 // Attention of f16 and bf16 on tensor cores, with a running softmax.
 
+#include "attention.cuh"
 #include "tensor_core.cuh"
 
 // Keys of a tile.
 constexpr int KEYS = 64;
 
-// Tensors as in attention.cu, on 16 bytes; dim is a multiple of 8.
-template <typename T>
-struct AttentionTensorCore {
-    const T* q;
-    const T* k;
-    const T* v;
-    T* out;
-    int tokens, others, heads, dim;
-    // log2(e) / √dim.
-    float scale;
-};
-
-// Head sizes up to DIM, a multiple of 16. Grid: (⌈tokens / QUERIES⌉, heads, batch). Block: a warp for 16 queries each; of
-// 128 queries where there are as many, which halves how often keys and values are read, of 64 else.
+// Tensors on 16 bytes; dim is a multiple of 8. Head sizes up to DIM, a multiple of 16.
+// Grid: (⌈tokens / QUERIES⌉, heads, batch). Block: a warp for 16 queries each; of 128 queries where there are as many,
+// which halves how often keys and values are read, of 64 else.
 // Shared: two tiles of 64 keys and two of values, rows of DIM + 8 elements; while one is computed with, the next is
 // on its way. A row is a multiple of 16 bytes but not of 128, so that eight of them lie in different banks.
 //
 // A warp keeps its queries, its 16 × 64 scores and its 16 × DIM sums in registers (DIM = 160: 40 + 32 + 80 per
 // lane). The scores leave the first product in the very lanes in which the second needs them.
 template <int DIM, int QUERIES, typename T>
-__device__ __forceinline__ void attention_tensor_core(const AttentionTensorCore<T>& p) {
+__device__ __forceinline__ void attention_tensor_core(const Attention<T>& p) {
     DYNAMIC_SHARED(memory);
     constexpr int ROW = DIM + 8, TILE = KEYS * ROW, WARPS = QUERIES / 16;
     T* const shared = reinterpret_cast<T*>(memory);
@@ -166,7 +156,7 @@ __device__ __forceinline__ void attention_tensor_core(const AttentionTensorCore<
 
 // The head sizes of the UNet (40, 80, 160) and of Whisper (64).
 #define OF_SIZE(size, queries, type)                                                                              \
-    KERNEL(attention_tensor_core_##size##x##queries##_##type, AttentionTensorCore<type>, (queries / 16 * WARP), \
+    KERNEL(attention_tensor_core_##size##x##queries##_##type, Attention<type>, (queries / 16 * WARP), \
            (attention_tensor_core<size, queries>))
 #define SIZES(queries, type) \
     OF_SIZE(48, queries, type) OF_SIZE(64, queries, type) OF_SIZE(80, queries, type) OF_SIZE(160, queries, type)

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{assert_close_at, every_isa, random, same_on_all_threads};
+use super::{assert_close_at, every_isa, random, random_queries, same_on_all_threads};
 use crate::attention::{
     attention_for, attention_reference, reference_within, temporal_attention_for,
     temporal_attention_reference,
@@ -32,8 +32,7 @@ fn attention_equals_its_reference() -> Result<()> {
         for dtype in DTYPES {
             for (batch, tokens, others, heads, dim) in cases {
                 let what = format!("{isa:?} {dtype:?} attention {batch}x{tokens}x{others}x{heads}x{dim}");
-                // Scores of a few units, so that the softmax is neither flat nor a single key.
-                let q = (random(&[batch, tokens, heads * dim], 1, DType::F32)? * 4.)?.to_dtype(dtype)?;
+                let q = random_queries(&[batch, tokens, heads * dim], 1, dtype)?;
                 let k = random(&[batch, others, heads * dim], 2, dtype)?;
                 let v = random(&[batch, others, heads * dim], 3, dtype)?;
                 let got = same_on_all_threads(|| attention_for(&q, &k, &v, heads, isa), &what)?;
@@ -68,7 +67,7 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
             for (batch, frames, positions, heads, dim) in cases {
                 let what = format!("{isa:?} {dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{dim}");
                 let dims = [batch, frames, positions, heads * dim];
-                let q = (random(&dims, 1, DType::F32)? * 4.)?.to_dtype(dtype)?;
+                let q = random_queries(&dims, 1, dtype)?;
                 let (k, v) = (random(&dims, 2, dtype)?, random(&dims, 3, dtype)?);
                 let got = same_on_all_threads(|| temporal_attention_for(&q, &k, &v, heads, isa), &what)?;
                 assert_close(&got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{assert_close, assert_close_at, random};
+use super::{assert_close, assert_close_at, random, random_queries};
 use crate::attention::{attention_reference, temporal_attention_reference};
 use crate::blend::{Blend, blend};
 use crate::conv2d::{conv2d_reference, upsample_reference};
@@ -196,7 +196,7 @@ fn attention_equals_its_reference() -> Result<()> {
     for dtype in DTYPES {
         for (batch, tokens, others, heads, dim) in cases {
             let what = format!("{dtype:?} attention {batch}x{tokens}x{others}x{heads}x{dim}");
-            let q = (random(&[batch, tokens, heads * dim], 1, DType::F32)? * 4.)?.to_dtype(dtype)?;
+            let q = random_queries(&[batch, tokens, heads * dim], 1, dtype)?;
             let k = random(&[batch, others, heads * dim], 2, dtype)?;
             let v = random(&[batch, others, heads * dim], 3, dtype)?;
             let got = emulated(|| attention(&q, &k, &v, heads))?;
@@ -237,7 +237,7 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
         for (batch, frames, positions, heads, dim) in cases {
             let what = format!("{dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{dim}");
             let dims = [batch, frames, positions, heads * dim];
-            let q = (random(&dims, 1, DType::F32)? * 4.)?.to_dtype(dtype)?;
+            let q = random_queries(&dims, 1, dtype)?;
             let (k, v) = (random(&dims, 2, dtype)?, random(&dims, 3, dtype)?);
             let got = emulated(|| temporal_attention(&q, &k, &v, heads))?;
             assert_close_at(0., &got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;

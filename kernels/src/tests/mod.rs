@@ -30,6 +30,11 @@ fn random(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {
     Tensor::from_vec(values, dims, &Device::Cpu)?.to_dtype(dtype)
 }
 
+/// Queries whose scores are of a few units, so that a softmax is neither flat nor a single key.
+fn random_queries(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {
+    (random(dims, seed, DType::F32)? * 4.)?.to_dtype(dtype)
+}
+
 /// The largest difference in units of the largest wanted value, or of the inputs' (1) where that is larger: f32
 /// sums in another order, bf16 rounded once here and after every step in the reference.
 fn assert_close(got: &Tensor, want: &Tensor, what: &str) -> Result<()> {
