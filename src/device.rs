@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaDevice;
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::{DType, Device};
 use serde::Serialize;
 
@@ -55,8 +59,33 @@ fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
         // SAFETY: everything on this device runs in its only stream, in the order in which it was begun. What is
         // turned off are the events by which several streams would wait for each other's use of a tensor.
         unsafe { cuda.disable_event_tracking() };
+        keep_freed(cuda);
     }
     Ok(device)
+}
+
+/// Keeps freed memory for the next operation, as `memory::keep_freed` does on the CPU: by default all of it goes back to
+/// the driver whenever the stream is waited for.
+#[cfg(feature = "cuda")]
+fn keep_freed(device: &CudaDevice) {
+    if let Some(pool) = pool(device) {
+        let mut threshold = u64::MAX;
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the pool is valid, and this attribute is a number of 64 bits. A refusal leaves the default.
+        let _ = unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()) };
+    }
+}
+
+/// Where tensors are allocated; `None` where the device has no pools.
+#[cfg(feature = "cuda")]
+fn pool(device: &CudaDevice) -> Option<sys::CUmemoryPool> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return None;
+    }
+    // SAFETY: the number of the device is the context's own.
+    unsafe { result::device::get_mem_pool(context.cu_device()) }.ok()
 }
 
 impl FromStr for DeviceChoice {
@@ -166,8 +195,12 @@ pub fn device_memory(device: &Device) -> Option<DeviceMemory> {
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
-            // What was freed goes back to the driver when the stream is waited for.
+            // What was freed is this process's only until it is asked for.
             device.synchronize().ok()?;
+            if let Some(pool) = pool(cuda) {
+                // SAFETY: the pool is valid, and what is in use stays in it.
+                unsafe { result::mem_pool::trim_to(pool, 0) }.ok()?;
+            }
             let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
             Some(DeviceMemory { total: total as u64, free: free as u64 })
         }

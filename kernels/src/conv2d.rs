@@ -94,7 +94,7 @@ impl Conv2d {
         self.run(x, None)
     }
 
-    /// `forward(x) + residual`; `residual`: the shape of the output, or (batch, 1, 1, out).
+    /// `forward(x) + residual`; `residual`: the shape of the output, (batch, 1, 1, out) or (1, 1, 1, out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.run(x, Some(residual))
     }
@@ -174,6 +174,7 @@ impl Conv2d {
         if let Some(residual) = residual
             && residual.dims() != dims
             && residual.dims() != [batch, 1, 1, out]
+            && residual.dims() != [1, 1, 1, out]
         {
             bail!("conv2d: output {dims:?}, residual {:?}", residual.shape());
         }

@@ -31,22 +31,23 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Opt
 
     let on_tensor_cores =
         q.dtype() != DType::F32 && dim.is_multiple_of(8) && [&q, &k, &v].into_iter().all(is_aligned);
-    let (module, kernel, queries, threads, shared) = if on_tensor_cores {
+    let (launch, queries, threads, shared) = if on_tensor_cores {
         // Beyond these sizes the sums do not fit a warp's registers; a product that stores its scores is then
         // faster than sums without tensor cores.
         let Some(size) = fitting(&TENSOR_CORE_SIZES) else { return Ok(None) };
         let queries = if tokens < MANY_TOKENS { 64 } else { 128 };
         // Two tiles of 64 keys, two of values, rows of eight more elements.
         let shared = 4 * 64 * (size + 8) * q.dtype().size_in_bytes();
-        let kernel = format!("attention_tensor_core_{size}x{queries}");
-        ("attention_tensor_core", kernel, queries, queries / 16 * WARP, shared)
+        let launch =
+            Launch::of_dtype("attention_tensor_core", "attention_tensor_core", &q).tile(size, queries);
+        (launch, queries, queries / 16 * WARP, shared)
     } else {
         let Some(size) = fitting(&SIZES) else { return Ok(None) };
         // 16 queries, their weights of 32 keys, a tile of 32 rows of 33.
         let shared = (16 * size + 16 * 32 + 32 * 33) * size_of::<f32>();
-        ("attention", format!("attention_{size}"), 16, 4 * WARP, shared)
+        (Launch::of_dtype("attention", "attention", &q).up_to(size), 16, 4 * WARP, shared)
     };
-    let launch = Launch::of_dtype(module, &kernel, &q)
+    let launch = launch
         .grid([tokens.div_ceil(queries), heads, batch])
         .block([threads, 1, 1])
         .shared(shared)
@@ -72,7 +73,8 @@ pub fn temporal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> R
     let fits =
         |n: &usize| heads.is_multiple_of(*n) && n * size <= TEMPORAL_THREADS && shared(*n) <= TEMPORAL_SHARED;
     let Some(per_block) = (1..=heads).rev().find(fits) else { return Ok(None) };
-    let launch = Launch::of_dtype("temporal_attention", &format!("temporal_attention_{size}"), &q)
+    let launch = Launch::of_dtype("temporal_attention", "temporal_attention", &q)
+        .up_to(size)
         .grid([positions, heads / per_block, batch])
         .block([size, per_block, 1])
         .shared(shared(per_block))

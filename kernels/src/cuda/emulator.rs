@@ -41,16 +41,16 @@ pub(super) fn run(launch: &Launch, out: &mut CpuStorage) -> Result<()> {
         let (address, dtype) = address(storage)?;
         addresses.push(address + (start * dtype.size_in_bytes()) as u64);
     }
-    call(launch, &launch.params(&addresses, address_mut(out)?)?)
+    call(launch, launch.params(&addresses, address_mut(out)?)?.bytes())
 }
 
 #[cfg(not(feature = "cuda-emulator"))]
-fn call(launch: &Launch, _: &[u64]) -> Result<()> {
+fn call(launch: &Launch, _: &[u8]) -> Result<()> {
     bail!("{}: built without the feature `cuda-emulator`", launch.kernel)
 }
 
 #[cfg(feature = "cuda-emulator")]
-fn call(launch: &Launch, params: &[u64]) -> Result<()> {
+fn call(launch: &Launch, params: &[u8]) -> Result<()> {
     use std::ffi::{CStr, CString, c_char, c_uint, c_void};
 
     unsafe extern "C" {
@@ -66,7 +66,7 @@ fn call(launch: &Launch, params: &[u64]) -> Result<()> {
         );
     }
 
-    let kernel = CString::new(launch.kernel.as_str()).map_err(candle_core::Error::wrap)?;
+    let kernel = CString::new(launch.kernel.to_string()).map_err(candle_core::Error::wrap)?;
     let dims = |of: [usize; 3]| of.map(|n| n as c_uint);
     let (grid, block) = (dims(launch.grid), dims(launch.block));
     let mut message = [0 as c_char; 256];
@@ -79,7 +79,7 @@ fn call(launch: &Launch, params: &[u64]) -> Result<()> {
             block.as_ptr(),
             launch.shared,
             params.as_ptr().cast(),
-            size_of_val(params),
+            params.len(),
             message.as_mut_ptr(),
             message.len(),
         );

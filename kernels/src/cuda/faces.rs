@@ -11,17 +11,17 @@ use crate::warp_affine::Affine;
 /// A thread per pixel, in tiles of 32 × 8.
 const TILE: [usize; 3] = [32, 8, 1];
 
-fn launch<'a>(module: &'static str, kernel: &str, height: usize, width: usize) -> Launch<'a> {
+fn launch<'a>(module: &'static str, name: &'static str, height: usize, width: usize) -> Launch<'a> {
     let grid = [width.div_ceil(TILE[0]), height.div_ceil(TILE[1]), 1];
-    Launch::new(module, kernel).grid(grid).block(TILE)
+    Launch::new(module, name).grid(grid).block(TILE)
 }
 
 /// `source`: (height, width, channels), u8 or f32; `inverse`: destination to source.
 pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
     let source = source.contiguous()?;
     let (height, width, channels) = source.dims3()?;
-    let kernel = format!("warp_affine_{}", source.dtype().as_str());
-    let launch = launch("warp_affine", &kernel, window.height, window.width)
+    let launch = launch("warp_affine", "warp_affine", window.height, window.width)
+        .dtype(source.dtype())
         .tensor(&source)
         .output()
         .doubles(inverse.0.as_flattened().iter().copied())

@@ -1,5 +1,7 @@
 //! One launch of a kernel: its geometry, and its parameters in the order of the kernel's struct.
 
+use std::fmt;
+
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 
 /// What a launch can fill a field with. All fields are as large as they are aligned, so a struct of them has the
@@ -13,10 +15,70 @@ enum Field<'a> {
     Double(f64),
 }
 
-/// A launch of `kernel`, which is in the file `module`.cu.
-pub struct Launch<'a> {
+/// Which kernel, by the parts that its name is put together from where it is declared: a launch makes no string of
+/// them, only its first one and errors do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The file, without its `.cu`.
     pub module: &'static str,
-    pub kernel: String,
+    name: &'static str,
+    size: Size,
+    dtype: Option<DType>,
+}
+
+/// What a kernel was compiled for, besides its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Size {
+    Any,
+    UpTo(usize),
+    Tile(usize, usize),
+}
+
+/// `name_f32`, `name_64_f32`, `name_64x128_f32`.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        match self.size {
+            Size::Any => {}
+            Size::UpTo(size) => write!(f, "_{size}")?,
+            Size::Tile(high, wide) => write!(f, "_{high}x{wide}")?,
+        }
+        self.dtype.map_or(Ok(()), |dtype| write!(f, "_{}", dtype.as_str()))
+    }
+}
+
+/// Bytes of parameters that a kernel can have here.
+const MOST_PARAMS: usize = 128;
+
+/// A kernel's struct, with zeros after it.
+#[repr(C, align(8))]
+pub struct Params {
+    bytes: [u8; MOST_PARAMS],
+    len: usize,
+}
+
+impl Params {
+    const EMPTY: Self = Self { bytes: [0; MOST_PARAMS], len: 0 };
+
+    /// Appends a field where its alignment, which is its size, allows; false where there is no room.
+    fn push<const N: usize>(&mut self, field: [u8; N]) -> bool {
+        let at = self.len.next_multiple_of(N);
+        let Some(to) = self.bytes.get_mut(at..at + N) else { return false };
+        to.copy_from_slice(&field);
+        self.len = at + N;
+        true
+    }
+
+    /// The struct, which is aligned as a pointer is. [`MOST_PARAMS`] bytes can be read from its beginning on: the driver is
+    /// told no length, but knows the kernel's.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.next_multiple_of(8)]
+    }
+}
+
+/// A launch of a kernel.
+pub struct Launch<'a> {
+    pub kernel: Kernel,
     /// Blocks, x to z.
     pub grid: [usize; 3],
     /// Threads of a block, x to z.
@@ -30,16 +92,37 @@ pub struct Launch<'a> {
 const MOST_BLOCKS: usize = 65535;
 /// Bytes of shared memory that a block can have on every GPU since Ampere.
 const MOST_SHARED: usize = 99 << 10;
+/// The largest struct has this many fields: room for them is made once.
+const FIELDS: usize = 20;
 
 impl<'a> Launch<'a> {
-    pub fn new(module: &'static str, kernel: impl Into<String>) -> Self {
-        let kernel = kernel.into();
-        Self { module, kernel, grid: [1; 3], block: [1; 3], shared: 0, fields: vec![] }
+    /// Of the kernel `name` in the file `module`.cu.
+    pub fn new(module: &'static str, name: &'static str) -> Self {
+        let kernel = Kernel { module, name, size: Size::Any, dtype: None };
+        Self { kernel, grid: [1; 3], block: [1; 3], shared: 0, fields: Vec::with_capacity(FIELDS) }
     }
 
-    /// The version of `kernel` for elements like those of `x`.
-    pub fn of_dtype(module: &'static str, kernel: &str, x: &Tensor) -> Self {
-        Self::new(module, format!("{kernel}_{}", x.dtype().as_str()))
+    /// The version of the kernel for elements like those of `x`.
+    pub fn of_dtype(module: &'static str, name: &'static str, x: &Tensor) -> Self {
+        Self::new(module, name).dtype(x.dtype())
+    }
+
+    /// The version of the kernel for such elements.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.kernel.dtype = Some(dtype);
+        self
+    }
+
+    /// The version of the kernel for at most `size`.
+    pub fn up_to(mut self, size: usize) -> Self {
+        self.kernel.size = Size::UpTo(size);
+        self
+    }
+
+    /// The version of the kernel for tiles of `high` × `wide`.
+    pub fn tile(mut self, high: usize, wide: usize) -> Self {
+        self.kernel.size = Size::Tile(high, wide);
+        self
     }
 
     pub fn grid(mut self, grid: [usize; 3]) -> Self {
@@ -118,41 +201,36 @@ impl<'a> Launch<'a> {
         })
     }
 
-    /// The kernel's struct, in eighths of its bytes. `inputs`: where the tensors' elements are, in order; `output`:
-    /// where the result's are.
-    pub(super) fn params(&self, inputs: &[u64], output: u64) -> Result<Vec<u64>> {
-        let mut bytes = vec![];
+    /// The kernel's struct. `inputs`: where the tensors' elements are, in order; `output`: where the result's are.
+    pub(super) fn params(&self, inputs: &[u64], output: u64) -> Result<Params> {
+        let mut params = Params::EMPTY;
         let mut inputs = inputs.iter();
         for field in &self.fields {
-            match field {
+            let has_room = match field {
                 Field::Tensor(_) => match inputs.next() {
-                    Some(address) => push(&mut bytes, address.to_ne_bytes()),
+                    Some(address) => params.push(address.to_ne_bytes()),
                     None => bail!("{}: a tensor has no address", self.kernel),
                 },
-                Field::Null => push(&mut bytes, 0u64.to_ne_bytes()),
-                Field::Output => push(&mut bytes, output.to_ne_bytes()),
+                Field::Null => params.push(0u64.to_ne_bytes()),
+                Field::Output => params.push(output.to_ne_bytes()),
                 Field::Int(n) => match i32::try_from(*n) {
-                    Ok(n) => push(&mut bytes, n.to_ne_bytes()),
+                    Ok(n) => params.push(n.to_ne_bytes()),
                     Err(_) => bail!("{}: a size of {n} is too large for the kernel", self.kernel),
                 },
-                Field::Float(x) => push(&mut bytes, x.to_ne_bytes()),
-                Field::Double(x) => push(&mut bytes, x.to_ne_bytes()),
+                Field::Float(x) => params.push(x.to_ne_bytes()),
+                Field::Double(x) => params.push(x.to_ne_bytes()),
+            };
+            if !has_room {
+                bail!("{}: more than {MOST_PARAMS} bytes of parameters", self.kernel);
             }
         }
-        bytes.resize(bytes.len().next_multiple_of(8), 0);
-        Ok(bytes.as_chunks::<8>().0.iter().map(|eight| u64::from_ne_bytes(*eight)).collect())
+        Ok(params)
     }
-}
-
-/// Appends a field where its alignment, which is its size, allows.
-fn push<const N: usize>(bytes: &mut Vec<u8>, field: [u8; N]) {
-    bytes.resize(bytes.len().next_multiple_of(N), 0);
-    bytes.extend(field);
 }
 
 impl InplaceOp1 for Launch<'_> {
     fn name(&self) -> &'static str {
-        self.module
+        self.kernel.name
     }
 
     fn cpu_fwd(&self, out: &mut CpuStorage, _: &Layout) -> Result<()> {
@@ -176,14 +254,33 @@ mod tests {
         let launch = launch.doubles([0.5]).float(1.0).optional(None).ints(&[3]);
         let half = 0.5f64.to_bits();
         let one = u64::from(1f32.to_bits());
-        assert_eq!(launch.params(&[7], 8)?, [1, 7, 8, 2, half, one, 0, 3]);
+        let params = launch.params(&[7], 8)?;
+        let eighths = params.bytes().as_chunks::<8>().0.iter().map(|eight| u64::from_ne_bytes(*eight));
+        assert_eq!(eighths.collect::<Vec<_>>(), [1, 7, 8, 2, half, one, 0, 3]);
         assert_eq!(launch.tensors().count(), 1);
         assert!(launch.params(&[], 8).is_err());
         let large = Launch::new("module", "kernel").ints(&[1 << 31]);
         assert!(large.params(&[], 8).is_err_and(|e| e.to_string().contains("too large")));
+        let many = Launch::new("module", "kernel").ints(&[0; MOST_PARAMS / 4]);
+        assert!(many.params(&[], 8).is_ok_and(|params| params.bytes().len() == MOST_PARAMS));
+        assert!(many.ints(&[0]).params(&[], 8).is_err_and(|e| e.to_string().contains("more than 128")));
         // SAFETY: it is refused before it runs.
         let nothing = unsafe { large.grid([0, 1, 1]).run(3, DType::F32, &Device::Cpu) };
         assert!(nothing.is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_kernel_is_named_as_where_it_is_declared() -> Result<()> {
+        let x = Tensor::zeros(3, DType::BF16, &Device::Cpu)?;
+        let name = |launch: Launch| launch.kernel.to_string();
+        assert_eq!(name(Launch::new("masks", "erode")), "erode");
+        assert_eq!(name(Launch::of_dtype("layout", "join", &x)), "join_bf16");
+        assert_eq!(
+            name(Launch::new("attention", "attention").up_to(64).dtype(DType::F32)),
+            "attention_64_f32"
+        );
+        assert_eq!(name(Launch::of_dtype("product", "product", &x).tile(128, 64)), "product_128x64_bf16");
         Ok(())
     }
 }

@@ -122,7 +122,8 @@ impl Weights {
         let tile = tile(rows, columns);
         // Four steps of 32 channels, in rows of eight more.
         let shared = 4 * (tile.0 + tile.1) * (32 + 8) * x.dtype().size_in_bytes();
-        let launch = Launch::of_dtype("product", &format!("product_{}x{}", tile.0, tile.1), &x)
+        let launch = Launch::of_dtype("product", "product", &x)
+            .tile(tile.0, tile.1)
             .grid([rows.div_ceil(tile.0) * columns.div_ceil(tile.1), 1, 1])
             .block([THREADS, 1, 1])
             .shared(shared)

@@ -91,9 +91,11 @@ fn conv2d_equals_its_reference() -> Result<()> {
 
                 let whole = random(want.dims(), 13, dtype)?;
                 assert_close(&layer.forward_add(&x, &whole)?, &(&want + &whole)?, &what)?;
-                let embedding = random(&[dims[0], 1, 1, *out], 14, dtype)?;
-                let want = want.broadcast_add(&embedding)?;
-                assert_close(&layer.forward_add(&x, &embedding)?, &want, &what)?;
+                for images in [dims[0], 1] {
+                    let embedding = random(&[images, 1, 1, *out], 14, dtype)?;
+                    let got = layer.forward_add(&x, &embedding)?;
+                    assert_close(&got, &want.broadcast_add(&embedding)?, &what)?;
+                }
 
                 let large = upsample_reference(&x, 2)?;
                 let want = conv2d_reference(&large, &weight, Some(&bias), *stride, *padding)?;

@@ -63,9 +63,8 @@ impl ResnetBlock3D {
 
     /// `x`: (batch · frames, h, w, in) → (batch · frames, h, w, out).
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let images = x.dim(0)?;
         let time = self.time_emb_proj.forward(&pass.time)?;
-        let time = time.broadcast_as((images, time.dim(1)?))?.reshape((images, 1, 1, time.dim(1)?))?;
+        let time = time.reshape((1, 1, 1, time.dim(1)?))?;
         let h = self.norm1.forward_silu(x, pass.frames)?;
         let h = self.conv1.forward_add(&h, &time)?;
         let h = self.norm2.forward_silu(&h, pass.frames)?;
