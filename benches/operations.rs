@@ -94,7 +94,8 @@ fn prepare(shape: Shape, dtype: DType) -> Result<Run> {
             Box::new(move || linear.forward(&x))
         }
         Shape::Geglu { rows, input, output } => {
-            let (linear, x) = (linear(input, output)?, x(&[rows, input])?);
+            let weight = random("weight", &[output, input], dtype)?;
+            let (linear, x) = (Linear::for_geglu(weight, Some(vector("bias", output)?))?, x(&[rows, input])?);
             Box::new(move || linear.forward_geglu(&x))
         }
         Shape::Attention { batch, tokens, others, channels, heads } => {

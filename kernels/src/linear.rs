@@ -15,6 +15,8 @@ pub struct Linear {
     weights: Form,
     in_features: usize,
     out_features: usize,
+    /// Only [`Self::forward_geglu`] is asked of it.
+    for_geglu: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -33,7 +35,23 @@ impl Linear {
         Self::for_isa(weight, bias, Isa::current())
     }
 
+    /// The same for a layer of which only [`Self::forward_geglu`] is asked: it is packed in the order in which the fused
+    /// version has values and gates in one place, and refuses everything else.
+    pub fn for_geglu(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let layer = Self::packed(weight, bias, Isa::current(), cuda::LinearWeights::pack_for_geglu)?;
+        Ok(Self { for_geglu: true, ..layer })
+    }
+
     pub(crate) fn for_isa(weight: Tensor, bias: Option<Tensor>, isa: Isa) -> Result<Self> {
+        Self::packed(weight, bias, isa, cuda::LinearWeights::pack)
+    }
+
+    fn packed(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        isa: Isa,
+        pack_for_cuda: impl Fn(&Tensor, Option<&Tensor>) -> Result<Option<cuda::LinearWeights>>,
+    ) -> Result<Self> {
         let (out_features, in_features) = weight.dims2()?;
         if let Some(bias) = &bias
             && bias.dims() != [out_features]
@@ -42,12 +60,12 @@ impl Linear {
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
             Some(packed) => Form::Packed(Arc::new(packed), isa),
-            None => match cuda::LinearWeights::pack(&weight, bias.as_ref())? {
+            None => match pack_for_cuda(&weight, bias.as_ref())? {
                 Some(packed) => Form::Product(Arc::new(packed)),
                 None => Form::Plain { weight, bias },
             },
         };
-        Ok(Self { weights, in_features, out_features })
+        Ok(Self { weights, in_features, out_features, for_geglu: false })
     }
 
     pub fn in_features(&self) -> usize {
@@ -60,22 +78,23 @@ impl Linear {
 
     /// `x`: (..., in) → (..., out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.activated(x, Activation::None)
+        self.ungated(x, Activation::None)
     }
 
     /// SiLU of [`Self::forward`].
     pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        self.activated(x, Activation::Silu)
+        self.ungated(x, Activation::Silu)
     }
 
     /// GELU (erf form) of [`Self::forward`].
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
-        self.activated(x, Activation::Gelu)
+        self.ungated(x, Activation::Gelu)
     }
 
     /// `forward(x) + residual`; `residual`: (..., out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.check(x)?;
+        self.check_ungated()?;
         let (last, leading) = (residual.dims().last(), residual.rank().saturating_sub(1));
         if last != Some(&self.out_features) || residual.dims()[..leading] != x.dims()[..x.rank() - 1] {
             bail!("linear: input {:?}, residual {:?}", x.shape(), residual.shape());
@@ -99,10 +118,15 @@ impl Linear {
             bail!("linear: GEGLU needs an even number of outputs, got {}", self.out_features);
         }
         // The two halves must not share a group of packed columns.
-        if self.out_features.is_multiple_of(2 * cpu::GROUP) {
-            return self.activated(x, Activation::Geglu);
+        if matches!(self.weights, Form::Packed(..)) && !self.out_features.is_multiple_of(2 * cpu::GROUP) {
+            return geglu(&self.activated(x, Activation::None)?);
         }
-        geglu(&self.forward(x)?)
+        self.activated(x, Activation::Geglu)
+    }
+
+    fn ungated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.check_ungated()?;
+        self.activated(x, activation)
     }
 
     fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -143,6 +167,13 @@ impl Linear {
     fn check(&self, x: &Tensor) -> Result<()> {
         if x.dims().last() != Some(&self.in_features) {
             bail!("linear: input {:?}, weight ({}, {})", x.shape(), self.out_features, self.in_features);
+        }
+        Ok(())
+    }
+
+    fn check_ungated(&self) -> Result<()> {
+        if self.for_geglu {
+            bail!("linear: weight ({}, {}) is for GEGLU alone", self.out_features, self.in_features);
         }
         Ok(())
     }

@@ -40,6 +40,11 @@ pub(crate) fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Line
     Linear::new(vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
 }
 
+/// [`linear`], for GEGLU alone. `weight`: (out, in); `bias`: (out); the outputs are values, then gates.
+fn linear_geglu(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::for_geglu(vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
+}
+
 /// `weight`: (out, in).
 pub(crate) fn linear_no_bias(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
     Linear::new(vb.get((output, input), "weight")?, None)
@@ -75,7 +80,7 @@ impl FeedForward {
         let inner = 4 * channels;
         let net = vb.pp("net");
         Ok(Self {
-            proj: linear(channels, 2 * inner, net.pp(0).pp("proj"))?,
+            proj: linear_geglu(channels, 2 * inner, net.pp(0).pp("proj"))?,
             out: linear(inner, channels, net.pp(2))?,
         })
     }

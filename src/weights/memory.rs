@@ -28,7 +28,7 @@ const ROWS_PER_FRAME: usize = 2;
 
 /// latentsync-1.5 and -1.6 with their VAE and Whisper `tiny`: they differ in the size of the faces only.
 const PUBLISHED: Parameters =
-    Parameters { networks: 1_351_000_000, gated: 251_000_000, enlarging: 39_000_000, whisper: 8_200_000 };
+    Parameters { networks: 1_351_000_000, enlarging: 39_000_000, whisper: 8_200_000 };
 
 /// What a model takes on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +93,6 @@ enum Way {
 struct Parameters {
     /// Of UNet and VAE.
     networks: u64,
-    /// Of these, the first layers of feed-forwards with GEGLU.
-    gated: u64,
     /// Of these, the convolutions that double an image.
     enlarging: u64,
     /// Of Whisper's encoder.
@@ -131,7 +129,6 @@ impl Checkpoint {
         let of_both = |used: fn(&str) -> bool| elements(unet, used) + elements(vae, used);
         Parameters {
             networks: of_both(|_| true),
-            gated: of_both(|key| key.ends_with("ff.net.0.proj.weight")),
             enlarging: of_both(|key| key.contains(".upsamplers.")),
             whisper: elements(whisper, |key| key.starts_with("encoder.")),
         }
@@ -262,9 +259,7 @@ impl Parameters {
         let again = match way {
             // Four kernels of 2×2 in place of each of 3×3, which is kept.
             Way::Cpu => self.enlarging * 16 / 9,
-            // Values and gates side by side, beside the order in which they came.
-            Way::TensorCores => self.gated,
-            Way::Patches => 0,
+            Way::TensorCores | Way::Patches => 0,
         };
         (self.networks + again) * element_bytes(dtype, way) + self.whisper * DType::F32.size_in_bytes() as u64
     }

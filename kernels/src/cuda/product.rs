@@ -77,11 +77,16 @@ impl Weights {
         self.weight.dim(0)
     }
 
+    /// Whether [`Then::Geglu`] is what they are for, and nothing else.
+    pub fn is_for_geglu(&self) -> bool {
+        self.for_geglu
+    }
+
     /// The weight of a linear layer, (out, channels), for a product without anything after it; `None` where it has
-    /// a bias or was padded.
+    /// a bias, was padded, or is in another order.
     pub fn matrix(&self) -> Result<Option<Tensor>> {
         let (out, _, _, padded) = self.weight.dims4()?;
-        if self.bias.is_some() || padded != self.channels {
+        if self.bias.is_some() || padded != self.channels || self.for_geglu {
             return Ok(None);
         }
         self.weight.reshape((out, padded)).map(Some)

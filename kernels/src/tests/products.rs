@@ -55,6 +55,18 @@ fn geglu_equals_its_reference_whether_the_halves_are_aligned_or_not() -> Result<
 }
 
 #[test]
+fn a_layer_for_geglu_does_that_and_nothing_else() -> Result<()> {
+    let (x, weight) = (random(&[3, 8], 5, DType::F32)?, random(&[64, 8], 6, DType::F32)?);
+    let any = Linear::new(weight.clone(), None)?;
+    let layer = Linear::for_geglu(weight, None)?;
+    assert_close(&layer.forward_geglu(&x)?, &any.forward_geglu(&x)?, "geglu")?;
+    let residual = random(&[3, 64], 7, DType::F32)?;
+    let others = [layer.forward(&x), layer.forward_gelu(&x), layer.forward_add(&x, &residual)];
+    assert!(others.into_iter().all(|y| y.is_err_and(|e| e.to_string().contains("GEGLU"))));
+    Ok(())
+}
+
+#[test]
 fn a_transposed_input_is_read_as_what_it_says() -> Result<()> {
     let x = random(&[6, 9], 8, DType::F32)?.t()?;
     let weight = random(&[5, 6], 9, DType::F32)?;
