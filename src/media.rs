@@ -10,6 +10,7 @@ mod scale;
 pub(crate) mod fit;
 mod orient;
 pub(crate) mod prepare;
+mod card;
 pub(crate) mod source;
 pub(crate) mod deinterlace;
 pub(crate) mod retime;

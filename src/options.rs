@@ -19,7 +19,7 @@ mod silence;
 pub use batch::{BatchChunks, MAX_BATCH_CHUNKS};
 pub use blend::{ColourMatch, Feather};
 pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
-pub use encoding::{Container, EncoderChoice, Encoding, VideoCodec};
+pub use encoding::{Container, DecoderChoice, EncoderChoice, Encoding, VideoCodec};
 pub use face::{FaceSelector, OnMissingFace};
 pub use rate::{FrameRate, OutputRate, Steadiness};
 pub use silence::SilenceMode;
@@ -66,6 +66,7 @@ pub struct Options {
     /// The soft edge of the mouth mask within the face. It reaches inwards: less of the generated part shows in full.
     pub mask_feather: Feather,
     pub colour_match: ColourMatch,
+    pub decoder: DecoderChoice,
     /// Codec, quality and container of the output.
     pub encoding: Encoding,
     /// Do as the original does wherever this engine departs from it: colours are read as BT.601 whatever the file
@@ -92,6 +93,7 @@ impl Default for Options {
             feather: Feather::default(),
             mask_feather: Feather::HARD,
             colour_match: ColourMatch::default(),
+            decoder: DecoderChoice::default(),
             encoding: Encoding::default(),
             reference_compat: false,
         }

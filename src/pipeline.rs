@@ -330,7 +330,8 @@ impl Run<'_> {
             false => ColourMode::Tagged,
         };
         let open = |count| {
-            VideoReader::open(self.fetched.video(), VideoOptions { colour, rate: options.fps, count })
+            let options = VideoOptions { colour, rate: options.fps, decoder: options.decoder, count };
+            VideoReader::open(self.fetched.video(), options)
         };
         let reader = open(CountDepth::Quick)?;
         let VideoInfo { rate, count, .. } = reader.info();

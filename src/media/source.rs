@@ -9,11 +9,11 @@ use ffmpeg_next::codec::packet::side_data;
 use ffmpeg_next::format::context::Input;
 use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
-use ffmpeg_next::{Frame, Packet, Stream, codec, ffi, frame};
+use ffmpeg_next::{Codec, Frame, Packet, Stream, codec, ffi, frame};
 
-use super::{open_input, wants_more};
+use super::{card, open_input, wants_more};
 use crate::error::{Error, Result};
-use crate::options::{FrameRate, Steadiness};
+use crate::options::{DecoderChoice, FrameRate, Steadiness};
 
 /// More decoder threads than this only cost memory: each holds a frame.
 const MOST_THREADS: usize = 8;
@@ -178,14 +178,29 @@ impl Source {
     }
 
     fn decoder(&self) -> Result<Opened> {
+        let open = || {
+            let (context, codec) = self.decoder_context()?;
+            context.decoder().open_as(codec)
+        };
+        open().map_err(|e| Error::NotMedia {
+            path: self.path.clone(),
+            reason: format!("its {:?} stream cannot be decoded: {e}", self.stream().parameters().id()),
+        })
+    }
+
+    /// The decoder on a graphics card, or why there is none.
+    fn decoder_on_card(&self) -> Result<Opened, String> {
+        let (mut context, codec) = self.decoder_context().map_err(|e| e.to_string())?;
+        card::attach(&mut context, codec)?;
+        context.decoder().open_as(codec).map_err(|e| e.to_string())
+    }
+
+    /// Settings, not open yet, and what they are for.
+    fn decoder_context(&self) -> Result<(codec::Context, Codec), ffmpeg::Error> {
         let stream = self.stream();
         let parameters = stream.parameters();
-        let id = parameters.id();
-        let failed = |e: ffmpeg::Error| Error::NotMedia {
-            path: self.path.clone(),
-            reason: format!("its {id:?} stream cannot be decoded: {e}"),
-        };
-        let mut context = codec::Context::from_parameters(parameters).map_err(failed)?;
+        let codec = codec::decoder::find(parameters.id()).ok_or(ffmpeg::Error::DecoderNotFound)?;
+        let mut context = codec::Context::from_parameters(parameters)?;
         let (width, height) = size(&stream);
         // At most three bytes a pixel in what is usual: 4:2:0 of 10 bits.
         let affordable = THREAD_MEMORY / usize::try_from(3 * width * height).unwrap_or(usize::MAX).max(1);
@@ -198,8 +213,7 @@ impl Source {
             (*raw).thread_count = threads as i32;
             (*raw).thread_type = ffi::FF_THREAD_FRAME | ffi::FF_THREAD_SLICE;
         }
-        let codec = codec::decoder::find(id).ok_or_else(|| failed(ffmpeg::Error::DecoderNotFound))?;
-        context.decoder().open_as(codec).map_err(failed)
+        Ok((context, codec))
     }
 }
 
@@ -235,6 +249,10 @@ fn size(stream: &Stream) -> (i64, i64) {
 pub(crate) struct DecodedSource {
     pub source: Source,
     decoder: Opened,
+    /// Whether frames come from a graphics card.
+    on_card: bool,
+    /// Frames that came from there.
+    fetched: u64,
     draining: bool,
     /// Whether the first key frame has been read, and when it is to be shown, unless an edit list hides it.
     beginning: Option<Option<i64>>,
@@ -246,7 +264,23 @@ impl DecodedSource {
     pub(crate) fn open(path: &Path, kind: Type) -> Result<Self> {
         let source = Source::open(path, kind)?;
         let decoder = source.decoder()?;
-        Ok(Self { source, decoder, draining: false, beginning: None, damaged: 0 })
+        Ok(Self::new(source, decoder))
+    }
+
+    fn new(source: Source, decoder: Opened) -> Self {
+        Self { source, decoder, on_card: false, fetched: 0, draining: false, beginning: None, damaged: 0 }
+    }
+
+    /// The video of a file. `by`: who decodes it; whoever it is, the frames are the same.
+    pub(crate) fn open_video(path: &Path, by: DecoderChoice) -> Result<Self> {
+        if by == DecoderChoice::Auto {
+            let source = Source::open(path, Type::Video)?;
+            match source.decoder_on_card() {
+                Ok(decoder) => return Ok(Self { on_card: true, ..Self::new(source, decoder) }),
+                Err(reason) => tracing::info!("`{}` is decoded in software: {reason}", path.display()),
+            }
+        }
+        Self::open(path, Type::Video)
     }
 
     /// The time stamp of the first picture that could be shown, decodable or not, as far as it is known.
@@ -256,6 +290,50 @@ impl DecodedSource {
 
     /// The next frame in order of presentation; `None` at the end.
     pub(crate) fn next_frame(&mut self) -> Option<Frame> {
+        if self.on_card {
+            match self.next_from_card() {
+                Ok(frame) => {
+                    self.fetched += u64::from(frame.is_some());
+                    return frame;
+                }
+                Err(reason) => self.leave_card(&reason)?,
+            }
+        }
+        self.decode()
+    }
+
+    /// An error where FFmpeg's own decoder may make more of the file, or say more of it: a card does not tell what it has
+    /// patched up.
+    fn next_from_card(&mut self) -> Result<Option<Frame>, String> {
+        let frame = self.decode();
+        if self.damaged > 0 {
+            return Err("it is damaged".into());
+        }
+        frame.map(|frame| card::fetch(&frame)).transpose()
+    }
+
+    /// Goes on with FFmpeg's own decoder: from the beginning of the file, past the frames that came from the card. `None`
+    /// where the file cannot be opened again.
+    fn leave_card(&mut self, reason: &str) -> Option<()> {
+        let Self { source: Source { path, .. }, fetched, .. } = self;
+        tracing::info!("`{}` is decoded in software from frame {fetched} on: {reason}", path.display());
+        match Self::open(path, Type::Video) {
+            Ok(mut software) => {
+                for _ in 0..*fetched {
+                    software.decode();
+                }
+                *self = software;
+                Some(())
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                self.damaged += 1;
+                None
+            }
+        }
+    }
+
+    fn decode(&mut self) -> Option<Frame> {
         let mut failures = 0;
         // SAFETY: an empty frame owns nothing but itself.
         let mut frame = unsafe { Frame::empty() };
@@ -299,5 +377,34 @@ impl DecodedSource {
             Ok(()) | Err(ffmpeg::Error::Eof) => {}
             Err(_) => self.damaged += 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::from_fn;
+
+    use super::*;
+
+    #[test]
+    fn software_goes_on_where_a_card_ends() {
+        let path = Path::new("../shared/media/woman_2s.mp4");
+        if !path.exists() {
+            return eprintln!("skipped: no `{}`", path.display());
+        }
+        let open = || DecodedSource::open(path, Type::Video).unwrap();
+        let rest = |source: &mut DecodedSource| -> Vec<_> {
+            from_fn(|| source.next_frame()).map(|frame| frame.pts()).collect()
+        };
+        let all = rest(&mut open());
+        assert!(all.len() > 10);
+
+        let mut source = DecodedSource { fetched: 7, ..open() };
+        assert!(source.leave_card("a test").is_some());
+        assert_eq!(rest(&mut source), all[7..]);
+        // No card has made its frames.
+        let mut source = DecodedSource { on_card: true, ..open() };
+        assert_eq!(rest(&mut source), all);
+        assert_eq!((source.on_card, source.damaged), (false, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! How the output is encoded: codec, quality, container, and by whom.
+//! How the output is encoded: codec, quality, container, and by whom; and who decodes the input.
 
 use std::fmt;
 use std::path::Path;
@@ -199,6 +199,17 @@ words! {
     }
 }
 
+words! {
+    /// Who decodes the video. The pictures are the same.
+    DecoderChoice, "decoder", {
+        /// FFmpeg's own decoders.
+        #[default]
+        Software = "software",
+        /// An NVIDIA card, where there is one and it decodes the video, else software.
+        Auto = "auto",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +288,9 @@ mod tests {
         }
         for name in EncoderChoice::NAMES {
             assert_eq!(name.parse::<EncoderChoice>().unwrap().to_string(), *name);
+        }
+        for name in DecoderChoice::NAMES {
+            assert_eq!(name.parse::<DecoderChoice>().unwrap().to_string(), *name);
         }
         let message = "avi".parse::<Container>().unwrap_err().to_string();
         assert!(message.contains("container") && message.contains("mp4, mov, mkv"), "{message}");

@@ -17,7 +17,7 @@ use crate::media::picture::Picture;
 use crate::media::prepare::Preparer;
 use crate::media::retime::{Retimer, Timeline};
 use crate::media::source::{DecodedSource, FileKind, Source, is_hidden};
-use crate::options::{FrameRate, OutputRate};
+use crate::options::{DecoderChoice, FrameRate, OutputRate};
 
 /// Reading a file's timestamps ahead of decoding stops after this time, unless all are asked for.
 const SCAN_LIMIT: Duration = Duration::from_millis(400);
@@ -28,6 +28,7 @@ pub struct VideoOptions {
     pub colour: ColourMode,
     /// Of the pictures that come out.
     pub rate: OutputRate,
+    pub decoder: DecoderChoice,
     pub count: CountDepth,
 }
 
@@ -101,7 +102,8 @@ impl VideoReader {
         let path = path.as_ref();
         // The original weaves: its frames go through OpenCV.
         let deinterlacer = (options.colour == ColourMode::Tagged).then(Deinterlacer::default);
-        let frames = RetimedFrames::open(path, options.rate, deinterlacer)?;
+        let source = DecodedSource::open_video(path, options.decoder)?;
+        let frames = RetimedFrames::new(source, options.rate, deinterlacer);
         let source = &frames.source.source;
         let Some(TimedFrame { frame: first, .. }) = frames.ready.front() else {
             return Err(Error::NoFrames { path: path.to_path_buf(), damaged: frames.source.damaged });
@@ -168,8 +170,7 @@ struct RetimedFrames {
 
 impl RetimedFrames {
     /// Decodes the first frame; `ready` is empty where nothing can be decoded. Without a deinterlacer fields stay woven.
-    fn open(path: &Path, rate: OutputRate, deinterlacer: Option<Deinterlacer>) -> Result<Self> {
-        let source = DecodedSource::open(path, media::Type::Video)?;
+    fn new(source: DecodedSource, rate: OutputRate, deinterlacer: Option<Deinterlacer>) -> Self {
         let timeline = timeline_of(&source.source);
         let rate = rate_of(&source.source, rate);
         let retimer = Retimer::default();
@@ -181,7 +182,7 @@ impl RetimedFrames {
         {
             frames.timeline.begin_at(beginning);
         }
-        Ok(frames)
+        frames
     }
 
     /// Sees to it that a frame is ready, if there is one.
@@ -303,7 +304,8 @@ impl Scan {
             exact: complete && !timeline.broken() && damaged == 0,
         };
         if options.count == CountDepth::Full && !count.exact && source.kind() != FileKind::Picture {
-            let mut frames = RetimedFrames::open(path, options.rate, None)?;
+            let source = DecodedSource::open(path, media::Type::Video)?;
+            let mut frames = RetimedFrames::new(source, options.rate, None);
             let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
             count = FrameCount { frames: shown, exact: true };
         }

@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use latentsync::media::colour::{ColourMode, Matrix};
+use latentsync::options::DecoderChoice;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use tempfile::tempdir;
 
@@ -20,6 +21,24 @@ fn the_clips_have_their_frames() {
             read += 1;
         }
         assert_eq!((read, reader.damaged()), (frames, 0), "{name}");
+    }
+}
+
+/// Without a card both are FFmpeg's own decoder.
+#[test]
+fn whoever_decodes_makes_the_same_pictures() {
+    for name in ["woman_2s.mp4", "woman_1080x1920_hevc.mp4"] {
+        let Some(path) = shared(name) else { continue };
+        let open =
+            |decoder| VideoReader::open(&path, VideoOptions { decoder, ..VideoOptions::default() }).unwrap();
+        let (mut one, mut other) = (open(DecoderChoice::Software), open(DecoderChoice::Auto));
+        assert_eq!(one.info().count, other.info().count, "{name}");
+        while let Some(want) = one.next().unwrap() {
+            let got = other.next().unwrap().unwrap();
+            assert_eq!(got.format(), want.format(), "{name}");
+            assert!(samples(&got) == samples(&want), "{name}");
+        }
+        assert!(other.next().unwrap().is_none(), "{name}");
     }
 }
 

@@ -10,9 +10,9 @@ use clap::{ArgGroup, Args};
 use latentsync::device::{DTypeChoice, DeviceChoice};
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::{
-    BatchChunks, ColourMatch, Container, DEFAULT_DEEPCACHE_INTERVAL, DEFAULT_MAX_YAW, DurationPolicy,
-    EncoderChoice, Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode, OnMissingFace, OutputRate,
-    PlaybackType, SilenceMode, SyncMode, VideoCodec,
+    BatchChunks, ColourMatch, Container, DEFAULT_DEEPCACHE_INTERVAL, DEFAULT_MAX_YAW, DecoderChoice,
+    DurationPolicy, EncoderChoice, Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode,
+    OnMissingFace, OutputRate, PlaybackType, SilenceMode, SyncMode, VideoCodec,
 };
 use latentsync::request::{Api, FieldError, Request, media_input};
 use latentsync::weights::{self, HubSettings};
@@ -35,6 +35,9 @@ pub struct SyncArgs {
     /// Where the result goes; its ending (mp4, mov, mkv) is the container
     #[arg(short, long, value_name = "FILE", help_heading = "Files")]
     out: PathBuf,
+    /// software, or auto: H.264, HEVC and VP9 on an NVIDIA card where there is one; the pictures are the same
+    #[arg(long, value_name = "WHICH", value_parser = parse::<DecoderChoice>, default_value_t, help_heading = "Files")]
+    decoder: DecoderChoice,
     /// Anchor points of every source frame (JSON), instead of searching for the face
     #[arg(long, value_name = "FILE", help_heading = "Files")]
     anchors: Option<PathBuf>,
@@ -218,6 +221,7 @@ impl SyncArgs {
             feather: self.feather,
             mask_feather: self.mask_feather,
             colour_match: self.colour_match,
+            decoder: self.decoder,
             encoding: Encoding {
                 codec: self.codec,
                 crf: self.crf,
