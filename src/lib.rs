@@ -45,6 +45,8 @@ pub mod face_track;
 mod face_record;
 #[cfg(feature = "media")]
 mod face_cache;
+#[cfg_attr(not(feature = "media"), allow(dead_code))]
+mod known_faces;
 #[cfg(feature = "media")]
 mod identity;
 #[cfg(feature = "media")]

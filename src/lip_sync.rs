@@ -8,6 +8,7 @@ use models::whisper::WhisperEncoder;
 
 use crate::anchors::FaceFinder;
 use crate::error::{Result, compute};
+use crate::known_faces::KnownFaces;
 use crate::noise::LatentShape;
 use crate::options::{BatchChunks, LoadOptions, ModelChoice};
 use crate::weights::{Activations, BatchSize, Checkpoint, HubSettings, Stamps};
@@ -29,8 +30,8 @@ pub struct LipSync {
     /// How many chunks may be computed together, and what they take.
     pub(crate) batch_chunks: BatchChunks,
     pub(crate) activations: Activations,
-    /// It was trained on drawn faces, and says so where it meets another.
-    pub(crate) draws_only: bool,
+    /// Of a model that does not know all faces.
+    pub(crate) known_faces: Option<KnownFaces>,
     pub(crate) face_finder: FaceFinder,
     pub(crate) files: Stamps,
 }
@@ -44,10 +45,12 @@ impl LipSync {
         let checkpoint = Checkpoint::open(model, &settings)?;
         let memory = checkpoint.memory_needs(dtype, &device)?;
         memory.check(&device)?;
+        let vae = checkpoint.vae(dtype, &device)?;
+        let latents = LatentShape::of(&vae, checkpoint.resolution());
         Ok(Self {
             name: model.to_string(),
             unet: checkpoint.unet(dtype, &device)?,
-            vae: checkpoint.vae(dtype, &device)?,
+            vae,
             // Small, and what it says is amplified by every attention: not worth a rounding.
             whisper: checkpoint.whisper(DType::F32, &device)?,
             mask: MouthMask::new(checkpoint.resolution()).map_err(compute("mouth mask"))?,
@@ -58,7 +61,7 @@ impl LipSync {
             dtype,
             batch_chunks: options.batch_chunks,
             activations: memory.activations,
-            draws_only: *model == ModelChoice::Demo,
+            known_faces: checkpoint.known_faces(latents)?,
             face_finder: FaceFinder::new(options, settings),
             files: checkpoint.stamps()?,
         })
@@ -76,7 +79,6 @@ impl LipSync {
 
     /// Height, width and channels of one frame of latents.
     pub(crate) fn latent_shape(&self) -> LatentShape {
-        let side = self.resolution / self.vae.downscale();
-        LatentShape { height: side, width: side, channels: self.vae.latent_channels() }
+        LatentShape::of(&self.vae, self.resolution)
     }
 }

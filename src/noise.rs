@@ -1,6 +1,7 @@
 //! The Gaussian noise of a job: a function of (seed, what for, frame), never of call order, drawn on the
 //! CPU so that it is the same on every device.
 
+use models::vae::AutoencoderKL;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -25,6 +26,12 @@ pub struct LatentShape {
 }
 
 impl LatentShape {
+    /// Of a square image with sides of `resolution`.
+    pub fn of(vae: &AutoencoderKL, resolution: usize) -> Self {
+        let side = resolution / vae.downscale();
+        Self { height: side, width: side, channels: vae.latent_channels() }
+    }
+
     pub fn elem_count(&self) -> usize {
         self.height * self.width * self.channels
     }

@@ -14,7 +14,6 @@
 
 mod reading;
 mod generating;
-mod likeness;
 mod writing;
 
 use std::sync::mpsc::sync_channel;
@@ -221,7 +220,7 @@ struct Done {
     /// The most chunks that went through the UNet together.
     batch_chunks: usize,
     faces: FaceReport,
-    /// The demo model has made a mouth, and it was looked at whether it knows such faces.
+    /// The model was asked whether it knows such faces.
     likeness_checked: bool,
     warnings: Vec<String>,
 }

@@ -131,6 +131,25 @@ fn silence_leaves_the_mouth_shut_and_a_drawn_face_unremarked() {
 }
 
 #[test]
+fn a_photographed_face_is_remarked_on_once() {
+    let shared = std::env::var("LATENTSYNC_SHARED").unwrap_or_else(|_| "../shared".into());
+    let media = Path::new(&shared).join("media");
+    for clip in ["woman_2s", "man_4s"] {
+        let (video, anchors) =
+            (media.join(format!("{clip}.mp4")), media.join(format!("{clip}.landmarks3.json")));
+        if !video.is_file() {
+            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", video.display());
+            continue;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        // Two chunks.
+        let report = silent_job(&video, &anchors, 1, &directory.path().join("out.mp4"));
+        let about = report.warnings.iter().filter(|warning| warning.contains("drawn faces only"));
+        assert_eq!(about.count(), 1, "{clip}: {:?}", report.warnings);
+    }
+}
+
+#[test]
 fn everything_that_is_named_is_there() {
     for name in [
         "face.mp4",

@@ -13,6 +13,9 @@ from .networks.autoencoder_kl import AutoencoderKL
 from .networks.unet3d import UNet3D, UNet3DConfig
 from .networks.whisper import AudioEncoder
 
+# As many as the engine expects.
+KNOWN_DIRECTIONS = 64
+
 
 def unet_yaml(cfg: UNet3DConfig) -> dict:
     def kinds(side: str, attention: tuple[bool, ...]) -> list[str]:
@@ -72,8 +75,17 @@ def half(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     return {prefix + key: value.detach().half().contiguous() for key, value in state.items()}
 
 
-def export(directory: Path, unet: UNet3D, vae: AutoencoderKL, whisper: AudioEncoder, steps: int) -> int:
-    """→ bytes written."""
+def drawn_faces(latents: Tensor) -> dict[str, Tensor]:
+    """The plane that latents of faces, (n, channels, height, width), lie near: what the engine tells a photographed face from a
+    drawn one by. Channels last, as the engine has its latents."""
+    values = latents.permute(0, 2, 3, 1).float()
+    mean = values.mean(0)
+    _, _, directions = torch.pca_lowrank((values - mean).flatten(1), q=4 * KNOWN_DIRECTIONS, center=False, niter=3)
+    return {"mean": mean, "directions": directions.T[:KNOWN_DIRECTIONS].reshape(KNOWN_DIRECTIONS, *mean.shape)}
+
+
+def export(directory: Path, unet: UNet3D, vae: AutoencoderKL, whisper: AudioEncoder, steps: int, faces: Tensor) -> int:
+    """`faces`: latents of whole ones that the networks were trained on. → bytes written."""
     for folder in ("vae", "whisper"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(unet_yaml(unet.cfg), sort_keys=False)
@@ -83,4 +95,5 @@ def export(directory: Path, unet: UNet3D, vae: AutoencoderKL, whisper: AudioEnco
     save_file(half(vae.state_dict()), directory / "vae/diffusion_pytorch_model.safetensors", {"format": "pt"})
     state = half(whisper.state_dict(), "encoder.")
     torch.save({"dims": whisper.dims.as_dict(), "model_state_dict": state}, directory / "whisper/tiny.pt")
+    save_file(half(drawn_faces(faces)), directory / "drawn_faces.safetensors", {"format": "pt"})
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

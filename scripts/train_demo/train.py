@@ -97,7 +97,7 @@ def main() -> None:
     vae.cfg = dataclasses.replace(vae.cfg, scaling_factor=train_latents.scaling)
     out = options.out or work / "model"
     steps = sum(torch.load(work / f"{name}.pt", weights_only=True)["step"] for name in ("unet", "motion"))
-    size = export(out, unet.cpu(), vae.cpu(), whisper.cpu(), steps)
+    size = export(out, unet.cpu(), vae.cpu(), whisper.cpu(), steps, train_latents.posterior[::4, 2])
     print(f"the model is in `{out}`, {size / 1e6:.1f} MB; the curves are in `{work / 'curves.png'}`")
 
 

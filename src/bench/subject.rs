@@ -226,7 +226,7 @@ impl Subject {
             dtype: self.dtype,
             batch_chunks: options.batch_chunks,
             activations,
-            draws_only: false,
+            known_faces: None,
             face_finder: FaceFinder::new(options, HubSettings::for_loading(options)),
             files: Stamps { all: self.name.clone(), vae: self.name },
         })

@@ -6,12 +6,12 @@ use std::sync::mpsc::SyncSender;
 
 use candle_core::{Device, Tensor};
 
-use super::likeness::{self, looks_drawn};
 use super::writing::{Synced, SyncedFace, SyncedFrame};
 use super::{CHUNKS_PER_SEGMENT, Done, Heard, Run};
 use crate::error::{Error, Result, compute};
 use crate::face_record::FaceRecord;
 use crate::face_track::Found;
+use crate::known_faces;
 use crate::lip_sync::LipSync;
 use crate::meter::Meter;
 use crate::noise::NoiseFor;
@@ -114,11 +114,11 @@ impl Run<'_> {
                 let mouths = match generated {
                     Some(generated) => {
                         done.batch_chunks = done.batch_chunks.max(generated.together);
+                        self.check_likeness(&chunk, &generated, &mut done)?;
                         self.mouths(&chunk, &generated, stop)?
                     }
                     None => Vec::new(),
                 };
-                self.check_likeness(&chunk, &mouths, heard, &mut done)?;
                 meter.tell(Stage::DecodeLatents, done.frames);
                 // Nobody waits for the end of a segment that is the output's.
                 let ends_segment = chunk.ends_segment() && !chunk.is_done && !chunk.is_last;
@@ -299,17 +299,19 @@ impl Run<'_> {
         Ok(mouths.map(|((model_frame, decoded), colour)| Mouth { model_frame, decoded, colour }).collect())
     }
 
-    /// With the first mouth that the demo model makes, says whether it knows such faces.
-    fn check_likeness(&self, chunk: &Chunk, mouths: &[Mouth], heard: &Heard, done: &mut Done) -> Result<()> {
-        let LipSync { mask, draws_only, .. } = self.model;
-        let Some(mouth) = mouths.first().filter(|_| *draws_only && !done.likeness_checked) else {
+    /// With the job's first face, says whether the model knows such.
+    fn check_likeness(&self, chunk: &Chunk, generated: &Generated, done: &mut Done) -> Result<()> {
+        let Some(known) = self.model.known_faces.as_ref().filter(|_| !done.likeness_checked) else {
             return Ok(());
         };
-        let picture = heard.timing.picture_of(mouth.model_frame, &chunk.outputs) - chunk.outputs.start;
-        let Some(face) = &chunk.frames[picture].face else { return Ok(()) };
-        done.likeness_checked = true;
-        if !looks_drawn(&mouth.decoded, &face.crop, mask).map_err(compute("the demo model's faces"))? {
-            done.warnings.push(likeness::WARNING.into());
+        let faces =
+            generated.model_frames.iter().filter_map(|frame| chunk.frames[frame.picture].face.as_ref());
+        if let Some(posteriors) = faces.filter_map(|face| face.record.posteriors.as_ref()).next() {
+            done.likeness_checked = true;
+            let is_known = posteriors.whole_mean().and_then(|latents| known.include(&latents));
+            if !is_known.map_err(compute("known faces"))? {
+                done.warnings.push(known_faces::WARNING.into());
+            }
         }
         Ok(())
     }

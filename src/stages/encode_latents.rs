@@ -26,6 +26,11 @@ impl FacePosteriors {
         Ok(Self(Tensor::from_vec(values, (4, shape.height, shape.width, shape.channels), &Device::Cpu)?))
     }
 
+    /// The whole image's mean, (height, width, channels), unscaled.
+    pub fn whole_mean(&self) -> Result<Tensor> {
+        self.0.i(2)
+    }
+
     /// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
     /// with the noise of model frame `frame`.
     fn sample(&self, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {

@@ -19,6 +19,8 @@ use super::model_file::ModelFile;
 use super::tensor_file::{SOURCE_SHA256, StoredTensor, TensorFile};
 use super::vars::Wanted;
 use super::{HubSettings, Package, Role, digest, hub};
+use crate::known_faces::KnownFaces;
+use crate::noise::LatentShape;
 use crate::options::ModelChoice;
 use crate::{Error, Result};
 
@@ -31,6 +33,8 @@ pub struct Checkpoint {
     unet: TensorFile,
     vae: TensorFile,
     whisper: TensorFile,
+    /// `None`: all.
+    known_faces: Option<TensorFile>,
 }
 
 /// What tells a checkpoint's files from others, without reading them.
@@ -118,7 +122,8 @@ impl Checkpoint {
         let whisper = TensorFile::open(locate::whisper(model, width, settings)?)?;
         check_whisper(&whisper, width, &unet_config)?;
         let vae = TensorFile::open(vae)?.rename(current_vae_name)?;
-        Ok(Self { data, unet_config, vae_config, unet, vae, whisper })
+        let known_faces = locate::known_faces(model)?.map(TensorFile::open).transpose()?;
+        Ok(Self { data, unet_config, vae_config, unet, vae, whisper, known_faces })
     }
 
     /// Side of the square faces, in pixels.
@@ -181,6 +186,13 @@ impl Checkpoint {
     pub fn whisper(&self, dtype: DType, device: &Device) -> Result<WhisperEncoder> {
         let dims: WhisperDims = self.whisper_dims()?;
         self.load_whisper(dtype, device, |vb| WhisperEncoder::load(&dims, vb))
+    }
+
+    /// Which faces the model knows, where those are not all; their latents are of `shape`.
+    pub(crate) fn known_faces(&self, shape: LatentShape) -> Result<Option<KnownFaces>> {
+        let Some(file) = &self.known_faces else { return Ok(None) };
+        let wanted = Wanted { dtype: DType::F32, device: &Device::Cpu, unused: |_| false };
+        file.load(&wanted, |vb| KnownFaces::load(shape, vb)).map(Some)
     }
 
     /// Builds the UNet from its file, all of whose keys `build` must take. The positions `pe` are a formula,

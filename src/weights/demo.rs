@@ -34,6 +34,12 @@ pub(super) fn whisper() -> Result<ModelFile> {
     Ok(built_in!("whisper/tiny.pt"))
 }
 
+/// The plane of [`KnownFaces`](crate::known_faces::KnownFaces).
+#[cfg(feature = "demo")]
+pub(super) fn known_faces() -> Result<ModelFile> {
+    Ok(built_in!("drawn_faces.safetensors"))
+}
+
 #[cfg(not(feature = "demo"))]
 pub(super) fn files() -> Result<ModelFiles> {
     Err(absent())
@@ -41,6 +47,11 @@ pub(super) fn files() -> Result<ModelFiles> {
 
 #[cfg(not(feature = "demo"))]
 pub(super) fn whisper() -> Result<ModelFile> {
+    Err(absent())
+}
+
+#[cfg(not(feature = "demo"))]
+pub(super) fn known_faces() -> Result<ModelFile> {
     Err(absent())
 }
 

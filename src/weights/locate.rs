@@ -201,6 +201,14 @@ fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, P
     }
 }
 
+/// Which faces the model knows, where those are not all.
+pub(super) fn known_faces(model: &ModelChoice) -> Result<Option<ModelFile>> {
+    match model {
+        ModelChoice::Demo => demo::known_faces().map(Some),
+        ModelChoice::LatentSync16 | ModelChoice::LatentSync15 | ModelChoice::Directory(_) => Ok(None),
+    }
+}
+
 /// The Whisper whose features have `width` channels: `tiny` for 384, `small` for 768.
 pub(super) fn whisper(model: &ModelChoice, width: usize, settings: &HubSettings) -> Result<ModelFile> {
     let published = |package| published_file(package, Role::Whisper, settings).map(ModelFile::from);
