@@ -8,12 +8,13 @@ use std::sync::LazyLock;
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
+use candle_core::DType;
 use latentsync::anchors::FaceFinder;
 use latentsync::demo::{DemoInputs, Sentence, correlation, openings};
 use latentsync::options::{FaceSelector, VideoLonger};
 use latentsync::stages::align_faces::FaceAligner;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
-use latentsync::weights::HubSettings;
+use latentsync::weights::{self, ConvertOptions, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options, Report};
 use models::face::{Anchors, FaceChoice};
 
@@ -103,8 +104,8 @@ fn silence(path: &Path, seconds: u32) {
     wav.finalize().unwrap();
 }
 
-/// What the demo model says of a video and its anchors after `seconds` of silence, written to `output`.
-fn silent_job(video: &Path, anchors: &Path, seconds: u32, output: &Path) -> Report {
+/// What a model says of a video and its anchors after `seconds` of silence, written to `output`.
+fn silent_job(model: &ModelChoice, video: &Path, anchors: &Path, seconds: u32, output: &Path) -> Report {
     let voice = output.with_extension("wav");
     silence(&voice, seconds);
     let mut options = Options { seed: Some(3), ..Options::default() };
@@ -114,7 +115,7 @@ fn silent_job(video: &Path, anchors: &Path, seconds: u32, output: &Path) -> Repo
         anchors: Some(anchors.to_path_buf()),
         ..Job::new(video.to_path_buf(), voice, output.to_path_buf())
     };
-    let model = LipSync::load(&ModelChoice::Demo, &LoadOptions::default()).unwrap();
+    let model = LipSync::load(model, &LoadOptions::default()).unwrap();
     model.run(&job, &mut (), &CancelToken::new()).unwrap()
 }
 
@@ -123,7 +124,7 @@ fn silence_leaves_the_mouth_shut_and_a_drawn_face_unremarked() {
     let directory = tempfile::tempdir().unwrap();
     let inputs = DemoInputs::write(directory.path()).unwrap();
     let out = directory.path().join("silent.mp4");
-    let report = silent_job(&inputs.face, &inputs.anchors, 2, &out);
+    let report = silent_job(&ModelChoice::Demo, &inputs.face, &inputs.anchors, 2, &out);
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
     let (silent, speaking) = (mean(&openings(&out).unwrap()), mean(&DEMO.spoken(Sentence::First)));
     eprintln!("open in silence {silent:.4}, speaking {speaking:.4}");
@@ -134,16 +135,24 @@ fn silence_leaves_the_mouth_shut_and_a_drawn_face_unremarked() {
 fn a_photographed_face_is_remarked_on_once() {
     let shared = std::env::var("LATENTSYNC_SHARED").unwrap_or_else(|_| "../shared".into());
     let media = Path::new(&shared).join("media");
-    for clip in ["woman_2s", "man_4s"] {
+    let directory = tempfile::tempdir().unwrap();
+    // It knows no more than what it was made from.
+    let convert = ConvertOptions {
+        source: ModelChoice::Demo,
+        output: directory.path().join("copy"),
+        dtype: DType::BF16,
+    };
+    let copy = weights::convert(&convert, &HubSettings::from_env(), &mut |_| Ok(())).unwrap();
+    let models = [ModelChoice::Demo, ModelChoice::Directory(copy.directory)];
+    for (clip, model) in ["woman_2s", "man_4s"].into_iter().zip(models) {
         let (video, anchors) =
             (media.join(format!("{clip}.mp4")), media.join(format!("{clip}.landmarks3.json")));
         if !video.is_file() {
             eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", video.display());
             continue;
         }
-        let directory = tempfile::tempdir().unwrap();
         // Two chunks.
-        let report = silent_job(&video, &anchors, 1, &directory.path().join("out.mp4"));
+        let report = silent_job(&model, &video, &anchors, 1, &directory.path().join("out.mp4"));
         let about = report.warnings.iter().filter(|warning| warning.contains("drawn faces only"));
         assert_eq!(about.count(), 1, "{clip}: {:?}", report.warnings);
     }
@@ -184,7 +193,7 @@ fn everything_that_is_named_is_there() {
 fn the_detector_sees_the_drawn_face_where_its_anchors_are() {
     let directory = tempfile::tempdir().unwrap();
     let inputs = DemoInputs::write(directory.path()).unwrap();
-    if let Err(error) = latentsync::weights::shape_predictor(&HubSettings::from_env()) {
+    if let Err(error) = weights::shape_predictor(&HubSettings::from_env()) {
         return eprintln!("skipped: {error}");
     }
     let text = fs::read_to_string(&inputs.anchors).unwrap();

@@ -75,7 +75,7 @@ def half(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     return {prefix + key: value.detach().half().contiguous() for key, value in state.items()}
 
 
-def drawn_faces(latents: Tensor) -> dict[str, Tensor]:
+def known_faces(latents: Tensor) -> dict[str, Tensor]:
     """The plane that latents of faces, (n, channels, height, width), lie near: what the engine tells a photographed face from a
     drawn one by. Channels last, as the engine has its latents."""
     values = latents.permute(0, 2, 3, 1).float()
@@ -95,5 +95,5 @@ def export(directory: Path, unet: UNet3D, vae: AutoencoderKL, whisper: AudioEnco
     save_file(half(vae.state_dict()), directory / "vae/diffusion_pytorch_model.safetensors", {"format": "pt"})
     state = half(whisper.state_dict(), "encoder.")
     torch.save({"dims": whisper.dims.as_dict(), "model_state_dict": state}, directory / "whisper/tiny.pt")
-    save_file(half(drawn_faces(faces)), directory / "drawn_faces.safetensors", {"format": "pt"})
+    save_file(half(known_faces(faces)), directory / "known_faces.safetensors", {"format": "pt"})
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

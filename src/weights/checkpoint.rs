@@ -233,6 +233,10 @@ impl Checkpoint {
         [&self.unet, &self.vae, &self.whisper]
     }
 
+    pub(super) fn known_faces_file(&self) -> Option<&ModelFile> {
+        self.known_faces.as_ref().map(TensorFile::file)
+    }
+
     pub(super) fn unet_yaml(&self) -> &str {
         &self.unet_config.yaml
     }

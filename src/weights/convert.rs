@@ -10,6 +10,7 @@ use candle_core::{DType, Device};
 use safetensors::View;
 use serde_json::{Value, json};
 
+use super::locate::KNOWN_FACES;
 use super::model_file::ModelFile;
 use super::tensor_file::{DIMS, SOURCE_SHA256, StoredTensor, TensorFile};
 use super::{Checkpoint, HubSettings, OnProgress, Progress, hub};
@@ -83,6 +84,10 @@ pub fn convert(
     fs::write(&config, checkpoint.unet_yaml()).map_err(|e| write_error(&config, e))?;
     let config = directory.join("vae/config.json");
     fs::write(&config, checkpoint.vae_json()?).map_err(|e| write_error(&config, e))?;
+    if let Some(file) = checkpoint.known_faces_file() {
+        let copy = directory.join(KNOWN_FACES);
+        fs::write(&copy, file.read()?).map_err(|e| write_error(&copy, e))?;
+    }
     fs::rename(&directory, &output).map_err(|e| write_error(&output, e))?;
     Ok(converted)
 }

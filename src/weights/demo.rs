@@ -37,7 +37,7 @@ pub(super) fn whisper() -> Result<ModelFile> {
 /// The plane of [`KnownFaces`](crate::known_faces::KnownFaces).
 #[cfg(feature = "demo")]
 pub(super) fn known_faces() -> Result<ModelFile> {
-    Ok(built_in!("drawn_faces.safetensors"))
+    Ok(built_in!("known_faces.safetensors"))
 }
 
 #[cfg(not(feature = "demo"))]

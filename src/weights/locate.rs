@@ -16,6 +16,9 @@ const DEBIAN_PREDICTOR: &str = "/usr/share/dlib/shape_predictor_68_face_landmark
 /// The configuration of every published UNet, for 512-pixel faces.
 const PUBLISHED_CONFIG: &str = include_str!("../../models/latentsync-unet.yaml");
 
+/// Which faces a model knows, beside its UNet: of the demo model's own format.
+pub(super) const KNOWN_FACES: &str = "known_faces.safetensors";
+
 const WEIGHT_FORMATS: [&str; 3] = ["safetensors", "pt", "bin"];
 
 /// InsightFace's two ONNX files.
@@ -204,8 +207,12 @@ fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, P
 /// Which faces the model knows, where those are not all.
 pub(super) fn known_faces(model: &ModelChoice) -> Result<Option<ModelFile>> {
     match model {
+        ModelChoice::LatentSync16 | ModelChoice::LatentSync15 => Ok(None),
         ModelChoice::Demo => demo::known_faces().map(Some),
-        ModelChoice::LatentSync16 | ModelChoice::LatentSync15 | ModelChoice::Directory(_) => Ok(None),
+        ModelChoice::Directory(directory) => {
+            let path = directory.join(KNOWN_FACES);
+            Ok(path.is_file().then(|| path.into()))
+        }
     }
 }
 
