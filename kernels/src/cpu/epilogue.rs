@@ -1,6 +1,7 @@
 //! What follows a matrix product while its sums are still in the cache.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::Element;
 use super::isa::multiversion;
@@ -30,6 +31,16 @@ pub struct Epilogue<'a, T> {
     pub bias: &'a [f32],
     pub residual: Option<Residual<'a, T>>,
     pub activation: Activation,
+}
+
+impl<T> Epilogue<'_, T> {
+    /// The part `here` of what is added to an output row of `columns`; empty where nothing is.
+    pub fn residual_of(&self, row: usize, columns: usize, here: &Range<usize>) -> &[T] {
+        self.residual.as_ref().map_or(&[], |residual| {
+            let at = row / residual.rows_per_value * columns;
+            &residual.values[at + here.start..at + here.end]
+        })
+    }
 }
 
 multiversion! {

@@ -84,15 +84,25 @@ impl<T: Element> Problem<'_, T> {
         if self.is_geglu() { self.weights.out / 2 } else { self.weights.out }
     }
 
-    /// Writes the output, row-major.
+    /// Writes the output, row-major, by all threads.
     pub fn run(&self, out: &Shared<T>) {
+        self.run_in(Self::tasks_for_all_threads(), out);
+    }
+
+    /// As many tasks as keep all threads at work when this is all there is to do.
+    pub fn tasks_for_all_threads() -> usize {
+        rayon::current_num_threads() * TASKS_PER_THREAD
+    }
+
+    /// The same in about as many `tasks`, where other problems are solved at the same time.
+    pub fn run_in(&self, tasks: usize, out: &Shared<T>) {
         if self.rows == 0 || self.columns() == 0 {
             return;
         }
         let zeros = vec![T::default(); self.weights.padded_channels()];
         let scratch =
             || Scratch { sums: Vec::new(), pointers: Vec::new(), rows: Vec::new(), strip: Vec::new() };
-        self.tasks().par_iter().for_each_init(scratch, |scratch, task| {
+        self.tasks(tasks).par_iter().for_each_init(scratch, |scratch, task| {
             match T::kernel(self.isa) {
                 Kernel::Registers(kernel) => self.sum(&kernel, task, &zeros, scratch),
                 Kernel::Tiles(kernel) => self.sum_by_tiles(kernel, task, &zeros, scratch),
@@ -110,14 +120,13 @@ impl<T: Element> Problem<'_, T> {
         self.weights.groups() / if self.is_geglu() { 2 } else { 1 }
     }
 
-    /// Large tasks, but enough of them for all threads. The sums do not depend on this choice.
-    fn tasks(&self) -> Vec<Task> {
+    /// Large tasks, but as many as are `wanted` where they can be. The sums do not depend on this choice.
+    fn tasks(&self, wanted: usize) -> Vec<Task> {
         let groups = self.task_groups();
         let (unit, rows) = match T::kernel(self.isa) {
             Kernel::Registers(kernel) => (kernel.max_rows, ROWS),
             Kernel::Tiles(_) => (tile_matmul::STRIP, tile_matmul::ROWS),
         };
-        let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
         let mut high = rows.min(self.rows).max(1);
         let mut wide = (GROUPS / if self.is_geglu() { 2 } else { 1 }).min(groups).max(1);
         let count = |high: usize, wide: usize| self.rows.div_ceil(high) * groups.div_ceil(wide);
@@ -221,7 +230,7 @@ impl<T: Element> Problem<'_, T> {
 
     /// Bias, residual and activation, into the output's rows and columns of the task.
     fn finish(&self, task: &Task, sums: &[f32], out: &Shared<T>) {
-        let Epilogue { bias, residual, activation } = self.epilogue;
+        let Epilogue { bias, activation, .. } = self.epilogue;
         let (width, columns) = (self.width(task), self.columns());
         let first = task.groups.start * GROUP;
         let here = first..columns.min(task.groups.end * GROUP);
@@ -234,10 +243,7 @@ impl<T: Element> Problem<'_, T> {
                 let gate_bias = &bias[columns + first..columns + here.end];
                 finish_geglu(self.isa, values, &bias[here.clone()], gates, gate_bias, out);
             } else {
-                let residual = residual.map_or(&[][..], |residual| {
-                    let at = row / residual.rows_per_value * columns;
-                    &residual.values[at + here.start..at + here.end]
-                });
+                let residual = self.epilogue.residual_of(row, columns, &here);
                 finish(self.isa, sums, &bias[here.clone()], residual, activation, out);
             }
         }

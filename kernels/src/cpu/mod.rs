@@ -28,6 +28,7 @@ mod matmul;
 mod tile_matmul;
 mod epilogue;
 mod quarters;
+mod winograd;
 mod weights;
 pub(crate) mod flash;
 pub(crate) mod vector_math;

@@ -115,3 +115,29 @@ impl<T: Element> Packed<T> {
         self.lines.as_ptr()
     }
 }
+
+impl Packed<f32> {
+    /// `N` weights of one tap that are made together: `lanes(first, c)` has, for each of them, those of the sixteen
+    /// outputs from `first` on for channel `c`. `out` is whole groups.
+    pub fn many<const N: usize>(
+        out: usize,
+        channels: usize,
+        lanes: impl Fn(usize, usize) -> [[f32; GROUP]; N] + Sync,
+    ) -> Vec<Self> {
+        let new = || Self { lines: Lines::zeroed(out / GROUP * channels), out, channels, taps: 1 };
+        let mut all: Vec<Self> = (0..N).map(|_| new()).collect();
+        let mut rest: Vec<_> =
+            all.iter_mut().map(|one| one.lines.as_mut_slice().chunks_exact_mut(channels * GROUP)).collect();
+        // The same group of all weights, for each group.
+        let groups: Vec<Vec<&mut [f32]>> =
+            (0..out / GROUP).map(|_| rest.iter_mut().filter_map(Iterator::next).collect()).collect();
+        groups.into_par_iter().enumerate().for_each(|(group, mut packed)| {
+            for c in 0..channels {
+                for (packed, lanes) in packed.iter_mut().zip(lanes(group * GROUP, c)) {
+                    packed[c * GROUP..][..GROUP].copy_from_slice(&lanes);
+                }
+            }
+        });
+        all
+    }
+}

@@ -12,6 +12,7 @@ use crate::cuda;
 use super::{
     Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Shared, Source, fill, quarters,
     slice,
+    winograd::{self, Winograd},
 };
 
 /// A packed weight and its bias.
@@ -33,6 +34,8 @@ struct Forms<T> {
     packed: Packed<T>,
     /// For [`Walk::Doubled`].
     quarters: OnceLock<[Packed<T>; 4]>,
+    /// For 3×3 convolutions of large images.
+    winograd: OnceLock<Winograd>,
 }
 
 /// What the weights are laid on.
@@ -132,7 +135,13 @@ impl Weights {
             activation: call.activation,
         };
         let problem = |weights, rows, source| Problem { isa: call.isa, rows, source, weights, epilogue };
+        let images = call.walk.same_size_images(rows);
+        let images = images.filter(|images| Winograd::pays(call.isa, &forms.packed, images));
         let write = |out: &Shared<T>| match call.walk {
+            _ if let Some(images) = images => {
+                let winograd = forms.winograd.get_or_init(|| Winograd::pack(&forms.packed));
+                winograd.run(call.isa, &x, images, &epilogue, out);
+            }
             Walk::Rows => problem(&forms.packed, rows, Source::Matrix(&x)).run(out),
             Walk::Patches(geometry) => problem(&forms.packed, rows, Source::Patches(&x, geometry)).run(out),
             Walk::Doubled { height, width } => {
@@ -148,9 +157,34 @@ impl Weights {
     }
 }
 
+impl Walk {
+    /// The images of a 3×3 convolution whose output of `rows` pixels is as large as its input, or as its input doubled.
+    fn same_size_images(&self, rows: usize) -> Option<winograd::Images> {
+        let (height, width, doubled) = match *self {
+            Walk::Rows => return None,
+            Walk::Patches(Geometry {
+                height,
+                width,
+                kernel,
+                stride,
+                top,
+                left,
+                out_height,
+                out_width,
+                ..
+            }) => {
+                let same = (kernel, stride, top, left, out_height, out_width) == (3, 1, 1, 1, height, width);
+                (same.then_some(height)?, width, false)
+            }
+            Walk::Doubled { height, width } => (2 * height, 2 * width, true),
+        };
+        Some(winograd::Images { count: rows / (height * width).max(1), height, width, doubled })
+    }
+}
+
 impl<T> Forms<T> {
     fn new(packed: Packed<T>) -> Self {
-        Self { packed, quarters: OnceLock::new() }
+        Self { packed, quarters: OnceLock::new(), winograd: OnceLock::new() }
     }
 }
 

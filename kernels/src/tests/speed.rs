@@ -39,7 +39,9 @@ fn processor_seconds() -> f64 {
 fn speed() -> Result<()> {
     println!("{}", crate::cpu::features());
     for dtype in [DType::F32, DType::BF16] {
-        for (images, size, channels) in [(16, 32, 320), (16, 16, 640), (1, 256, 128)] {
+        for (images, size, channels) in
+            [(16, 32, 320), (16, 16, 640), (1, 256, 128), (1, 128, 256), (1, 64, 512)]
+        {
             let x = random(&[images, size, size, channels], 1, dtype)?;
             let weight = random(&[channels, channels, 3, 3], 2, dtype)?;
             let layer = Conv2d::new(weight, None, 1, Padding::all(1))?;
