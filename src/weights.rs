@@ -21,7 +21,7 @@ pub(crate) mod fuzzing;
 #[path = "../tests/weights/pt.rs"]
 mod pt;
 
-pub use checkpoint::{Checkpoint, Stamps, published_unet_config};
+pub use checkpoint::{Checkpoint, Stamps, published_unet_config, published_vae_config};
 pub use convert::{ConvertOptions, Converted, convert};
 pub use hub::{HubSettings, InsightFaceLicence};
 pub use inventory::{FileState, FileStatus, LocatedFile, PackageStatus, list, path, verify, verify_manifest};

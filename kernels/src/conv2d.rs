@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::cpu::{Activation, Call, Geometry, Isa, Walk, Weights};
+use crate::cpu::{self, Activation, Call, Geometry, Images, Isa, Walk, Weights};
 use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
@@ -79,6 +79,20 @@ impl Conv2d {
             },
         };
         Ok(Self { weights, dims, stride, padding })
+    }
+
+    /// Bytes that a 3×3 convolution on the CPU keeps beside its weights as soon as it has made `output`, (images,
+    /// height, width), from images that large, or from `doubled` ones: the same weights, transformed.
+    pub fn derived_bytes(
+        in_channels: usize,
+        out_channels: usize,
+        output: [usize; 3],
+        doubled: bool,
+        dtype: DType,
+    ) -> usize {
+        let [count, height, width] = output;
+        let images = Images { count, height, width, doubled };
+        cpu::derived_bytes(Isa::current(), dtype, in_channels, out_channels, &images)
     }
 
     pub fn in_channels(&self) -> usize {

@@ -90,3 +90,29 @@ impl FeedForward {
         self.out.forward_add(&self.proj.forward_geglu(x)?, residual)
     }
 }
+
+/// A 3×3 convolution whose output is as large as its input, or as its input doubled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    pub in_channels: usize,
+    pub out_channels: usize,
+    /// The output's sides are the network's, divided by 2 to this power.
+    pub level: u32,
+    pub doubling: bool,
+}
+
+impl Convolution {
+    /// The two of a resnet.
+    pub(crate) fn of_resnet(in_channels: usize, out_channels: usize, level: usize) -> [Self; 2] {
+        [in_channels, out_channels].map(|in_channels| Self {
+            in_channels,
+            out_channels,
+            level: level as u32,
+            doubling: false,
+        })
+    }
+
+    pub(crate) fn doubling(channels: usize, level: usize) -> Self {
+        Self { in_channels: channels, out_channels: channels, level: level as u32, doubling: true }
+    }
+}

@@ -8,11 +8,12 @@ use candle_nn::VarBuilder;
 use kernels::{Conv2d, GroupNorm, Linear, Padding, attention};
 use serde::Deserialize;
 
-use crate::layers::{self, ConvShape};
+use crate::layers::{self, ConvShape, Convolution};
 
 const NORM_EPS: f64 = 1e-6;
 /// Far beyond any published VAE: sizes that can be computed with.
 const MAX_LEVELS: usize = 8;
+const MAX_LAYERS: usize = 64;
 const MAX_CHANNELS: usize = 1 << 16;
 
 /// `vae/config.json`. What a file leaves out has diffusers' default.
@@ -74,6 +75,9 @@ impl AutoencoderKLConfig {
                 bail!("vae config: {name}: `{other}` is not supported");
             }
         }
+        if self.layers_per_block > MAX_LAYERS {
+            bail!("vae config: layers_per_block is {}, at most {MAX_LAYERS}", self.layers_per_block);
+        }
         let channels = [self.in_channels, self.out_channels, self.latent_channels];
         for &channels in channels.iter().chain(&self.block_out_channels) {
             if !(1..=MAX_CHANNELS).contains(&channels) {
@@ -84,6 +88,29 @@ impl AutoencoderKLConfig {
             bail!("vae config: act_fn `{}` is not supported", self.act_fn);
         }
         Ok(())
+    }
+
+    /// The 3×3 convolutions of both halves that keep the image's size or double it, all but the first and last ones.
+    pub fn convolutions(&self) -> Result<Vec<Convolution>> {
+        self.validate()?;
+        let channels = &self.block_out_channels;
+        let last = channels.len() - 1;
+        let mut all: Vec<Convolution> = Vec::new();
+        // Both halves have a middle; the encoder has one layer less in each block.
+        for (layers, nearest) in [(self.layers_per_block, -1), (self.layers_per_block + 1, 1)] {
+            all.extend(
+                [(); 2].iter().flat_map(|()| Convolution::of_resnet(channels[last], channels[last], last)),
+            );
+            for (level, &out) in channels.iter().enumerate() {
+                let before = level.saturating_add_signed(nearest).min(last);
+                for layer in 0..layers {
+                    let input = if layer == 0 { channels[before] } else { out };
+                    all.extend(Convolution::of_resnet(input, out, level));
+                }
+            }
+        }
+        all.extend((1..channels.len()).map(|level| Convolution::doubling(channels[level], level - 1)));
+        Ok(all)
     }
 
     fn group_norm(&self, channels: usize, vb: VarBuilder) -> Result<GroupNorm> {

@@ -16,6 +16,7 @@ use crate::lip_sync::LipSync;
 use crate::options::{LoadOptions, ModelChoice};
 use crate::weights::{
     Activations, Checkpoint, HubSettings, MemoryNeeds, Sizes, Stamps, published_unet_config,
+    published_vae_config,
 };
 
 /// Of the training schedule; which one does not matter.
@@ -48,15 +49,7 @@ pub struct Plan {
 impl Plan {
     /// What is not measured from a file.
     pub fn synthetic(size: Size) -> Result<Self> {
-        let published = published_unet_config()?;
-        let levels = |kind: &str| vec![kind.to_string(); 4];
-        let vae = |channels: [usize; 4]| AutoencoderKLConfig {
-            block_out_channels: channels.to_vec(),
-            down_block_types: levels("DownEncoderBlock2D"),
-            up_block_types: levels("UpDecoderBlock2D"),
-            layers_per_block: 2,
-            ..Default::default()
-        };
+        let (published, vae) = (published_unet_config()?, published_vae_config());
         let frames = 16;
         Ok(match size {
             Size::Small => {
@@ -66,11 +59,12 @@ impl Plan {
                     cross_attention_dim: whisper.n_audio_state,
                     ..published
                 };
-                Self { unet, vae: vae([32, 64, 64, 64]), whisper, frames, resolution: 128 }
+                let vae = AutoencoderKLConfig { block_out_channels: vec![32, 64, 64, 64], ..vae };
+                Self { unet, vae, whisper, frames, resolution: 128 }
             }
             Size::Pixels256 | Size::Pixels512 => Self {
                 unet: published,
-                vae: vae([128, 256, 512, 512]),
+                vae,
                 whisper: WhisperDims::tiny(),
                 frames,
                 resolution: if size == Size::Pixels256 { 256 } else { 512 },

@@ -8,7 +8,7 @@ use kernels::{Conv2d, Linear, Padding};
 use serde::Serialize;
 
 /// Each operation is repeated for about this long.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(600);
 
 /// Floating-point operations of a published model, counted on the real networks: one UNet step on 16
 /// frames without guidance, and one image through either half of the VAE.
@@ -47,14 +47,17 @@ pub struct ModelEstimate {
     pub seconds: f64,
 }
 
-/// Measures for two seconds or so, in the shapes of the 256-pixel UNet's widest level.
+/// Measures for two seconds or so, in the shapes of the 256-pixel UNet: convolutions at its largest images and at small
+/// ones, which a CPU computes in different ways.
 pub fn measure(device: &Device, dtype: DType) -> Result<Estimate> {
     let filled = |shape: &[usize]| Tensor::rand(-1f32, 1f32, shape, device)?.to_dtype(dtype);
-    let (frames, side, channels) = (4, 32, 320);
-    let convolution = Conv2d::new(filled(&[channels, channels, 3, 3])?, None, 1, Padding::all(1))?;
-    let images = filled(&[frames, side, side, channels])?;
-    let convolution_flop = 2.0 * (frames * side * side * channels * channels * 9) as f64;
-    let convolutions = rate(device, convolution_flop, || convolution.forward(&images))?;
+    let convolution = |frames: usize, side: usize, channels: usize| {
+        let layer = Conv2d::new(filled(&[channels, channels, 3, 3])?, None, 1, Padding::all(1))?;
+        let images = filled(&[frames, side, side, channels])?;
+        let flop = 2.0 * (frames * side * side * channels * channels * 9) as f64;
+        rate(device, flop, || layer.forward(&images))
+    };
+    let convolutions = mean([convolution(4, 32, 320)?, convolution(16, 8, 1280)?]);
 
     let (tokens, width) = (2048, 1280);
     let linear = Linear::new(filled(&[width, width])?, None)?;
@@ -63,7 +66,7 @@ pub fn measure(device: &Device, dtype: DType) -> Result<Estimate> {
     let products = rate(device, product_flop, || linear.forward(&states))?;
 
     // The networks do about as much work in the one as in the other.
-    let mixed = 2.0 / (1.0 / convolutions + 1.0 / products);
+    let mixed = mean([convolutions, products]);
     let models =
         PUBLISHED.iter().map(|work| ModelEstimate { model: work.model, seconds: work.per_second() / mixed });
     Ok(Estimate {
@@ -71,6 +74,11 @@ pub fn measure(device: &Device, dtype: DType) -> Result<Estimate> {
         product_gflops: products / 1e9,
         seconds_per_output_second: models.collect(),
     })
+}
+
+/// The rate at which as much work is done at the one as at the other.
+fn mean([one, other]: [f64; 2]) -> f64 {
+    2.0 / (1.0 / one + 1.0 / other)
 }
 
 /// The best of several runs, in operations a second. The first run only warms up.

@@ -318,6 +318,17 @@ pub fn published_unet_config() -> Result<UNet3DConfig> {
     model_section(&UnetConfigText::published(512))
 }
 
+/// Stable Diffusion 1.5's VAE, which every published LatentSync uses.
+pub fn published_vae_config() -> AutoencoderKLConfig {
+    AutoencoderKLConfig {
+        down_block_types: vec!["DownEncoderBlock2D".to_string(); 4],
+        up_block_types: vec!["UpDecoderBlock2D".to_string(); 4],
+        block_out_channels: vec![128, 256, 512, 512],
+        layers_per_block: 2,
+        ..Default::default()
+    }
+}
+
 fn parse_yaml<C: DeserializeOwned>(config: &UnetConfigText) -> Result<C> {
     serde_saphyr::from_str(&config.yaml).map_err(|error| config_problem(config, error.to_string()))
 }

@@ -7,11 +7,13 @@
 //! a GPU: the pictures on their way, the detector, the encoder.
 
 use candle_core::{DType, Device};
+use kernels::Conv2d;
+use models::layers::Convolution;
 use models::unet::UNet3DConfig;
 use models::vae::AutoencoderKLConfig;
 
 use super::Checkpoint;
-use super::checkpoint::published_unet_config;
+use super::checkpoint::{published_unet_config, published_vae_config};
 use super::tensor_file::TensorFile;
 use crate::device::device_memory;
 use crate::error::compute;
@@ -27,8 +29,7 @@ const LATENT: usize = 8;
 const ROWS_PER_FRAME: usize = 2;
 
 /// latentsync-1.5 and -1.6 with their VAE and Whisper `tiny`: they differ in the size of the faces only.
-const PUBLISHED: Parameters =
-    Parameters { networks: 1_351_000_000, enlarging: 39_000_000, whisper: 8_200_000 };
+const PUBLISHED: Parameters = Parameters { networks: 1_351_000_000, whisper: 8_200_000 };
 
 /// What a model takes on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +94,6 @@ enum Way {
 struct Parameters {
     /// Of UNet and VAE.
     networks: u64,
-    /// Of these, the convolutions that double an image.
-    enlarging: u64,
     /// Of Whisper's encoder.
     whisper: u64,
 }
@@ -118,18 +117,13 @@ impl Checkpoint {
             resolution: self.resolution(),
         };
         let way = Way::of(dtype, device);
-        Ok(MemoryNeeds {
-            weights: self.parameters().bytes(dtype, way),
-            activations: Activations::of_way(&sizes, dtype, way)?,
-        })
+        MemoryNeeds::of_way(&self.parameters(), &sizes, dtype, way)
     }
 
     fn parameters(&self) -> Parameters {
         let [unet, vae, whisper] = self.files();
-        let of_both = |used: fn(&str) -> bool| elements(unet, used) + elements(vae, used);
         Parameters {
-            networks: of_both(|_| true),
-            enlarging: of_both(|key| key.contains(".upsamplers.")),
+            networks: elements(unet, |_| true) + elements(vae, |_| true),
             whisper: elements(whisper, |key| key.starts_with("encoder.")),
         }
     }
@@ -151,13 +145,21 @@ impl MemoryNeeds {
 
     fn published_of_way(resolution: usize, dtype: DType, way: Way) -> Result<Self> {
         let unet = published_unet_config()?;
-        let vae = AutoencoderKLConfig { block_out_channels: vec![128, 256, 512, 512], ..Default::default() };
+        let vae = published_vae_config();
         // Five frames' sound, of the five layers of Whisper `tiny`.
         let audio_tokens = ROWS_PER_FRAME * 5 * 5;
         let sizes = Sizes { unet: &unet, vae: &vae, audio_tokens, frames: 16, resolution };
+        Self::of_way(&PUBLISHED, &sizes, dtype, way)
+    }
+
+    fn of_way(parameters: &Parameters, sizes: &Sizes, dtype: DType, way: Way) -> Result<Self> {
+        let derived = match way {
+            Way::Cpu => derived_bytes(sizes, dtype).map_err(compute("loading the model"))?,
+            Way::TensorCores | Way::Patches => 0,
+        };
         Ok(Self {
-            weights: PUBLISHED.bytes(dtype, way),
-            activations: Activations::of_way(&sizes, dtype, way)?,
+            weights: parameters.bytes(dtype, way).saturating_add(derived),
+            activations: Activations::of_way(sizes, dtype, way)?,
         })
     }
 
@@ -256,13 +258,24 @@ impl Way {
 
 impl Parameters {
     fn bytes(&self, dtype: DType, way: Way) -> u64 {
-        let again = match way {
-            // Four kernels of 2×2 in place of each of 3×3, which is kept.
-            Way::Cpu => self.enlarging * 16 / 9,
-            Way::TensorCores | Way::Patches => 0,
-        };
-        (self.networks + again) * element_bytes(dtype, way) + self.whisper * DType::F32.size_in_bytes() as u64
+        self.networks * element_bytes(dtype, way) + self.whisper * DType::F32.size_in_bytes() as u64
     }
+}
+
+/// Bytes that the CPU's convolutions make of their weights, and keep beside them.
+fn derived_bytes(sizes: &Sizes, dtype: DType) -> candle_core::Result<u64> {
+    let of_network = |convolutions: Vec<Convolution>, images: usize, side: usize| {
+        let bytes = |of: &Convolution| {
+            let side = side >> of.level;
+            let output = [images, side, side];
+            Conv2d::derived_bytes(of.in_channels, of.out_channels, output, of.doubling, dtype) as u64
+        };
+        convolutions.iter().map(bytes).sum::<u64>()
+    };
+    let unet = of_network(sizes.unet.convolutions()?, sizes.frames, sizes.resolution / LATENT);
+    // Images go through the VAE one by one.
+    let vae = of_network(sizes.vae.convolutions()?, 1, sizes.resolution);
+    Ok(unet + vae)
 }
 
 /// Numbers for each position of one frame's latents: of all tensors that are there at once in the UNet, and of the
@@ -384,6 +397,27 @@ mod tests {
         assert_eq!(chunks(Way::Patches, DType::F32), Some(1));
         // 384 frames of 64 × 64 × 1280 are 2.01 billion.
         assert_eq!(chunks(Way::TensorCores, DType::BF16), Some(12));
+    }
+
+    /// The numbers of `benches/README.md`, less the first and the last convolution of each network.
+    #[test]
+    fn the_convolutions_are_those_that_were_counted() {
+        let flop = |all: &[Convolution], images: usize, side: usize| {
+            let flop = |of: &Convolution| {
+                let side = side >> of.level;
+                2 * 9 * of.in_channels * of.out_channels * images * side * side
+            };
+            all.iter().map(flop).sum::<usize>() as f64 * 1e-9
+        };
+        let unet = published_unet_config().unwrap().convolutions().unwrap();
+        assert_eq!((unet.len(), unet.iter().filter(|of| of.doubling).count()), (46 - 2 + 3, 3));
+        let counted = flop(&unet, 16, 32);
+        assert!((1306.9 + 271.8 - counted).abs() < 2., "{counted}");
+
+        let vae = published_vae_config().convolutions().unwrap();
+        assert_eq!((vae.len(), vae.iter().filter(|of| of.doubling).count()), (22 - 2 + 30 - 2 + 3, 3));
+        let counted = flop(&vae, 1, 256);
+        assert!((251.8 + 435.4 + 173.9 - counted).abs() < 2., "{counted}");
     }
 
     #[test]

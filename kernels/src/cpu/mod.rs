@@ -42,4 +42,5 @@ pub(crate) use isa::multiversion;
 pub(crate) use matmul::{Geometry, Problem, Source};
 pub(crate) use microkernel::GROUP;
 pub(crate) use packed::Packed;
-pub(crate) use weights::{Call, Walk, Weights};
+pub(crate) use weights::{Call, Walk, Weights, derived_bytes};
+pub(crate) use winograd::Images;

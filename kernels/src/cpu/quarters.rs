@@ -10,6 +10,9 @@ use super::{Element, Geometry, Packed};
 /// The row and the column (of the pixels 0 and 1) at which each convolution's output begins.
 const PLACES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
 
+/// Of all four.
+pub const TAPS: usize = 16;
+
 /// The weights of the four. `whole`: nine taps.
 pub fn pack<T: Element>(whole: &Packed<T>) -> [Packed<T>; 4] {
     PLACES.map(|(down, across)| {

@@ -12,7 +12,7 @@ use crate::cuda;
 use super::{
     Activation, Element, Epilogue, Geometry, Isa, Packed, Problem, Residual, Shared, Source, fill, quarters,
     slice,
-    winograd::{self, Winograd},
+    winograd::{Images, Winograd},
 };
 
 /// A packed weight and its bias.
@@ -136,7 +136,8 @@ impl Weights {
         };
         let problem = |weights, rows, source| Problem { isa: call.isa, rows, source, weights, epilogue };
         let images = call.walk.same_size_images(rows);
-        let images = images.filter(|images| Winograd::pays(call.isa, &forms.packed, images));
+        let images = images
+            .filter(|images| Winograd::pays::<T>(call.isa, forms.packed.channels, forms.packed.out, images));
         let write = |out: &Shared<T>| match call.walk {
             _ if let Some(images) = images => {
                 let winograd = forms.winograd.get_or_init(|| Winograd::pack(&forms.packed));
@@ -157,9 +158,22 @@ impl Weights {
     }
 }
 
+/// Bytes of what is made of a 3×3 weight of (`out`, `channels`), and kept, when it is first laid on such `images`.
+pub fn derived_bytes(isa: Isa, dtype: DType, channels: usize, out: usize, images: &Images) -> usize {
+    let (pays, element) = match dtype {
+        DType::BF16 => (Winograd::pays::<bf16>(isa, channels, out, images), size_of::<bf16>()),
+        _ => (Winograd::pays::<f32>(isa, channels, out, images), size_of::<f32>()),
+    };
+    match (pays, images.doubled) {
+        (true, _) => Winograd::bytes(channels, out),
+        (false, true) => quarters::TAPS * channels * out * element,
+        (false, false) => 0,
+    }
+}
+
 impl Walk {
     /// The images of a 3×3 convolution whose output of `rows` pixels is as large as its input, or as its input doubled.
-    fn same_size_images(&self, rows: usize) -> Option<winograd::Images> {
+    fn same_size_images(&self, rows: usize) -> Option<Images> {
         let (height, width, doubled) = match *self {
             Walk::Rows => return None,
             Walk::Patches(Geometry {
@@ -178,7 +192,7 @@ impl Walk {
             }
             Walk::Doubled { height, width } => (2 * height, 2 * width, true),
         };
-        Some(winograd::Images { count: rows / (height * width).max(1), height, width, doubled })
+        Some(Images { count: rows / (height * width).max(1), height, width, doubled })
     }
 }
 

@@ -40,6 +40,8 @@ const BAND_TILES: usize = 240;
 /// The transformed weights may be this many times as large as what a call reads and writes: smaller images do not
 /// earn the memory, nor the time to read it.
 const WEIGHTS_PER_ACTIVATIONS: usize = 5;
+/// Of so many images: the frames of a chunk.
+const IMAGES: usize = 16;
 /// Neighbouring tiles that a thread transforms.
 const TILES_PER_TASK: usize = 8;
 
@@ -76,15 +78,10 @@ struct Corner {
     x: usize,
 }
 
-/// Of the transformed weights.
-fn bytes(channels: usize, out: usize) -> usize {
-    POINTS * channels * out * size_of::<f32>()
-}
-
 impl Winograd {
-    /// Whether a call of these sizes is faster than the plain sum, and worth the memory.
-    pub fn pays<T: Element>(isa: Isa, weights: &Packed<T>, images: &Images) -> bool {
-        let (channels, out) = (weights.channels, weights.out);
+    /// Whether the convolution of such `images` is faster than the plain sum, and worth the memory. This does not
+    /// depend on more images than a chunk has, nor does the memory, therefore.
+    pub fn pays<T: Element>(isa: Isa, channels: usize, out: usize, images: &Images) -> bool {
         let slowdown = match (T::PAIR, isa) {
             // f32 on both sides, or bf16 that is widened to it.
             (1, _) | (_, Isa::Portable | Isa::Avx2 | Isa::Avx512 | Isa::Neon) => 1,
@@ -95,13 +92,18 @@ impl Winograd {
         // The plain sum of a doubled image has four taps (see `quarters`).
         let taps = if images.doubled { 4 } else { 9 };
         let fewer_products = taps * OUTPUTS * OUTPUTS >= 3 * slowdown * POINTS / 2;
-        let activations = images.count * images.height * images.width * (channels + out) * size_of::<T>();
-        weights.taps == 9
-            && channels.is_multiple_of(GROUP)
+        let pixels = images.count.min(IMAGES) * images.height * images.width;
+        let activations = pixels * (channels + out) * size_of::<T>();
+        channels.is_multiple_of(GROUP)
             && out.is_multiple_of(GROUP)
             && channels.min(out) >= 4 * GROUP
             && fewer_products
-            && bytes(channels, out) <= WEIGHTS_PER_ACTIVATIONS * activations
+            && Self::bytes(channels, out) <= WEIGHTS_PER_ACTIVATIONS * activations
+    }
+
+    /// Of the transformed weights.
+    pub fn bytes(channels: usize, out: usize) -> usize {
+        POINTS * channels * out * size_of::<f32>()
     }
 
     /// `weights`: of 3×3 taps.
@@ -136,7 +138,7 @@ impl Winograd {
             let products = self.multiply(isa, &inputs, band.len());
             tiles.interpolate(isa, &products, &band, epilogue, out);
         };
-        if bytes(channels, columns) <= CACHED_BYTES {
+        if Self::bytes(channels, columns) <= CACHED_BYTES {
             let bands: Vec<_> = pieces(&(0..tiles.count()), THREAD_TILES).collect();
             bands.into_par_iter().for_each(solve);
         } else {
@@ -462,21 +464,22 @@ mod tests {
 
     #[test]
     fn is_taken_for_large_images_where_f32_is_fast_enough() {
-        let weights = |channels, columns, taps| Packed::<bf16>::new(columns, channels, taps, |_| bf16::ONE);
         let frames = |size| Images { count: 16, height: size, width: size, doubled: false };
-        let usual = weights(320, 320, 9);
+        let pays = |isa, channels, out, images| Winograd::pays::<bf16>(isa, channels, out, &images);
         for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Neon] {
-            assert!(Winograd::pays(isa, &usual, &frames(32)), "{isa:?}");
-            assert!(!Winograd::pays(isa, &usual, &frames(2)), "{isa:?}: more weights than pixels");
-            assert!(!Winograd::pays(isa, &weights(320, 320, 1), &frames(32)), "{isa:?}: one tap");
-            assert!(!Winograd::pays(isa, &weights(320, 4, 9), &frames(32)), "{isa:?}: four outputs");
+            assert!(pays(isa, 320, 320, frames(32)), "{isa:?}");
+            assert!(!pays(isa, 320, 4, frames(32)), "{isa:?}: four outputs");
+            assert!(!pays(isa, 640, 640, frames(16)), "{isa:?}: many weights for few pixels");
+            let guided = Images { count: 32, ..frames(16) };
+            assert!(!pays(isa, 640, 640, guided), "{isa:?}: nor for more frames");
         }
+        assert!(Winograd::pays::<f32>(Isa::Avx512Bf16, 640, 640, &frames(16)));
         let doubled = Images { doubled: true, ..frames(32) };
-        assert!(Winograd::pays(Isa::Avx2, &usual, &doubled));
+        assert!(pays(Isa::Avx2, 320, 320, doubled));
         // Four taps at twice the speed are fewer than the transforms are worth.
-        assert!(!Winograd::pays(Isa::Avx512Bf16, &usual, &doubled));
+        assert!(!pays(Isa::Avx512Bf16, 320, 320, doubled));
         for isa in [Isa::Amx, Isa::TileModel, Isa::NeonBf16] {
-            assert!(!Winograd::pays(isa, &usual, &frames(32)), "{isa:?}");
+            assert!(!pays(isa, 320, 320, frames(32)), "{isa:?}");
         }
     }
 }

@@ -3,6 +3,8 @@
 use candle_core::{Result, bail};
 use serde::{Deserialize, Deserializer};
 
+use crate::layers::Convolution;
+
 /// Levels of the network; the original's rule for motion modules of the decoder is written for four.
 const MAX_LEVELS: usize = 4;
 /// Layers in a block, channels in a layer: several times what any published network has. A configuration is
@@ -160,6 +162,29 @@ impl UNet3DConfig {
         let blocks = down_blocks.iter().chain(&up_blocks);
         let layers = blocks.flat_map(|block| &block.layers).copied().chain([self.mid_block()]);
         Ok(layers.filter(|layer| layer.heads.is_some()).map(|layer| layer.out_channels).sum())
+    }
+
+    /// The 3×3 convolutions that keep the image's size or double it, all but the first and the last.
+    pub fn convolutions(&self) -> Result<Vec<Convolution>> {
+        self.validate()?;
+        let last = self.block_out_channels.len() - 1;
+        let resnet = |level: usize, layer: &LayerPlan| {
+            let LayerPlan { in_channels, out_channels, .. } = *layer;
+            Convolution::of_resnet(in_channels, out_channels, level)
+        };
+        let mut all: Vec<Convolution> = Vec::new();
+        for (level, block) in self.down_blocks()?.iter().enumerate() {
+            all.extend(block.layers.iter().flat_map(|layer| resnet(level, layer)));
+        }
+        all.extend([self.mid_block(); 2].iter().flat_map(|layer| resnet(last, layer)));
+        for (i, block) in self.up_blocks()?.iter().enumerate() {
+            let level = last - i;
+            all.extend(block.layers.iter().flat_map(|layer| resnet(level, layer)));
+            if block.resample {
+                all.push(Convolution::doubling(self.block_out_channels[level], level - 1));
+            }
+        }
+        Ok(all)
     }
 
     /// Channels of the time embedding.
