@@ -97,12 +97,12 @@ impl AutoencoderKLConfig {
         let last = channels.len() - 1;
         let mut all: Vec<Convolution> = Vec::new();
         // Both halves have a middle; the encoder has one layer less in each block.
-        for (layers, nearest) in [(self.layers_per_block, -1), (self.layers_per_block + 1, 1)] {
-            all.extend(
-                [(); 2].iter().flat_map(|()| Convolution::of_resnet(channels[last], channels[last], last)),
-            );
+        for (layers, step) in [(self.layers_per_block, -1), (self.layers_per_block + 1, 1)] {
+            for _ in 0..2 {
+                all.extend(Convolution::of_resnet(channels[last], channels[last], last));
+            }
             for (level, &out) in channels.iter().enumerate() {
-                let before = level.saturating_add_signed(nearest).min(last);
+                let before = level.saturating_add_signed(step).min(last);
                 for layer in 0..layers {
                     let input = if layer == 0 { channels[before] } else { out };
                     all.extend(Convolution::of_resnet(input, out, level));
@@ -466,5 +466,7 @@ mod tests {
         refused(levels(0), "block_out_channels has 0 levels");
         let latent_channels = usize::MAX / 2 + 1;
         refused(AutoencoderKLConfig { latent_channels, ..Default::default() }, "expected 1 to 65536");
+        let layers_per_block = 1_000_000_000_000;
+        refused(AutoencoderKLConfig { layers_per_block, ..Default::default() }, "at most 64");
     }
 }
