@@ -81,17 +81,16 @@ impl Conv2d {
         Ok(Self { weights, dims, stride, padding })
     }
 
-    /// Bytes that a 3×3 convolution on the CPU keeps beside its weights as soon as it has made `output`, (images,
-    /// height, width), from images that large, or from `doubled` ones: the same weights, transformed.
+    /// Bytes that a 3×3 convolution on the CPU keeps beside its weights as soon as it has made images of (height,
+    /// width) from images that large, or from `doubled` ones: the same weights, transformed.
     pub fn derived_bytes(
         in_channels: usize,
         out_channels: usize,
-        output: [usize; 3],
+        (height, width): (usize, usize),
         doubled: bool,
         dtype: DType,
     ) -> usize {
-        let [count, height, width] = output;
-        let images = Images { count, height, width, doubled };
+        let images = Images { count: 1, height, width, doubled };
         cpu::derived_bytes(Isa::current(), dtype, in_channels, out_channels, &images)
     }
 

@@ -264,17 +264,15 @@ impl Parameters {
 
 /// Bytes that the CPU's convolutions make of their weights, and keep beside them.
 fn derived_bytes(sizes: &Sizes, dtype: DType) -> candle_core::Result<u64> {
-    let of_network = |convolutions: Vec<Convolution>, images: usize, side: usize| {
+    let of_network = |convolutions: Vec<Convolution>, side: usize| {
         let bytes = |of: &Convolution| {
             let side = side >> of.level;
-            let output = [images, side, side];
-            Conv2d::derived_bytes(of.in_channels, of.out_channels, output, of.doubling, dtype) as u64
+            Conv2d::derived_bytes(of.in_channels, of.out_channels, (side, side), of.doubling, dtype) as u64
         };
         convolutions.iter().map(bytes).sum::<u64>()
     };
-    let unet = of_network(sizes.unet.convolutions()?, sizes.frames, sizes.resolution / LATENT);
-    // Images go through the VAE one by one.
-    let vae = of_network(sizes.vae.convolutions()?, 1, sizes.resolution);
+    let unet = of_network(sizes.unet.convolutions()?, sizes.resolution / LATENT);
+    let vae = of_network(sizes.vae.convolutions()?, sizes.resolution);
     Ok(unet + vae)
 }
 

@@ -37,11 +37,14 @@ const THREAD_TILES: usize = 72;
 /// keeps between the transforms, but as many as it takes to earn the reading.
 const BAND_BYTES: usize = 24 << 20;
 const BAND_TILES: usize = 240;
-/// The transformed weights may be this many times as large as what a call reads and writes: smaller images do not
-/// earn the memory, nor the time to read it.
-const WEIGHTS_PER_ACTIVATIONS: usize = 5;
-/// Of so many images: the frames of a chunk.
-const IMAGES: usize = 16;
+/// The transformed weights may be this many times as large, in numbers, as an image that is read and the one that is
+/// written: smaller images do not earn the memory, nor the time to read it. Counted for one image, however many there are:
+/// what becomes of an image must not depend on its neighbours. Of the published UNet at 256 pixels these are the
+/// two levels of the largest images (up to 67), and all of the VAE.
+const WEIGHTS_PER_IMAGE: usize = 72;
+/// The same where bf16 has twice the speed, so that less is gained, and more memory spent: one level of the UNet (up to 8.4), and
+/// the VAE but for its smallest images (9).
+const WEIGHTS_PER_BF16_IMAGE: usize = 9;
 /// Neighbouring tiles that a thread transforms.
 const TILES_PER_TASK: usize = 8;
 
@@ -79,26 +82,23 @@ struct Corner {
 }
 
 impl Winograd {
-    /// Whether the convolution of such `images` is faster than the plain sum, and worth the memory. This does not
-    /// depend on more images than a chunk has, nor does the memory, therefore.
+    /// Whether the convolution of such `images` is faster than the plain sum, and worth the memory.
     pub fn pays<T: Element>(isa: Isa, channels: usize, out: usize, images: &Images) -> bool {
-        let slowdown = match (T::PAIR, isa) {
+        let (slowdown, limit) = match (T::PAIR, isa) {
             // f32 on both sides, or bf16 that is widened to it.
-            (1, _) | (_, Isa::Portable | Isa::Avx2 | Isa::Avx512 | Isa::Neon) => 1,
+            (1, _) | (_, Isa::Portable | Isa::Avx2 | Isa::Avx512 | Isa::Neon) => (1, WEIGHTS_PER_IMAGE),
             // Twice the products a second in bf16.
-            (_, Isa::Avx512Bf16) => 2,
+            (_, Isa::Avx512Bf16) => (2, WEIGHTS_PER_BF16_IMAGE),
             _ => return false,
         };
         // The plain sum of a doubled image has four taps (see `quarters`).
         let taps = if images.doubled { 4 } else { 9 };
         let fewer_products = taps * OUTPUTS * OUTPUTS >= 3 * slowdown * POINTS / 2;
-        let pixels = images.count.min(IMAGES) * images.height * images.width;
-        let activations = pixels * (channels + out) * size_of::<T>();
         channels.is_multiple_of(GROUP)
             && out.is_multiple_of(GROUP)
             && channels.min(out) >= 4 * GROUP
             && fewer_products
-            && Self::bytes(channels, out) <= WEIGHTS_PER_ACTIVATIONS * activations
+            && POINTS * channels * out < limit * images.height * images.width * (channels + out)
     }
 
     /// Of the transformed weights.
@@ -467,13 +467,16 @@ mod tests {
         let frames = |size| Images { count: 16, height: size, width: size, doubled: false };
         let pays = |isa, channels, out, images| Winograd::pays::<bf16>(isa, channels, out, &images);
         for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Neon] {
-            assert!(pays(isa, 320, 320, frames(32)), "{isa:?}");
+            assert!(pays(isa, 960, 320, frames(32)), "{isa:?}");
             assert!(!pays(isa, 320, 4, frames(32)), "{isa:?}: four outputs");
-            assert!(!pays(isa, 640, 640, frames(16)), "{isa:?}: many weights for few pixels");
-            let guided = Images { count: 32, ..frames(16) };
-            assert!(!pays(isa, 640, 640, guided), "{isa:?}: nor for more frames");
+            assert!(!pays(isa, 1280, 1280, frames(8)), "{isa:?}: many weights for few pixels");
         }
+        assert!(pays(Isa::Avx2, 1920, 640, frames(16)));
+        assert!(!pays(Isa::Avx512Bf16, 640, 640, frames(16)));
         assert!(Winograd::pays::<f32>(Isa::Avx512Bf16, 640, 640, &frames(16)));
+        // The VAE's smallest images, and the next.
+        assert!(!pays(Isa::Avx512Bf16, 512, 512, frames(32)));
+        assert!(pays(Isa::Avx512Bf16, 512, 512, frames(64)));
         let doubled = Images { doubled: true, ..frames(32) };
         assert!(pays(Isa::Avx2, 320, 320, doubled));
         // Four taps at twice the speed are fewer than the transforms are worth.

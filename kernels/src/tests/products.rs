@@ -1,6 +1,6 @@
 //! Linear layers and convolutions.
 
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, Tensor};
 
 use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::conv2d::{conv2d_reference, upsample_reference};
@@ -112,6 +112,30 @@ fn conv2d_equals_its_reference() -> Result<()> {
                 let large = upsample_reference(&x, 2)?;
                 let want = conv2d_reference(&large, &weight, Some(&bias), *stride, *padding)?;
                 assert_close(&layer.forward_upsampled(&x)?, &want, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// So a job that goes on half-way, with other chunks, gives the same file.
+#[test]
+fn an_image_does_not_depend_on_its_neighbours() -> Result<()> {
+    for isa in every_isa() {
+        for dtype in [DType::F32, DType::BF16] {
+            for (side, channels) in [(6, 13), (4, 64), (16, 64), (32, 64), (24, 192)] {
+                let x = random(&[5, side, side, channels], 1, dtype)?;
+                let weight = random(&[channels, channels, 3, 3], 2, dtype)?;
+                let layer = Conv2d::for_isa(weight, None, (1, Padding::all(1)), isa)?;
+                for forward in [Conv2d::forward, Conv2d::forward_upsampled] {
+                    let together = forward(&layer, &x)?;
+                    for (first, count) in [(0, 1), (3, 2)] {
+                        let alone = forward(&layer, &x.narrow(0, first, count)?)?;
+                        let bits = |y: Tensor| y.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+                        let same = bits(alone)? == bits(together.narrow(0, first, count)?)?;
+                        assert!(same, "{isa:?} {dtype:?} {side}x{side}x{channels}");
+                    }
+                }
             }
         }
     }
