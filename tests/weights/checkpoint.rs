@@ -298,7 +298,8 @@ fn the_memory_that_a_model_needs_is_known_before_it_is_loaded() {
         open(dir.path()).unwrap().memory_needs(dtype, &CPU).unwrap().bytes(BatchSize::ONE)
     };
     let small = needed(64, DType::F32);
-    assert!((4_000_000..40_000_000).contains(&small), "{small}");
+    // 4 MB of weights in the file; 236 MB that the CPU makes of the convolutions that double an image, by the configuration.
+    assert!((240_000_000..280_000_000).contains(&small), "{small}");
     assert!(needed(64, DType::BF16) < small * 6 / 10);
     assert!(needed(512, DType::F32) - small > 500_000_000, "larger faces are more to compute with");
     let error = Error::Memory { needed: 8_500_000_000, available: 4_000_000_000 };
