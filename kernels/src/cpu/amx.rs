@@ -97,6 +97,7 @@ impl Tiles for Amx {
 
     #[inline(always)]
     unsafe fn zero<const TILE: usize>() {
+        const { assert!(TILE < 8, "a tile that `zero` does not name") };
         macro_rules! arms {
             ($($n:literal $name:tt)*) => {
                 match TILE {
@@ -107,11 +108,12 @@ impl Tiles for Amx {
                 }
             };
         }
-        arms!(0 "tmm0" 1 "tmm1" 2 "tmm2" 3 "tmm3")
+        arms!(0 "tmm0" 1 "tmm1" 2 "tmm2" 3 "tmm3" 4 "tmm4" 5 "tmm5" 6 "tmm6" 7 "tmm7")
     }
 
     #[inline(always)]
     unsafe fn load<const TILE: usize>(from: *const u8, stride: usize) {
+        const { assert!(TILE < 8, "a tile that `load` does not name") };
         macro_rules! arms {
             ($($n:literal $name:tt)*) => {
                 match TILE {
@@ -133,6 +135,7 @@ impl Tiles for Amx {
 
     #[inline(always)]
     unsafe fn store<const TILE: usize>(to: *mut u8, stride: usize) {
+        const { assert!(TILE < 4, "a tile that `store` does not name") };
         macro_rules! arms {
             ($($n:literal $name:literal)*) => {
                 match TILE {
@@ -153,6 +156,10 @@ impl Tiles for Amx {
 
     #[inline(always)]
     unsafe fn dot<const SUM: usize, const LEFT: usize, const RIGHT: usize>() {
+        const {
+            let named = matches!((SUM, LEFT, RIGHT), (0, 4, 6) | (1, 4, 7) | (2, 5, 6) | (3, 5, 7));
+            assert!(named, "tiles that `dot` does not name");
+        }
         macro_rules! arms {
             ($($n:tt $sum:tt $left:literal $right:literal)*) => {
                 match (SUM, LEFT, RIGHT) {
