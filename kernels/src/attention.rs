@@ -6,14 +6,15 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::flash::{Head, QUERIES, Rows, Scratch, attend};
+use crate::cpu::flash::{Engine, Head, QUERIES, Rows, Scratch, attend};
 use crate::cpu::{Element, Isa, Shared, fill, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
-/// Positions that a thread takes at a time in temporal attention.
-const POSITIONS: usize = 16;
+/// Bytes of a frame that are copied together in temporal attention: long enough for the memory to be fast, and
+/// all frames of queries, keys, values and the result stay in the L2 cache.
+const RUN_BYTES: usize = 8 << 10;
 /// Bytes of scores that the reference holds at a time, as far as a single head allows: at 512 pixels the
 /// whole matrix of a chunk has 17 GB in f16.
 const SCORE_BYTES: usize = 512 << 20;
@@ -163,7 +164,7 @@ fn attention_fused<T: Element>(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize,
                 let block = block * QUERIES..tokens.min((block + 1) * QUERIES);
                 // SAFETY: queries and heads own disjoint parts of the output.
                 let to = |i: usize| unsafe { out.part(first + i * channels, dim) };
-                attend(isa, (queries, block), head, scratch, to);
+                attend(&Engine::start(isa), isa, (queries, block), head, scratch, to);
             });
         };
         let items = (0..batch * heads).into_par_iter();
@@ -174,9 +175,9 @@ fn attention_fused<T: Element>(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize,
     Tensor::from_vec(out, q.shape(), &Device::Cpu)
 }
 
-/// The rows of the head that begins at channel `first`.
-fn of_head<T>(values: &[T], first: usize, channels: usize) -> Rows<'_, T> {
-    Rows { values: &values[first..], stride: channels }
+/// The rows of the head that begins at `first`.
+fn of_head<T>(values: &[T], first: usize, stride: usize) -> Rows<'_, T> {
+    Rows { values: &values[first..], stride }
 }
 
 fn temporal_attention_fused<T: Element>(
@@ -191,36 +192,39 @@ fn temporal_attention_fused<T: Element>(
     let (q_dense, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
     let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
-    let stride = positions * channels;
+    let at_a_time = (RUN_BYTES / (channels * size_of::<T>())).clamp(1, positions.max(1));
+    let blocks: Vec<_> = (0..batch)
+        .flat_map(|image| (0..positions).step_by(at_a_time).map(move |first| (image, first)))
+        .collect();
     let write = |out: &Shared<T>| {
         let scratch = || (Head::new(frames, dim), Scratch::new(), [Vec::new(), Vec::new(), Vec::new()]);
-        let chunks = (0..batch * positions).into_par_iter().with_min_len(POSITIONS);
-        chunks.for_each_init(scratch, |(head, scratch, copies), item| {
-            let position = item / positions * frames * stride + item % positions * channels;
+        blocks.par_iter().for_each_init(scratch, |(head, scratch, copies), &(image, first)| {
             // The frames of a position are a power of two apart, or nearly, and would push each other out of the
-            // caches between heads: each is read once and written once.
-            let from = |frame: usize| position + frame * stride;
+            // caches between heads: each is read once and written once, some positions at a time.
+            let run = at_a_time.min(positions - first) * channels;
+            let from = |frame: usize| ((image * frames + frame) * positions + first) * channels;
             for (copy, values) in copies.iter_mut().zip([qs, ks, vs]) {
                 copy.clear();
-                (0..frames).for_each(|frame| copy.extend_from_slice(&values[from(frame)..][..channels]));
+                (0..frames).for_each(|frame| copy.extend_from_slice(&values[from(frame)..][..run]));
             }
             let [q, k, v] = &*copies;
+            let engine = Engine::start(isa);
             let of_heads = |result: &Shared<T>| {
-                for first in (0..channels).step_by(dim) {
-                    head.pack(of_head(k, first, channels), of_head(v, first, channels));
+                for first in (0..run).step_by(dim) {
+                    head.pack(of_head(k, first, run), of_head(v, first, run));
                     for block in (0..frames).step_by(QUERIES) {
                         let block = block..frames.min(block + QUERIES);
                         // SAFETY: frames and heads own disjoint parts of the result.
-                        let to = |i: usize| unsafe { result.part(first + i * channels, dim) };
-                        attend(isa, (of_head(q, first, channels), block), head, scratch, to);
+                        let to = |i: usize| unsafe { result.part(first + i * run, dim) };
+                        attend(&engine, isa, (of_head(q, first, run), block), head, scratch, to);
                     }
                 }
             };
             // SAFETY: every frame of every head is written.
-            let result = unsafe { fill(frames * channels, of_heads) };
-            for (frame, row) in result.chunks_exact(channels).enumerate() {
+            let result = unsafe { fill(frames * run, of_heads) };
+            for (frame, row) in result.chunks_exact(run).enumerate() {
                 // SAFETY: positions and frames own disjoint parts of the output.
-                let to = unsafe { out.part(from(frame), channels) };
+                let to = unsafe { out.part(from(frame), run) };
                 to.iter_mut().zip(row).for_each(|(to, x)| *to = MaybeUninit::new(*x));
             }
         });

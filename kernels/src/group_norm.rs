@@ -125,10 +125,7 @@ impl GroupNorm {
                 let lines = &lines[i / per_image];
                 // SAFETY: the chunks are disjoint ranges of the output.
                 let out = unsafe { out.part(range.start, range.len()) };
-                match then {
-                    Then::Nothing => apply(self.isa, &values[range.clone()], lines, out),
-                    Then::Silu => apply_silu(self.isa, &values[range.clone()], lines, out),
-                }
+                apply(self.isa, &values[range.clone()], lines, then, out);
             });
         };
         // SAFETY: the chunks are all of it, and every element of a chunk is written.
@@ -186,9 +183,25 @@ fn pieces(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>
     range.clone().step_by(step.max(1)).map(move |at| at..range.end.min(at + step))
 }
 
+/// Sums and sums of squares per channel, of the distances to `origins`.
+fn add_up<T: Element>(isa: Isa, x: &[T], origins: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.add_up(x, origins, sums, squares),
+        None => add_up_plain(isa, x, origins, sums, squares),
+    }
+}
+
+fn apply<T: Element>(isa: Isa, x: &[T], lines: &Lines, then: Then, out: &mut [MaybeUninit<T>]) {
+    let Lines { origin, scale, shift } = lines;
+    match (T::row_kernels(isa), then) {
+        (Some(kernels), _) => kernels.apply(x, [origin, scale, shift], then == Then::Silu, out),
+        (None, Then::Nothing) => apply_plain(isa, x, lines, out),
+        (None, Then::Silu) => apply_silu_plain(isa, x, lines, out),
+    }
+}
+
 multiversion! {
-    /// Sums and sums of squares per channel, of the distances to `origins`.
-    fn add_up<T: Element>(x: &[T], origins: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+    fn add_up_plain<T: Element>(x: &[T], origins: &[f32], sums: &mut [f32], squares: &mut [f32]) {
         for row in x.chunks_exact(sums.len()) {
             let row = row.iter().zip(origins);
             for (((x, origin), sum), square) in row.zip(sums.iter_mut()).zip(squares.iter_mut()) {
@@ -201,7 +214,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn apply<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
+    fn apply_plain<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
         let Lines { origin, scale, shift } = lines;
         for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
             for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {
@@ -212,7 +225,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn apply_silu<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
+    fn apply_silu_plain<T: Element>(x: &[T], lines: &Lines, out: &mut [MaybeUninit<T>]) {
         let Lines { origin, scale, shift } = lines;
         for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
             for ((((x, y), o), a), b) in x.iter().zip(out).zip(origin).zip(scale).zip(shift) {

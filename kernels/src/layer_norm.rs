@@ -121,8 +121,16 @@ struct Affine<'a, T> {
     added: &'a [T],
 }
 
+fn normalise_row<T: Element>(isa: Isa, x: &[T], affine: &Affine<T>, eps: f32, y: &mut [MaybeUninit<T>]) {
+    let Affine { weight, bias, added } = *affine;
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.layer_norm(x, [weight, bias], added, eps, y),
+        None => normalise_row_plain(isa, x, affine, eps, y),
+    }
+}
+
 multiversion! {
-    fn normalise_row<T: Element>(x: &[T], affine: &Affine<T>, eps: f32, y: &mut [MaybeUninit<T>]) {
+    fn normalise_row_plain<T: Element>(x: &[T], affine: &Affine<T>, eps: f32, y: &mut [MaybeUninit<T>]) {
         let Affine { weight, bias, added } = affine;
         let count = x.len() as f32;
         let mean = sum(x, |v| v) / count;

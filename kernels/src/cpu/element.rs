@@ -8,6 +8,7 @@ use candle_core::{Result, Storage, StorageRef, Tensor, WithDType, bail};
 use half::bf16;
 
 use super::microkernel::Microkernel;
+use super::row_kernels::RowKernels;
 use super::tiles::TileKernel;
 use super::{Isa, vector_math};
 
@@ -41,6 +42,11 @@ pub trait Element: WithDType + Default {
 
     /// The matrix product's innermost piece for an instruction set.
     fn kernel(isa: Isa) -> Kernel<Self>;
+
+    /// Operations on rows that an instruction set has better ones for than plain loops.
+    fn row_kernels(_: Isa) -> Option<&'static dyn RowKernels<Self>> {
+        None
+    }
 }
 
 /// The innermost piece of a matrix product: sums in registers, or in tiles.
@@ -180,6 +186,11 @@ impl Element for bf16 {
             Isa::Neon => super::neon::BF16_WIDENED,
             _ => super::portable::BF16_WIDENED,
         })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn row_kernels(isa: Isa) -> Option<&'static dyn RowKernels<Self>> {
+        matches!(isa, Isa::Avx512Bf16 | Isa::Amx).then_some(&super::row_kernels::Bf16Rows)
     }
 }
 

@@ -3,8 +3,8 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::Element;
 use super::isa::multiversion;
+use super::{Element, Isa};
 
 /// Applied after the bias and the residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,9 +43,36 @@ impl<T> Epilogue<'_, T> {
     }
 }
 
+/// One row: `out` = activation(`sums` + `bias` + `residual`); an empty `residual` is none.
+pub fn finish<T: Element>(
+    isa: Isa,
+    sums: &[f32],
+    bias: &[f32],
+    residual: &[T],
+    activation: Activation,
+    out: &mut [MaybeUninit<T>],
+) {
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.finish(sums, bias, residual, activation, out),
+        None => finish_plain(isa, sums, bias, residual, activation, out),
+    }
+}
+
+/// One row of GEGLU: `out` = values · gelu(gates); both are sums and the bias that is added to them.
+pub fn finish_geglu<T: Element>(
+    isa: Isa,
+    values: [&[f32]; 2],
+    gates: [&[f32]; 2],
+    out: &mut [MaybeUninit<T>],
+) {
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.finish_geglu(values, gates, out),
+        None => finish_geglu_plain(isa, values, gates, out),
+    }
+}
+
 multiversion! {
-    /// One row: `out` = activation(`sums` + `bias` + `residual`); an empty `residual` is none.
-    pub fn finish<T: Element>(sums: &[f32], bias: &[f32], residual: &[T], activation: Activation, out: &mut [MaybeUninit<T>]) {
+    fn finish_plain<T: Element>(sums: &[f32], bias: &[f32], residual: &[T], activation: Activation, out: &mut [MaybeUninit<T>]) {
         if residual.is_empty() {
             let values = sums.iter().zip(bias).map(|(s, b)| s + b);
             store(values, activation, out);
@@ -73,13 +100,9 @@ fn write_all<T: Element>(values: impl Iterator<Item = f32>, out: &mut [MaybeUnin
 }
 
 multiversion! {
-    /// One row of GEGLU: `out` = (`values` + `value_bias`) · gelu(`gates` + `gate_bias`).
-    pub fn finish_geglu<T: Element>(
-        values: &[f32], value_bias: &[f32], gates: &[f32], gate_bias: &[f32],
-        out: &mut [MaybeUninit<T>],
-    ) {
-        let values = values.iter().zip(value_bias).map(|(v, b)| v + b);
-        let gates = gates.iter().zip(gate_bias).map(|(g, b)| T::gelu(g + b));
+    fn finish_geglu_plain<T: Element>(values: [&[f32]; 2], gates: [&[f32]; 2], out: &mut [MaybeUninit<T>]) {
+        let values = values[0].iter().zip(values[1]).map(|(v, b)| v + b);
+        let gates = gates[0].iter().zip(gates[1]).map(|(g, b)| T::gelu(g + b));
         for ((o, v), g) in out.iter_mut().zip(values).zip(gates) {
             o.write(T::narrow(v * g));
         }

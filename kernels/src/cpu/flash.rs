@@ -111,6 +111,7 @@ impl<T: Element> Scratch<T> {
 /// softmax(q kᵀ / √dim) v for the queries `block` (at most [`QUERIES`]) of a head; `out(i)` is where query
 /// `i` goes.
 pub fn attend<'o, T: Element>(
+    engine: &Engine<T>,
     isa: Isa,
     (queries, block): (Rows<T>, Range<usize>),
     head: &Head<T>,
@@ -122,14 +123,12 @@ pub fn attend<'o, T: Element>(
     let rows = block.len();
     let width = head.count.min(KEYS).next_multiple_of(GROUP);
     let out_width = head.dim.next_multiple_of(GROUP);
-    let engine = Engine::start(isa);
     // Tiles read and write sixteen rows at a time; whole lines of weights more than a power of two from row to row
     // do not all fall on the same places of the cache.
     let high = rows.next_multiple_of(tiles::ROWS);
     let weights_width = width.next_multiple_of(DEPTH) + DEPTH;
     scratch.scores.resize(high * width, 0.);
     scratch.weights.resize(high * weights_width, T::default());
-    scratch.sums.clear();
     scratch.sums.resize(high * out_width, 0.);
     scratch.running.clear();
     scratch.running.resize(rows, (f32::NEG_INFINITY, 0.));
@@ -210,13 +209,13 @@ struct Product<T> {
 }
 
 /// What computes products, ready on this thread.
-enum Engine<T> {
+pub enum Engine<T> {
     Registers(Microkernel<T>),
     Tiles(Started<T>),
 }
 
 impl<T: Element> Engine<T> {
-    fn start(isa: Isa) -> Self {
+    pub fn start(isa: Isa) -> Self {
         match T::kernel(isa) {
             Kernel::Registers(kernel) => Self::Registers(kernel),
             Kernel::Tiles(kernel) => Self::Tiles(kernel.start()),
@@ -284,10 +283,32 @@ impl<T: Element> Engine<T> {
     }
 }
 
+/// Exponentials of a row of scores relative to the largest so far, zeros after them; returns what
+/// earlier sums shrink by. Both rows are whole groups, of which `count` scores are keys.
+fn soften<T: Element>(
+    isa: Isa,
+    scores: &mut [f32],
+    count: usize,
+    scale: f32,
+    running: &mut (f32, f32),
+    weights: &mut [T],
+) -> f32 {
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.soften(scores, count, scale, running, weights),
+        None => soften_plain(isa, scores, count, scale, running, weights),
+    }
+}
+
+/// A row of the result: sums times what makes their weights one.
+fn store<T: Element>(isa: Isa, sums: &[f32], by: f32, out: &mut [MaybeUninit<T>]) {
+    match T::row_kernels(isa) {
+        Some(kernels) => kernels.store(sums, by, out),
+        None => store_plain(isa, sums, by, out),
+    }
+}
+
 multiversion! {
-    /// Exponentials of a row of scores relative to the largest so far, zeros after them; returns what
-    /// earlier sums shrink by. Both rows are whole groups, of which `count` scores are keys.
-    fn soften<T: Element>(
+    fn soften_plain<T: Element>(
         scores: &mut [f32], count: usize, scale: f32, running: &mut (f32, f32), weights: &mut [T],
     ) -> f32 {
         // Only whole groups below: what is no key must not count.
@@ -338,7 +359,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn store<T: Element>(sums: &[f32], by: f32, out: &mut [MaybeUninit<T>]) {
+    fn store_plain<T: Element>(sums: &[f32], by: f32, out: &mut [MaybeUninit<T>]) {
         for (out, sum) in out.iter_mut().zip(sums) {
             out.write(T::narrow(sum * by));
         }

@@ -241,7 +241,7 @@ impl<T: Element> Problem<'_, T> {
             if self.is_geglu() {
                 let (values, gates) = sums.split_at(width / 2);
                 let gate_bias = &bias[columns + first..columns + here.end];
-                finish_geglu(self.isa, values, &bias[here.clone()], gates, gate_bias, out);
+                finish_geglu(self.isa, [values, &bias[here.clone()]], [gates, gate_bias], out);
             } else {
                 let residual = self.epilogue.residual_of(row, columns, &here);
                 finish(self.isa, sums, &bias[here.clone()], residual, activation, out);

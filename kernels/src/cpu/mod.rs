@@ -27,6 +27,7 @@ mod packed;
 mod matmul;
 mod tile_matmul;
 mod epilogue;
+mod row_kernels;
 mod quarters;
 mod winograd;
 mod weights;
