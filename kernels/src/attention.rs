@@ -12,8 +12,8 @@ use crate::cuda;
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
 
-/// Bytes of a frame that are copied together in temporal attention: long enough for the memory to be fast, and
-/// all frames of queries, keys, values and the result stay in the L2 cache.
+/// Bytes of a frame that are copied together in temporal attention: some positions, for which tiles are taken and given
+/// back once; all frames of queries, keys, values and the result stay in the L2 cache.
 const RUN_BYTES: usize = 8 << 10;
 /// Bytes of scores that the reference holds at a time, as far as a single head allows: at 512 pixels the
 /// whole matrix of a chunk has 17 GB in f16.
@@ -210,13 +210,13 @@ fn temporal_attention_fused<T: Element>(
             let [q, k, v] = &*copies;
             let engine = Engine::start(isa);
             let of_heads = |result: &Shared<T>| {
-                for first in (0..run).step_by(dim) {
-                    head.pack(of_head(k, first, run), of_head(v, first, run));
+                for at in (0..run).step_by(dim) {
+                    head.pack(of_head(k, at, run), of_head(v, at, run));
                     for block in (0..frames).step_by(QUERIES) {
                         let block = block..frames.min(block + QUERIES);
                         // SAFETY: frames and heads own disjoint parts of the result.
-                        let to = |i: usize| unsafe { result.part(first + i * run, dim) };
-                        attend(&engine, isa, (of_head(q, first, run), block), head, scratch, to);
+                        let to = |i: usize| unsafe { result.part(at + i * run, dim) };
+                        attend(&engine, isa, (of_head(q, at, run), block), head, scratch, to);
                     }
                 }
             };

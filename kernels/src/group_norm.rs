@@ -1,14 +1,13 @@
 //! Group norm, alone and followed by SiLU.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::cpu::{Element, Isa, Shared, fill, multiversion, pieces, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
@@ -101,7 +100,7 @@ impl GroupNorm {
         let chunk = POSITIONS * channels;
         let per_image = image.div_ceil(chunk.max(1)).max(1);
         let chunks: Vec<_> =
-            (0..values.len()).step_by(image.max(1)).flat_map(|at| pieces(at..at + image, chunk)).collect();
+            (0..values.len()).step_by(image.max(1)).flat_map(|at| pieces(&(at..at + image), chunk)).collect();
         let origins: Vec<Vec<f32>> =
             values.chunks(image.max(1)).map(|image| self.origins(&image[..channels])).collect();
         // For every chunk the sums of its channels, then the sums of their squares.
@@ -176,11 +175,6 @@ struct Lines {
     origin: Vec<f32>,
     scale: Vec<f32>,
     shift: Vec<f32>,
-}
-
-/// `range` in pieces of `step`, the last one shorter.
-fn pieces(range: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> {
-    range.clone().step_by(step.max(1)).map(move |at| at..range.end.min(at + step))
 }
 
 /// Sums and sums of squares per channel, of the distances to `origins`.

@@ -306,10 +306,7 @@ impl<T> Source<'_, T> {
 }
 
 /// `range` in pieces of `step`, the last one shorter.
-pub(super) fn pieces(
-    range: &Range<usize>,
-    step: usize,
-) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+pub fn pieces(range: &Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
     let end = range.end;
     range.clone().step_by(step).map(move |at| at..end.min(at + step))
 }

@@ -40,7 +40,7 @@ pub use isa::{Features, Isa, features};
 pub(crate) use element::{Element, Shared, fill, slice};
 pub(crate) use epilogue::{Activation, Epilogue, Residual};
 pub(crate) use isa::multiversion;
-pub(crate) use matmul::{Geometry, Problem, Source};
+pub(crate) use matmul::{Geometry, Problem, Source, pieces};
 pub(crate) use microkernel::GROUP;
 pub(crate) use packed::Packed;
 pub(crate) use weights::{Call, Walk, Weights, derived_bytes};
