@@ -30,68 +30,42 @@
 //! # }
 //! ```
 
-#[cfg(feature = "media")]
-pub mod pipeline;
-#[cfg(feature = "media")]
-mod lip_sync;
-pub mod stages;
-#[cfg(feature = "media")]
-mod timing;
-#[cfg(feature = "media")]
-mod source_frames;
-#[cfg(feature = "media")]
-pub mod face_track;
-#[cfg(feature = "media")]
-mod face_record;
-#[cfg(feature = "media")]
-mod face_cache;
-#[cfg_attr(not(feature = "media"), allow(dead_code))]
-mod known_faces;
-#[cfg(feature = "media")]
-mod identity;
-#[cfg(feature = "media")]
-mod job;
-#[cfg(feature = "media")]
-mod meter;
-#[cfg_attr(not(feature = "media"), allow(dead_code))]
-pub mod anchors;
-#[cfg(feature = "media")]
-mod preflight;
-pub mod options;
-pub mod request;
-pub mod input;
-pub mod weights;
-pub mod device;
-pub mod system;
-pub mod memory;
-pub mod noise;
-pub mod report;
-#[cfg(feature = "media")]
-pub mod media;
-#[cfg(feature = "media")]
-pub mod frame_store;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "media")]
 pub mod bench;
 #[cfg(feature = "demo")]
 pub mod demo;
-#[cfg(feature = "server")]
-pub mod server;
-mod unfinished;
+#[cfg(feature = "media")]
+pub mod pipeline;
+pub mod stages;
 pub mod error;
-#[doc(hidden)]
-pub mod fuzzing;
+#[cfg_attr(not(feature = "media"), allow(dead_code))]
+pub mod audio;
+#[cfg(feature = "media")]
+pub mod media;
+#[cfg_attr(not(feature = "media"), allow(dead_code))]
+pub mod face;
+pub mod weights;
+pub mod request;
+pub mod input;
+pub mod options;
+pub mod system;
 
 pub use error::{Error, Result};
 pub use input::Input;
-#[cfg(feature = "media")]
-pub use job::{FetchedJob, Job};
-#[cfg(feature = "media")]
-pub use lip_sync::LipSync;
 pub use options::{LoadOptions, ModelChoice, Options};
 #[cfg(feature = "media")]
-pub use preflight::preflight;
-pub use report::{CancelToken, Progress, Report, Stage};
-pub use unfinished::remove_unfinished_outputs;
+pub use pipeline::{FetchedJob, Job, LipSync, Progress, Report, Stage, preflight};
+pub use system::{CancelToken, remove_unfinished_outputs};
+
+/// Entry points of the parsers of untrusted bytes, for `tests/fuzz` and its corpus test. Not part of the library's
+/// interface.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::face::anchor_file::parse_for_fuzzing as anchors;
+    pub use crate::weights::fuzzing::{pickle, tensor_file, unet_config};
+}
 
 /// README.md's example, compiled with the tests.
 #[cfg(all(doctest, feature = "media"))]

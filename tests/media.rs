@@ -32,5 +32,5 @@ fn readers_writers_and_pictures_can_move_between_threads() {
     movable::<latentsync::stages::decode_video::VideoReader>();
     movable::<latentsync::stages::mux_video::VideoWriter>();
     movable::<latentsync::media::picture::Picture>();
-    movable::<latentsync::frame_store::FrameStore>();
+    movable::<latentsync::media::frame_store::FrameStore>();
 }

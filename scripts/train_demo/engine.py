@@ -65,7 +65,7 @@ class CachedFace:
 
 
 def read_face_cache(path: Path, latents: tuple[int, int, int]) -> list[CachedFace | None]:
-    """What `--cache` keeps of every frame of a video (`src/face_cache.rs`); `None` where no face was found."""
+    """What `--cache` keeps of every frame of a video (`src/face/cache.rs`); `None` where no face was found."""
     data = path.read_bytes()
     if data[:8] != b"LSFACES1":
         raise SystemExit(f"`{path}` is not a cache of faces of this version")

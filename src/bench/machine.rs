@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::system;
+use crate::system::machine;
 
 /// How long other processes are watched before a measurement.
 const WATCH: Duration = Duration::from_millis(500);
@@ -40,7 +40,7 @@ impl Machine {
         Self {
             cpu,
             cores: thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: system::memory_bytes(),
+            memory_bytes: machine::memory_bytes(),
             system: format!("{} {}", std::env::consts::OS, release.trim()).trim().to_string(),
             isa: kernels::cpu::Isa::current().name().to_string(),
         }

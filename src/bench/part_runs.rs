@@ -8,10 +8,10 @@ use kernels::profile::{self, Operation, Totals};
 use super::Part;
 use super::machine::Usage;
 use super::record::{OperationRecord, PartRecord, Peak};
-use super::spread::Spread;
 use super::subject::Work;
+use crate::bench::stats::Spread;
 use crate::error::{Result, compute};
-use crate::report::peak_memory_bytes;
+use crate::system::machine::peak_memory_bytes;
 
 /// The runs of one part.
 pub struct PartRuns<'a> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Part;
 use super::machine::{Load, Machine};
-use super::spread::Spread;
+use crate::bench::stats::Spread;
 use crate::error::{Error, Result};
 
 /// Everything that one call of `latentsync bench` measured.

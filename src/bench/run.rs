@@ -11,14 +11,16 @@ use super::machine::{self, Load, Machine, Usage};
 use super::part_runs::PartRuns;
 use super::peer::{Peer, PeerSetting};
 use super::record::{JobRecord, PartRecord, Peak, PeerPart, PeerRecord, Record, Setting};
-use super::spread::Spread;
 use super::subject::{Needs, Source, Subject};
 use super::{Part, What};
-use crate::device::{device_name, dtype_name};
+use crate::bench::stats::Spread;
 use crate::error::Result;
-use crate::lip_sync::LipSync;
 use crate::options::{LoadOptions, Options};
-use crate::report::{CancelToken, Report, Stage, peak_memory_bytes};
+use crate::pipeline::LipSync;
+use crate::pipeline::report::{Report, Stage};
+use crate::system::cancel::CancelToken;
+use crate::system::device::{device_name, dtype_name};
+use crate::system::machine::peak_memory_bytes;
 use crate::{Input, Job};
 
 /// The share of the machine from which others make a measurement doubtful.

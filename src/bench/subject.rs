@@ -10,10 +10,10 @@ use models::vae::{AutoencoderKL, AutoencoderKLConfig};
 use models::whisper::{WhisperDims, WhisperEncoder};
 
 use super::{Part, Size};
-use crate::anchors::FaceFinder;
 use crate::error::{Error, Result, compute};
-use crate::lip_sync::LipSync;
+use crate::face::finder::FaceFinder;
 use crate::options::{LoadOptions, ModelChoice};
+use crate::pipeline::LipSync;
 use crate::weights::{
     Activations, Checkpoint, HubSettings, MemoryNeeds, Sizes, Stamps, published_unet_config,
     published_vae_config,

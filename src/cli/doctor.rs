@@ -8,9 +8,11 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::Args;
 use ffmpeg_next as ffmpeg;
-use latentsync::device::{DTypeChoice, DeviceChoice, DeviceMemory, device_memory, device_name, dtype_name};
 use latentsync::options::BatchChunks;
-use latentsync::system;
+use latentsync::system::device::{
+    DTypeChoice, DeviceChoice, DeviceMemory, device_memory, device_name, dtype_name,
+};
+use latentsync::system::machine;
 use latentsync::weights::{self, BatchSize, HubSettings, MemoryNeeds, Package, pull_command};
 use serde::Serialize;
 
@@ -130,14 +132,14 @@ fn examine(args: &DoctorArgs) -> Result<Findings> {
         dtype: opened.as_ref().ok().map(|(dtype, _)| dtype_name(*dtype)),
         gpu_support: gpus.into_iter().filter(|(_, built_in)| *built_in).map(|(name, _)| name).collect(),
         cpu: kernels::cpu::features().to_string(),
-        memory_bytes: system::memory_bytes(),
-        memory_available_bytes: system::memory_available_bytes(),
+        memory_bytes: machine::memory_bytes(),
+        memory_available_bytes: machine::memory_available_bytes(),
         device_memory: opened.as_ref().ok().and_then(|(_, device)| device_memory(device)),
         memory_needs: match &opened {
             Ok((dtype, device)) => examine_needs(*dtype, device)?,
             Err(_) => Vec::new(),
         },
-        models_directory_free_bytes: system::free_space(&settings.cache),
+        models_directory_free_bytes: machine::free_space(&settings.cache),
         ffmpeg: examine_ffmpeg(),
         shape_predictor: weights::shape_predictor(&settings).ok().map(|path| path.display().to_string()),
         models: models.collect(),

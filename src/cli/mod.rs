@@ -67,7 +67,7 @@ struct Verbosity {
 
 /// Parses the arguments and does what they say.
 pub fn run() -> ExitCode {
-    latentsync::memory::keep_freed();
+    latentsync::system::allocator::keep_freed();
     let cli = Cli::parse();
     let screen = logging::start(cli.verbosity, cli.command.log_format());
     let json = cli.command.wants_json();

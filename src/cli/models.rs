@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use latentsync::device::DTypeChoice;
+use latentsync::system::device::DTypeChoice;
 use latentsync::weights::{
     self, ConvertOptions, FileState, FileStatus, HubSettings, InsightFaceLicence, Package, PackageStatus,
 };

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
-use latentsync::device::{DTypeChoice, DeviceChoice};
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::{BatchChunks, FaceDetectorChoice};
 use latentsync::server::jobs::Limits;
@@ -15,6 +14,7 @@ use latentsync::server::jobs::clean::Keep;
 use latentsync::server::jobs::engine::LipSyncEngine;
 use latentsync::server::keys::Keys;
 use latentsync::server::{ServerConfig, Tls, serve};
+use latentsync::system::device::{DTypeChoice, DeviceChoice};
 use latentsync::{Error, LoadOptions, ModelChoice, Options};
 use url::{Host, Url};
 

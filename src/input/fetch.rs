@@ -13,8 +13,8 @@ use super::address::{AddressPolicy, NotPublic, PublicResolver};
 use super::problem::FetchProblem;
 use super::spool::{FetchLimits, Spool, SpoolFile};
 use crate::error::{Error, Result};
-use crate::report::CancelToken;
-use crate::unfinished::Unfinished;
+use crate::system::cancel::CancelToken;
+use crate::system::temp_outputs::Unfinished;
 
 /// How often it is looked whether the job was cancelled and whether there is still time.
 const TICK: Duration = Duration::from_millis(100);

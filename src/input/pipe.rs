@@ -11,8 +11,8 @@ use tempfile::TempPath;
 use super::Input;
 use super::spool::{FetchLimits, Spool, SpoolFile};
 use crate::error::{Error, Result};
-use crate::report::CancelToken;
-use crate::unfinished::Unfinished;
+use crate::system::cancel::CancelToken;
+use crate::system::temp_outputs::Unfinished;
 
 /// How often it is looked whether the job was cancelled.
 const TICK: Duration = Duration::from_millis(100);

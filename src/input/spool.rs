@@ -8,7 +8,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::problem::FetchProblem;
 use crate::error::{Error, Result};
-use crate::unfinished::Unfinished;
+use crate::system::temp_outputs::Unfinished;
 
 /// Bytes at the start by which a web page is known.
 const SNIFFED: usize = 512;

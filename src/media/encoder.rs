@@ -13,10 +13,10 @@ use ffmpeg_next::util::color::Range;
 use ffmpeg_next::{Packet, Rational, ffi, packet, picture};
 
 use super::colour::{Coding, ColourTags};
-use super::fit::{Fit, Target, padded_size};
 use super::picture::Picture;
 use super::{hardware, wants_more};
 use crate::error::{Error, Result};
+use crate::media::encoder_input::{Fit, Target, padded_size};
 use crate::options::{EncoderChoice, Encoding, VideoCodec};
 
 /// x264's result depends on the number of its threads, so this is not the number of cores.

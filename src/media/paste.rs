@@ -7,7 +7,7 @@ use ffmpeg_next::frame;
 
 use super::colour::{Coding, Spans};
 use super::picture::{PlaneMut, components, planes_mut};
-use crate::stages::blend_faces::Patch;
+use crate::face::patch::Patch;
 
 /// The three planes' worth of numbers that turn an RGB pixel (0–255) into samples of a given depth.
 struct RgbToYuv {

@@ -13,7 +13,7 @@ use super::colour::{Coding, ColourMode, Matrix};
 use super::scale::{Conversion, Layout, OVERRUN, Scaler, allocate};
 use super::{check, paste, to_rgb};
 use crate::error::{Error, Result};
-use crate::stages::blend_faces::Patch;
+use crate::face::patch::Patch;
 
 const STAGE: &str = "conversion of a picture";
 

@@ -11,8 +11,9 @@ use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Codec, Frame, Packet, Stream, codec, ffi, frame};
 
-use super::{card, open_input, wants_more};
+use super::{open_input, wants_more};
 use crate::error::{Error, Result};
+use crate::media::nvdec;
 use crate::options::{DecoderChoice, FrameRate, Steadiness};
 
 /// More decoder threads than this only cost memory: each holds a frame.
@@ -144,7 +145,7 @@ impl Source {
         })
     }
 
-    /// The stream's display matrix, for [`Orientation`](super::orient::Orientation).
+    /// The stream's display matrix, for [`Orientation`](crate::media::rotation::Orientation).
     pub(crate) fn display_matrix(&self) -> Option<Vec<u8>> {
         self.stream()
             .side_data()
@@ -191,7 +192,7 @@ impl Source {
     /// The decoder on a graphics card, or why there is none.
     fn decoder_on_card(&self) -> Result<Opened, String> {
         let (mut context, codec) = self.decoder_context().map_err(|e| e.to_string())?;
-        card::attach(&mut context, codec)?;
+        nvdec::attach(&mut context, codec)?;
         context.decoder().open_as(codec).map_err(|e| e.to_string())
     }
 
@@ -309,7 +310,7 @@ impl DecodedSource {
         if self.damaged > 0 {
             return Err("it is damaged".into());
         }
-        frame.map(|frame| card::fetch(&frame)).transpose()
+        frame.map(|frame| nvdec::fetch(&frame)).transpose()
     }
 
     /// Goes on with FFmpeg's own decoder: from the beginning of the file, past the frames that came from the card. `None`

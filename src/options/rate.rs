@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
+/// Frames of video a second, everywhere between the first stage and the last: the networks know no other rate.
+pub const FPS: usize = 25;
+
 /// The rates that cameras and editors use.
 const STANDARD: [(u32, u32); 14] = [
     (12, 1),
@@ -41,7 +44,7 @@ pub struct FrameRate {
 
 impl FrameRate {
     /// The rate that the model was trained at.
-    pub const MODEL: Self = Self { numerator: crate::stages::FPS as u32, denominator: 1 };
+    pub const MODEL: Self = Self { numerator: crate::options::FPS as u32, denominator: 1 };
 
     /// `None` outside of 1 to 240.
     pub fn new(numerator: u32, denominator: u32) -> Option<Self> {

@@ -9,18 +9,20 @@ use candle_core::{Device, Tensor};
 use super::writing::{Synced, SyncedFace, SyncedFrame};
 use super::{CHUNKS_PER_SEGMENT, Done, Heard, Run};
 use crate::error::{Error, Result, compute};
-use crate::face_record::FaceRecord;
-use crate::face_track::Found;
-use crate::known_faces;
-use crate::lip_sync::LipSync;
-use crate::meter::Meter;
-use crate::noise::NoiseFor;
-use crate::report::{CancelToken, FaceReport, FrameRange, Stage};
-use crate::source_frames::{Next, SourceFace, SourceFrame, SourceFrames};
+use crate::face::record::FaceRecord;
+use crate::face::track::Found;
+use crate::options::FrameRange;
+use crate::pipeline::LipSync;
+use crate::pipeline::progress::Meter;
+use crate::pipeline::report::{FaceReport, Stage};
+use crate::pipeline::source_frames::{Next, SourceFace, SourceFrame, SourceFrames};
 use crate::stages::colour_match::ColourCorrection;
 use crate::stages::decode_latents::decode_faces;
 use crate::stages::denoise_latents::{ChunkInputs, Denoiser};
 use crate::stages::encode_latents::{ChunkFace, conditioning, encode_face};
+use crate::stages::noise::NoiseFor;
+use crate::system::cancel::CancelToken;
+use crate::weights::known_faces;
 
 /// The output frames whose mouths see each other in the UNet.
 struct Chunk {

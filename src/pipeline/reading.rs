@@ -5,16 +5,16 @@ use std::sync::mpsc::SyncSender;
 use models::face::FaceChoice;
 
 use super::Run;
-use crate::anchors::{AnchorFile, AnchorSource};
 use crate::error::{Error, Result, compute};
-use crate::face_cache::{CachedFaces, FaceCache};
-use crate::face_record::FaceRecord;
-use crate::face_track::{FaceTrack, TrackOptions, TrackedFrame};
+use crate::face::anchor_file::{AnchorFile, AnchorSource};
+use crate::face::cache::{CachedFaces, FaceCache};
+use crate::face::record::FaceRecord;
+use crate::face::track::{FaceTrack, TrackOptions, TrackedFrame};
 use crate::media::picture::Picture;
-use crate::meter::Counters;
 use crate::options::FaceSelector;
-use crate::report::Stage;
-use crate::source_frames::{Lengths, SourceFace, SourceFrame};
+use crate::pipeline::progress::Counters;
+use crate::pipeline::report::Stage;
+use crate::pipeline::source_frames::{Lengths, SourceFace, SourceFrame};
 use crate::stages::align_faces::FaceAligner;
 use crate::stages::decode_video::{VideoInfo, VideoOptions, VideoReader};
 

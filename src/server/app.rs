@@ -13,9 +13,9 @@ use super::metrics::Metrics;
 use super::origin::base_url;
 use super::outbound::Outbound;
 use super::problem::Problem;
-use super::rate::Rate;
 use super::signing::Signer;
 use crate::request::{Api, FieldError};
+use crate::server::limits::rate_limit::Rate;
 
 /// The server, as its handlers share it.
 #[derive(Clone)]

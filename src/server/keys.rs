@@ -5,7 +5,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName};
 
-use crate::weights::digest::hex;
+use crate::system::digest::hex;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 

@@ -9,12 +9,12 @@ use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 
-use super::connections::Connections;
 use super::jobs::engine::Engine;
-use super::stall::Watched;
 use super::{Server, ServerConfig, Tls};
 use crate::error::{Error, Result};
-use crate::report::CancelToken;
+use crate::server::limits::connections::Connections;
+use crate::server::limits::write_timeout::Watched;
+use crate::system::cancel::CancelToken;
 
 /// How long requests that are being answered may go on after the server was told to end.
 const GRACE: Duration = Duration::from_secs(5);

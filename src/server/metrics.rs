@@ -8,8 +8,8 @@ use prometheus::{
 use prometheus::{Encoder, TextEncoder};
 
 use super::jobs::{JobRecord, Jobs};
-use crate::report::{Report, Stage, peak_memory_bytes};
-use crate::system::proc_bytes;
+use crate::pipeline::report::{Report, Stage};
+use crate::system::machine::{peak_memory_bytes, proc_bytes};
 
 /// Waits and runs are counted in buckets of seconds.
 const SECONDS: [f64; 10] = [0.1, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0];

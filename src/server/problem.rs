@@ -5,9 +5,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::jobs::Refused;
-use super::pace::TooSlow;
 use crate::error::Error;
 use crate::request::FieldError;
+use crate::server::limits::slow_body::TooSlow;
 
 /// When a client may ask again that was told to wait.
 const RETRY_SECONDS: &str = "2";

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::jobs::Store;
 use super::keys::sha256;
 use crate::error::{Error, Result};
-use crate::weights::digest::hex;
+use crate::system::digest::hex;
 
 /// This server's secrets. They are made on the first start and stay in its database.
 pub struct Signer {

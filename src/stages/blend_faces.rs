@@ -9,6 +9,8 @@ use kernels::pixels::Rect;
 use kernels::resize::resize_bicubic;
 use kernels::warp_affine::{Affine, warp_affine, warp_coverage};
 
+use crate::face::patch::Patch;
+
 use super::align_faces::{OUTSIDE, crop_rect};
 use crate::options::Feather;
 
@@ -23,30 +25,6 @@ const SMALLEST_SQUARE: usize = 3;
 /// region what they give on the whole frame: an eroded mask ends at least its edge's width before them, so
 /// that a blur mirrored at the region's border still reads zeros there.
 const MARGIN: f64 = 2.0;
-
-/// A rectangle of a frame that changes.
-#[derive(Debug, Clone)]
-pub struct Patch {
-    /// Of the top left corner, in the frame's pixels.
-    pub x: usize,
-    pub y: usize,
-    /// The new pixels, (height, width, 3), u8.
-    pub rgb: Tensor,
-    /// The share of the new face in them, (height, width), f32 in 0..=1; where it is 0 the pixel is the frame's.
-    pub weight: Tensor,
-}
-
-impl Patch {
-    /// `frame`, (height, width, 3) u8, with the patch in its place.
-    pub fn applied_to(&self, frame: &Tensor) -> Result<Tensor> {
-        let (height, width, channels) = self.rgb.dims3()?;
-        if height * width == 0 {
-            return Ok(frame.clone());
-        }
-        let place = [self.y..self.y + height, self.x..self.x + width, 0..channels];
-        frame.slice_assign(&place, &self.rgb)
-    }
-}
 
 /// How a face is laid over its frame. The default is the original's way.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -12,9 +12,9 @@ use ffmpeg_next::{ffi, frame, media};
 
 use crate::error::{Error, Result};
 use crate::media::colour::{Coding, ColourMode, ColourTags};
+use crate::media::decoded_frame::Preparer;
 use crate::media::deinterlace::{Deinterlacer, TimedFrame};
 use crate::media::picture::Picture;
-use crate::media::prepare::Preparer;
 use crate::media::retime::{Retimer, Timeline};
 use crate::media::source::{DecodedSource, FileKind, Source, is_hidden};
 use crate::options::{DecoderChoice, FrameRate, OutputRate};

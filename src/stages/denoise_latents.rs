@@ -5,7 +5,7 @@ use models::ddim::DdimSchedule;
 use models::unet::{AudioContext, CachedFeature, UNet3D};
 
 use crate::error::{Result, compute};
-use crate::report::CancelToken;
+use crate::system::cancel::CancelToken;
 
 /// The settings of the loop, the same for every chunk of a job.
 pub struct Denoiser<'a> {

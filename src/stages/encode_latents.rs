@@ -7,43 +7,9 @@ use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use models::mouth_mask::MouthMask;
 use models::vae::AutoencoderKL;
 
-use crate::noise::{LatentShape, NoiseFor, NoiseSource};
-
-/// What the VAE says about one face: mean and standard deviation of the masked and of the whole image,
-/// stacked as (4, height, width, channels) in f32 on the CPU.
-#[derive(Debug, Clone)]
-pub struct FacePosteriors(Tensor);
-
-impl FacePosteriors {
-    /// Little-endian bytes for the frame store.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        Ok(self.0.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect())
-    }
-
-    /// The inverse of [`Self::to_bytes`] for latents of `shape`.
-    pub fn from_bytes(bytes: &[u8], shape: LatentShape) -> Result<Self> {
-        let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        Ok(Self(Tensor::from_vec(values, (4, shape.height, shape.width, shape.channels), &Device::Cpu)?))
-    }
-
-    /// The whole image's mean, (height, width, channels), unscaled.
-    pub fn whole_mean(&self) -> Result<Tensor> {
-        self.0.i(2)
-    }
-
-    /// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
-    /// with the noise of model frame `frame`.
-    fn sample(&self, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {
-        let (_, height, width, channels) = self.0.dims4()?;
-        let shape = LatentShape { height, width, channels };
-        let draw = |what, first| {
-            let noise =
-                Tensor::from_vec(noise.frame(what, frame, shape), (height, width, channels), &Device::Cpu)?;
-            self.0.i(first)? + (self.0.i(first + 1)? * noise)?
-        };
-        Ok((draw(NoiseFor::MaskedLatents, 0)?, draw(NoiseFor::ReferenceLatents, 2)?))
-    }
-}
+use crate::face::posteriors::FacePosteriors;
+use crate::stages::noise::{NoiseFor, NoiseSource};
+use crate::weights::LatentShape;
 
 /// Encodes a face crop, (resolution, resolution, 3) u8, on `device`, where the VAE is.
 pub fn encode_face(
@@ -79,8 +45,21 @@ pub fn conditioning(
     noise: &dyn NoiseSource,
 ) -> Result<Tensor> {
     let frames = faces.iter().map(|face| {
-        let (masked, reference) = face.posteriors.sample(face.model_frame, noise)?;
+        let (masked, reference) = sample(face.posteriors, face.model_frame, noise)?;
         Tensor::cat(&[mask.latents().clone(), vae.scale(&masked)?, vae.scale(&reference)?], D::Minus1)
     });
     Tensor::stack(&frames.collect::<Result<Vec<_>>>()?, 0)?.unsqueeze(0)
+}
+
+/// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
+/// with the noise of model frame `frame`.
+fn sample(posteriors: &FacePosteriors, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {
+    let (_, height, width, channels) = posteriors.0.dims4()?;
+    let shape = LatentShape { height, width, channels };
+    let draw = |what, first| {
+        let noise =
+            Tensor::from_vec(noise.frame(what, frame, shape), (height, width, channels), &Device::Cpu)?;
+        posteriors.0.i(first)? + (posteriors.0.i(first + 1)? * noise)?
+    };
+    Ok((draw(NoiseFor::MaskedLatents, 0)?, draw(NoiseFor::ReferenceLatents, 2)?))
 }

@@ -12,6 +12,4 @@ pub mod colour_match;
 pub mod blend_faces;
 #[cfg(feature = "media")]
 pub mod mux_video;
-
-/// Frames of video a second, everywhere between the first stage and the last: the networks know no other rate.
-pub const FPS: usize = 25;
+pub mod noise;

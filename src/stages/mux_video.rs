@@ -20,8 +20,9 @@ use crate::media::journal::{HIDDEN, Journal, Journalling};
 use crate::media::muxer::{Muxer, Streams};
 use crate::media::picture::Picture;
 use crate::options::{Container, Encoding};
-use crate::system::is_same_file;
-use crate::unfinished::Unfinished;
+use crate::system::paths::directory_of;
+use crate::system::paths::is_same_file;
+use crate::system::temp_outputs::Unfinished;
 
 pub use crate::media::audio_track::SoundEnd;
 pub use crate::media::encoder::Effort;
@@ -228,9 +229,4 @@ fn temporary_beside(path: &Path, container: Container) -> io::Result<NamedTempFi
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(directory_of(path))
-}
-
-/// Where a file lies; the current directory for a bare name.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

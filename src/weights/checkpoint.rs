@@ -19,9 +19,9 @@ use super::model_file::ModelFile;
 use super::tensor_file::{SOURCE_SHA256, StoredTensor, TensorFile};
 use super::vars::Wanted;
 use super::{HubSettings, Package, Role, digest, hub};
-use crate::known_faces::KnownFaces;
-use crate::noise::LatentShape;
 use crate::options::ModelChoice;
+use crate::weights::KnownFaces;
+use crate::weights::LatentShape;
 use crate::{Error, Result};
 
 /// The files of one LatentSync, found, matched with each other and ready to load.

@@ -15,7 +15,7 @@ use super::model_file::ModelFile;
 use super::tensor_file::{DIMS, SOURCE_SHA256, StoredTensor, TensorFile};
 use super::{Checkpoint, HubSettings, OnProgress, Progress, hub};
 use crate::options::ModelChoice;
-use crate::unfinished::Unfinished;
+use crate::system::temp_outputs::Unfinished;
 use crate::{Error, Result};
 
 /// What to convert, where to, and to what.

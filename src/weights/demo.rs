@@ -34,7 +34,7 @@ pub(super) fn whisper() -> Result<ModelFile> {
     Ok(built_in!("whisper/tiny.pt"))
 }
 
-/// The plane of [`KnownFaces`](crate::known_faces::KnownFaces).
+/// The plane of [`KnownFaces`](crate::weights::known_faces::KnownFaces).
 #[cfg(feature = "demo")]
 pub(super) fn known_faces() -> Result<ModelFile> {
     Ok(built_in!("known_faces.safetensors"))

@@ -1,17 +1,15 @@
 //! SHA-256 of large files, and notes of it in the hub's cache, so that it is computed once.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
+use crate::system::digest::{HashError, hash_into, hex};
+
 use super::{HubSettings, OnProgress, Progress};
 use crate::{Error, Result};
-
-/// Bytes between two calls of the progress callback.
-const STEP: usize = 4 << 20;
 
 /// Hashes the whole of `path`; `name` is what the progress callback is told.
 pub(super) fn sha256(path: &Path, name: &str, on_progress: OnProgress<'_>) -> Result<String> {
@@ -26,36 +24,6 @@ pub(super) fn sha256(path: &Path, name: &str, on_progress: OnProgress<'_>) -> Re
         },
     )?;
     Ok(hex(&hasher.finalize()))
-}
-
-/// Why hashing ended early.
-pub(crate) enum HashError {
-    Read(std::io::Error),
-    Stopped(Error),
-}
-
-/// Feeds all of `file` to `hasher`, telling `on_step` how many bytes it has had.
-pub(crate) fn hash_into(
-    hasher: &mut Sha256,
-    file: &mut impl Read,
-    mut on_step: impl FnMut(u64) -> Result<()>,
-) -> Result<u64, HashError> {
-    let mut buffer = vec![0; STEP];
-    let mut done = 0;
-    loop {
-        on_step(done).map_err(HashError::Stopped)?;
-        let read = file.read(&mut buffer).map_err(HashError::Read)?;
-        if read == 0 {
-            return Ok(done);
-        }
-        hasher.update(&buffer[..read]);
-        done += read as u64;
-    }
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The hash of `path`, as noted or computed now and noted. A note is good for the size and the time of change

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{ManifestFile, digest};
+use super::ManifestFile;
 use crate::options::LoadOptions;
+use crate::system::digest::hex;
 
 /// Whether the user has accepted that InsightFace's networks are for non-commercial research only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,7 +110,7 @@ impl HubSettings {
     /// that list the cache take every other directory for a repository.
     pub(super) fn hash_note(&self, path: &Path) -> PathBuf {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let name = digest::hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
+        let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
         self.cache.join(".locks/latentsync-hashes").join(name)
     }
 

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::{OnProgress, digest};
+use crate::system::digest::hex;
 use crate::{Error, Result};
 
 /// A file whose bytes are a part of the program.
@@ -82,7 +83,7 @@ impl ModelFile {
     pub fn sha256(&self, name: &str, on_progress: OnProgress<'_>) -> Result<String> {
         match self {
             Self::OnDisk(path) => digest::sha256(path, name, on_progress),
-            Self::BuiltIn(file) => Ok(digest::hex(&Sha256::digest(file.bytes))),
+            Self::BuiltIn(file) => Ok(hex(&Sha256::digest(file.bytes))),
         }
     }
 }

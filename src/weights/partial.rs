@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::digest::{self, HashError};
 use super::pull::create_parent;
 use super::{ManifestFile, OnProgress, Progress};
+use crate::system::digest::{HashError, hash_into, hex};
 use crate::{Error, Result};
 
 /// The bytes collected so far, and their hash.
@@ -36,7 +36,7 @@ impl Partial {
             partial.restart()?;
             return Ok(partial);
         }
-        let hashed = digest::hash_into(&mut partial.hasher, &mut partial.file, |done| {
+        let hashed = hash_into(&mut partial.hasher, &mut partial.file, |done| {
             on_progress(Progress { file: &file.path, done, total: file.bytes })
         });
         partial.have = hashed.map_err(|error| match error {
@@ -73,6 +73,6 @@ impl Partial {
     /// Makes sure of the bytes and gives their hash.
     pub fn finish(&self) -> Result<String> {
         self.file.sync_all().map_err(|source| self.write_error(source))?;
-        Ok(digest::hex(&self.hasher.clone().finalize()))
+        Ok(hex(&self.hasher.clone().finalize()))
     }
 }

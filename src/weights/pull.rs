@@ -15,7 +15,8 @@ use super::{
     HubSettings, InsightFaceLicence, LocatedFile, Manifest, ManifestFile, OnProgress, Package, Progress,
     digest, pull_command,
 };
-use crate::{Error, Result, system};
+use crate::system::machine;
+use crate::{Error, Result};
 use futures_util::StreamExt;
 use hf_hub::repository::{HFRepository, RepoTypeModel};
 use hf_hub::{HFClient, HFError};
@@ -89,7 +90,7 @@ fn remove_from_cache(path: &Path) -> Result<()> {
 /// Refuses a download that cannot fit, before it starts.
 fn check_space(cache: &Path, needed: u64) -> Result<()> {
     fs::create_dir_all(cache).map_err(|source| Error::WriteModel { path: cache.to_owned(), source })?;
-    match system::free_space(cache) {
+    match machine::free_space(cache) {
         Some(free) if free < needed => Err(Error::ModelDiskFull { path: cache.to_owned(), needed, free }),
         _ => Ok(()),
     }

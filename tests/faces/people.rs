@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use latentsync::Options;
-use latentsync::anchors::AnchorSource;
-use latentsync::face_track::{CutDetector, FaceTrack, Found, TrackOptions, TrackedFrame};
+use latentsync::face::anchor_file::AnchorSource;
+use latentsync::face::track::{CutDetector, FaceTrack, Found, TrackOptions, TrackedFrame};
 use models::face::{Appearance, FaceChoice, FaceDetector, FaceTracker, SeetaDlib};
 
 use super::{dlib_model, frames, media};

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 
 use candle_core::Tensor;
+use latentsync::audio::load_speech;
 use latentsync::options::{DurationPolicy, LoopMode, PlaybackType, SyncMode};
 use latentsync::pipeline::Hooks;
-use latentsync::stages::audio_features::load_speech;
 use latentsync::{CancelToken, Job};
 
 use super::common::{Bench, bytes, read_frames};

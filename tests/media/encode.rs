@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use latentsync::Error;
+use latentsync::face::patch::Patch;
 use latentsync::media::picture::Picture;
 use latentsync::options::{Container, EncoderChoice, Encoding, VideoCodec};
-use latentsync::stages::blend_faces::Patch;
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
 use tempfile::{TempDir, tempdir};

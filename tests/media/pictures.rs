@@ -2,9 +2,9 @@
 
 use candle_core::{Device, Tensor};
 use ffmpeg_next::format::Pixel;
-use latentsync::frame_store::FrameStore;
+use latentsync::face::patch::Patch;
+use latentsync::media::frame_store::FrameStore;
 use latentsync::media::picture::Picture;
-use latentsync::stages::blend_faces::Patch;
 use tempfile::tempdir;
 
 use crate::common::{MUTED, make, read_all, samples};

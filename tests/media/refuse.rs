@@ -215,7 +215,7 @@ fn a_full_disk_is_said_and_cleaned_up() {
     let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, PLAIN).unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
     assert_eq!(files(&disk.0), [] as [String; 0]);
-    let mut store = latentsync::frame_store::FrameStore::create(&disk.0).unwrap();
+    let mut store = latentsync::media::frame_store::FrameStore::create(&disk.0).unwrap();
     let error = store.put(0, &pictures[0], &[]).unwrap_err();
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
 }

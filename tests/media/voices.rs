@@ -4,7 +4,7 @@ use std::f32::consts::PI;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
-use latentsync::stages::audio_features::{Speech, VoiceActivity, load_speech};
+use latentsync::audio::{Speech, VoiceActivity, load_speech};
 use tempfile::TempDir;
 
 use crate::common::{make, shared};

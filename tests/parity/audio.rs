@@ -9,7 +9,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentsync::ModelChoice;
-use latentsync::stages::audio_features::{AudioFeatures, Windows, load_speech};
+use latentsync::audio::load_speech;
+use latentsync::stages::audio_features::{AudioFeatures, Windows};
 use latentsync::weights::{Checkpoint, HubSettings};
 use models::mel::log_mel;
 use models::whisper::{WhisperDims, WhisperEncoder};

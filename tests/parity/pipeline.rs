@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
-use latentsync::device::DTypeChoice;
-use latentsync::noise::{LatentShape, NoiseFor, NoiseSource};
 use latentsync::pipeline::Hooks;
+use latentsync::stages::noise::{NoiseFor, NoiseSource};
+use latentsync::system::device::DTypeChoice;
+use latentsync::weights::LatentShape;
 use latentsync::weights::{Checkpoint, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use latentsync::input::{AddressPolicy, Input};
-use latentsync::report::StageTimes;
+use latentsync::pipeline::report::StageTimes;
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
 use latentsync::{CancelToken, Error, Job, Options, Progress, Report, Stage};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use latentsync::bench::Part;
 use latentsync::bench::record::{JobRecord, OperationRecord, PartRecord, PeerPart, Record};
-use latentsync::bench::spread::Spread;
+use latentsync::bench::stats::Spread;
 
 use crate::cli::text;
 

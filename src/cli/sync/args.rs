@@ -7,14 +7,15 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args};
-use latentsync::device::{DTypeChoice, DeviceChoice};
+use latentsync::input::media_input;
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::{
     BatchChunks, ColourMatch, Container, DEFAULT_DEEPCACHE_INTERVAL, DEFAULT_MAX_YAW, DecoderChoice,
     DurationPolicy, EncoderChoice, Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode,
     OnMissingFace, OutputRate, PlaybackType, SilenceMode, SyncMode, VideoCodec,
 };
-use latentsync::request::{Api, FieldError, Request, media_input};
+use latentsync::request::{Api, FieldError, Request};
+use latentsync::system::device::{DTypeChoice, DeviceChoice};
 use latentsync::weights::{self, HubSettings};
 use latentsync::{Error, Input, Job, LoadOptions, ModelChoice, Options};
 

@@ -11,9 +11,9 @@ use futures_util::stream;
 use serde_json::Value;
 
 use super::queue::{RequestPath, find, wants_logs};
-use super::tell::status_body;
 use super::{Application, with_id};
 use crate::server::app::{App, Caller};
+use crate::server::fal::response::status_body;
 use crate::server::problem::Problem;
 use crate::server::reply;
 

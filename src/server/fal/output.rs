@@ -10,10 +10,10 @@ use futures_util::stream;
 use serde_json::{Value, json};
 
 use super::run::Visitor;
-use super::tell::outcome;
 use super::with_id;
-use crate::report::Stage;
+use crate::pipeline::report::Stage;
 use crate::server::app::{App, Caller};
+use crate::server::fal::response::outcome;
 use crate::server::jobs::{Live, StageProgress};
 
 /// JavaScript's client gives up after 15 seconds of silence.

@@ -6,10 +6,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::tell::{answer, status_body};
 use super::{Application, Wishes, invalid, refusal, storage, validate, with_id};
 use crate::request::Request;
 use crate::server::app::{App, Caller, Order};
+use crate::server::fal::response::{answer, status_body};
 use crate::server::jobs::{Cancelled, JobRecord, Live};
 use crate::server::problem::Problem;
 use crate::server::{media, reply};

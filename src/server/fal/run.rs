@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::tell::answer;
 use super::{Application, Wishes, invalid, output, queue};
 use crate::server::app::{App, Caller};
+use crate::server::fal::response::answer;
 use crate::server::jobs::Jobs;
 use crate::server::problem::Problem;
 use crate::server::reply;

@@ -1,12 +1,13 @@
 //! What the worker computes with.
 
-use crate::anchors::FaceFinder;
 use crate::error::Result;
-use crate::job::Job;
-use crate::lip_sync::LipSync;
-use crate::memory;
+use crate::face::finder::FaceFinder;
 use crate::options::{LoadOptions, ModelChoice};
-use crate::report::{CancelToken, Progress, Report};
+use crate::pipeline::Job;
+use crate::pipeline::LipSync;
+use crate::pipeline::report::{Progress, Report};
+use crate::system::allocator;
+use crate::system::cancel::CancelToken;
 use crate::weights::HubSettings;
 
 /// Runs jobs, one at a time, on the worker's thread.
@@ -57,7 +58,7 @@ impl Engine for LipSyncEngine {
 
     fn unload(&mut self) {
         if self.loaded.take().is_some() {
-            memory::give_back();
+            allocator::give_back();
             tracing::info!("unloaded {}", self.model);
         }
     }

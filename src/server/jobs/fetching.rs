@@ -8,8 +8,8 @@ use super::inputs::Inputs;
 use super::{Blame, Failure, JobRecord, Jobs, Level, Live};
 use crate::error::Error;
 use crate::input::LocalInput;
-use crate::report::CancelToken;
 use crate::request::Request;
+use crate::system::cancel::CancelToken;
 
 /// How often it is looked whether a job was cancelled whose inputs are on their way.
 const LOOK: Duration = Duration::from_millis(50);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Jobs;
 use crate::error::{Error, Result};
 use crate::input::{AddressPolicy, FetchLimits, Input, LocalInput, Spool};
-use crate::report::CancelToken;
+use crate::system::cancel::CancelToken;
 
 /// How much of a file's beginning tells what it is.
 const HEAD: u64 = 4096;

@@ -12,8 +12,9 @@ use super::inputs::own_id;
 use super::store::{Group, Waiting};
 use super::{Blame, DataDir, Failure, JobRecord, Level, NewJob, Outcome, State, Store, now};
 use crate::error::{Error, Result};
-use crate::report::{CancelToken, Stage};
+use crate::pipeline::report::Stage;
 use crate::request::{Api, Request};
+use crate::system::cancel::CancelToken;
 
 /// A job during which the server ended this often waits until all others have run: it may be the cause.
 const SUSPICIOUS_ATTEMPTS: u32 = 3;

@@ -12,11 +12,12 @@ use super::inputs::Inputs;
 use super::queue::{StageProgress, Turn};
 use super::{Blame, Failure, JobRecord, Jobs, Level, Outcome, Output, cover};
 use crate::error::{Error, Result};
-use crate::job::Job;
 use crate::options::Options;
-use crate::report::{CancelToken, Progress, Report, Stage};
+use crate::pipeline::Job;
+use crate::pipeline::report::{Progress, Report, Stage};
 use crate::request::Api;
 use crate::server::metrics::Metrics;
+use crate::system::cancel::CancelToken;
 
 /// How long a disk that is full, or a database that cannot be written, is given before it is tried again.
 const PAUSE: Duration = Duration::from_secs(10);

@@ -1,0 +1,201 @@
+//! The best audio stream of any file that FFmpeg reads -> [`Speech`], without what the encoder put around it.
+
+use std::path::Path;
+
+use ffmpeg_next as ffmpeg;
+
+use ffmpeg::format::{Sample, context::Input};
+use ffmpeg::{Packet, Rational, codec, decoder, frame, media};
+
+use crate::audio::speech::{Speech, SpeechBuilder, downmix_weights};
+use crate::media::open_input;
+use crate::media::source::MOST_FAILURES;
+use crate::{CancelToken, Error, Result};
+
+/// The sound of a file that is no plain WAV, or of a video.
+pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
+    let mut input = open_input(path)?;
+    let index = input
+        .streams()
+        .best(media::Type::Audio)
+        .map(|stream| stream.index())
+        .ok_or_else(|| Error::NoAudioStream { path: path.to_path_buf() })?;
+    let mut decoding = Decoding::new(path, &input, index).map_err(|e| broken(path, e))?;
+    let mut packet = Packet::empty();
+    let mut failures = 0;
+    loop {
+        cancel.check()?;
+        match packet.read(&mut input) {
+            Ok(()) => {
+                failures = 0;
+                if packet.stream() == index {
+                    decoding.send(&packet)?;
+                }
+            }
+            Err(ffmpeg::Error::Eof) => break,
+            // One bad packet: the demuxer finds the next, unless it is stuck.
+            Err(ffmpeg::Error::InvalidData) if failures < MOST_FAILURES => {
+                failures += 1;
+                decoding.damaged += 1;
+            }
+            Err(e) => return Err(broken(path, e)),
+        }
+    }
+    decoding.finish()
+}
+
+fn broken(path: &Path, e: ffmpeg::Error) -> Error {
+    Error::Audio { path: path.to_path_buf(), reason: e.to_string() }
+}
+
+/// What the container says of the stream, where it has an index to know it from.
+struct Announced {
+    seconds: f64,
+    packets: i64,
+    /// Start of the stream plus its duration, in its time base.
+    end: i64,
+}
+
+struct Decoding<'a> {
+    path: &'a Path,
+    decoder: decoder::Audio,
+    builder: SpeechBuilder,
+    time_base: Rational,
+    /// Only for MP4 and MOV: other containers have their decoders cut the padding off, or estimate.
+    announced: Option<Announced>,
+    frame: frame::Audio,
+    interleaved: Vec<f32>,
+    packets: i64,
+    damaged: usize,
+    /// End of the last packet and of the last frame, in the time base.
+    packet_end: Option<i64>,
+    last_frame: Option<LastFrame>,
+}
+
+struct LastFrame {
+    start: i64,
+    samples: usize,
+    rate: u32,
+}
+
+impl<'a> Decoding<'a> {
+    fn new(path: &'a Path, input: &Input, index: usize) -> std::result::Result<Self, ffmpeg::Error> {
+        let stream = input.stream(index).ok_or(ffmpeg::Error::StreamNotFound)?;
+        let time_base = stream.time_base();
+        let mut context = codec::context::Context::from_parameters(stream.parameters())?.decoder();
+        // The decoder cuts off the encoder's delay and padding, which are given in this unit.
+        context.set_packet_time_base(time_base);
+        let has_index = input.format().name().contains("mp4");
+        let announced = (has_index && stream.duration() > 0).then(|| Announced {
+            seconds: stream.duration() as f64 * f64::from(time_base),
+            packets: stream.frames(),
+            end: stream.start_time().max(0).saturating_add(stream.duration()),
+        });
+        Ok(Self {
+            path,
+            decoder: context.audio()?,
+            builder: SpeechBuilder::new(path),
+            time_base,
+            announced,
+            frame: frame::Audio::empty(),
+            interleaved: Vec::new(),
+            packets: 0,
+            damaged: 0,
+            packet_end: None,
+            last_frame: None,
+        })
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<()> {
+        self.packets += 1;
+        if let Some(pts) = packet.pts() {
+            self.packet_end = Some(pts.saturating_add(packet.duration()));
+        }
+        match self.decoder.send_packet(packet) {
+            Ok(()) => self.receive(),
+            // As players do: what cannot be decoded is left out.
+            Err(_) => {
+                self.damaged += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        while self.decoder.receive_frame(&mut self.frame).is_ok() {
+            let (frame, channels) = (&self.frame, usize::from(self.frame.channels()));
+            if channels == 0 || frame.samples() == 0 {
+                continue;
+            }
+            interleave(frame, &mut self.interleaved);
+            let weights = downmix_weights(frame.channel_layout().bits(), channels);
+            self.builder.push(&self.interleaved, &weights, frame.rate())?;
+            self.last_frame =
+                frame.pts().map(|start| LastFrame { start, samples: frame.samples(), rate: frame.rate() });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Speech> {
+        // A decoder that cannot be drained has nothing left.
+        if self.decoder.send_eof().is_ok() {
+            self.receive()?;
+        }
+        self.builder.drop_last(self.padding());
+        let speech = Speech { damaged: self.damaged, ..self.builder.finish()? };
+        match self.announced {
+            Some(Announced { seconds, packets, .. })
+                if self.packets < packets && speech.duration_seconds + 0.25 < seconds =>
+            {
+                Err(Error::AudioTruncated {
+                    path: self.path.to_path_buf(),
+                    got: speech.duration_seconds,
+                    expected: seconds,
+                })
+            }
+            _ => Ok(speech),
+        }
+    }
+
+    /// Samples of the last frame that lie behind the end of the stream. An AAC frame is 1024 samples long; where
+    /// the sound ends within it, an MP4 says so by the packet's duration or the stream's, and decoders of
+    /// FFmpeg 5 decode it whole.
+    fn padding(&self) -> u64 {
+        let (Some(frame), Some(announced)) = (&self.last_frame, &self.announced) else {
+            return 0;
+        };
+        let end = self.packet_end.map_or(announced.end, |end| end.min(announced.end));
+        let kept = end.saturating_sub(frame.start) as f64 * f64::from(self.time_base) * f64::from(frame.rate);
+        match kept.round() {
+            kept if kept > 0.0 && kept < frame.samples as f64 => frame.samples as u64 - kept as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// The samples of all channels, one moment after the other, with full scale at 1.
+fn interleave(frame: &frame::Audio, out: &mut Vec<f32>) {
+    out.clear();
+    match frame.format() {
+        Sample::U8(_) => collect(frame, out, |x: u8| (f32::from(x) - 128.0) / 128.0),
+        Sample::I16(_) => collect(frame, out, |x: i16| f32::from(x) / 32768.0),
+        Sample::I32(_) => collect(frame, out, |x: i32| x as f32 / 2f32.powi(31)),
+        Sample::F32(_) => collect(frame, out, |x: f32| x),
+        Sample::F64(_) => collect(frame, out, |x: f64| x as f32),
+        // No decoder of FFmpeg gives 64-bit integers.
+        Sample::I64(_) | Sample::None => {}
+    }
+}
+
+fn collect<S: frame::audio::Sample + Copy>(
+    frame: &frame::Audio,
+    out: &mut Vec<f32>,
+    to_f32: impl Fn(S) -> f32,
+) {
+    if frame.is_packed() {
+        out.extend(frame.plane::<S>(0).iter().map(|&x| to_f32(x)));
+    } else {
+        let planes: Vec<&[S]> = (0..frame.planes()).map(|i| frame.plane(i)).collect();
+        out.extend((0..frame.samples()).flat_map(|i| planes.iter().map(move |plane| plane[i])).map(to_f32));
+    }
+}

@@ -1,0 +1,11 @@
+//! Speech: reading and resampling audio files, and telling speech from silence.
+
+mod read;
+#[cfg(feature = "media")]
+mod decode;
+mod speech;
+mod activity;
+
+pub use activity::VoiceActivity;
+pub use read::{load_speech, load_speech_until};
+pub use speech::Speech;

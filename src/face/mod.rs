@@ -1,0 +1,12 @@
+//! Faces: finding, tracking and caching them.
+
+pub mod anchor_file;
+pub mod finder;
+#[cfg(feature = "media")]
+pub mod track;
+pub mod patch;
+pub(crate) mod posteriors;
+#[cfg(feature = "media")]
+pub(crate) mod record;
+#[cfg(feature = "media")]
+pub(crate) mod cache;

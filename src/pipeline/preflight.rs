@@ -1,0 +1,33 @@
+//! Mistakes in a job that can be found before a model of gigabytes is read for it.
+
+use ffmpeg_next::media::Type;
+
+use crate::error::{Error, Result};
+use crate::face::anchor_file::AnchorFile;
+use crate::face::finder::FaceFinder;
+use crate::media::open_input;
+use crate::options::{LoadOptions, ModelChoice};
+use crate::pipeline::Job;
+use crate::stages::decode_video::{VideoOptions, VideoReader};
+use crate::weights::{Checkpoint, HubSettings};
+
+/// Opens everything that a job will need, and closes it again: the model's files, the anchors or the face
+/// detector's files, the video, the voice, unless they have to be fetched first. What fails here would fail the job, after
+/// the model is loaded.
+pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
+    let settings = HubSettings::for_loading(options);
+    Checkpoint::open(model, &settings)?;
+    match &job.anchors {
+        Some(path) => drop(AnchorFile::read(path, 0)?),
+        None => FaceFinder::new(options, settings).check()?,
+    }
+    if let Some(video) = job.video.as_file() {
+        VideoReader::open(video, VideoOptions::default())?;
+    }
+    match job.audio.as_file() {
+        Some(path) if open_input(path)?.streams().best(Type::Audio).is_none() => {
+            Err(Error::NoAudioStream { path: path.to_path_buf() })
+        }
+        _ => Ok(()),
+    }
+}
