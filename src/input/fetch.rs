@@ -129,6 +129,7 @@ pub(crate) fn client(limits: &FetchLimits, addresses: AddressPolicy) -> reqwest:
             attempt.follow()
         }
     });
+    crate::system::tls::install_provider();
     let client = Client::builder()
         .user_agent(concat!("latentsync/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(limits.connect)

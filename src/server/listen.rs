@@ -43,6 +43,7 @@ async fn listen(
 ) -> Result<()> {
     let refuse = |source| Error::Listen { address: "the port".to_string(), source };
     listener.set_nonblocking(true).map_err(refuse)?;
+    crate::system::tls::install_provider();
     let tls = match &config.tls {
         Some(tls) => Some(certificate(tls).await?),
         None => None,

@@ -6,6 +6,7 @@ pub mod machine;
 pub mod allocator;
 pub(crate) mod digest;
 pub mod paths;
+pub(crate) mod tls;
 pub(crate) mod temp_outputs;
 pub(crate) mod cache_key;
 

@@ -25,7 +25,7 @@ pub struct HubSettings {
     pub cache: PathBuf,
     /// `HF_ENDPOINT`; the public hub when absent.
     pub endpoint: Option<String>,
-    /// `HF_TOKEN`; when absent hf-hub looks for the token that `hf auth login` stored.
+    /// `HF_TOKEN`; when absent, the token that `hf auth login` stored is used.
     pub token: Option<String>,
     /// `HF_HUB_OFFLINE`: never touch the network.
     pub offline: bool,

@@ -3,6 +3,7 @@
 
 mod manifest;
 mod hub;
+mod hub_client;
 mod digest;
 mod inventory;
 mod partial;

@@ -1,7 +1,7 @@
-//! `models pull`: downloads through hf-hub into its cache, checked by size and hash.
+//! `models pull`: downloads into the cache of hf-hub, checked by size and hash.
 //!
-//! hf-hub 1.0 always starts a file from its first byte (huggingface/hf-hub#196). A checkpoint is 5 GB, so here
-//! its byte stream goes into `blobs/HASH.incomplete`, which the next attempt, or the next run, continues.
+//! A checkpoint is 5 GB: its bytes go into `blobs/HASH.incomplete`, which the next attempt, or the next run,
+//! continues.
 
 use std::cell::Cell;
 use std::fs::{self, File, TryLockError};
@@ -9,17 +9,18 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
+use super::hub_client::{HubClient, HubError, is_commit};
 use super::inventory::{FileState, located, remembered_state, wrong_hash, wrong_size};
 use super::partial::Partial;
 use super::{
     HubSettings, InsightFaceLicence, LocatedFile, Manifest, ManifestFile, OnProgress, Package, Progress,
     digest, pull_command,
 };
+use crate::system::digest::hex;
 use crate::system::machine;
 use crate::{Error, Result};
-use futures_util::StreamExt;
-use hf_hub::repository::{HFRepository, RepoTypeModel};
-use hf_hub::{HFClient, HFError};
 
 /// How often the progress callback runs, so that an interruption is noticed, even when no bytes arrive.
 const TICK: Duration = Duration::from_millis(200);
@@ -122,7 +123,7 @@ struct Download<'a> {
     manifest: &'a Manifest,
     file: &'a ManifestFile,
     settings: &'a HubSettings,
-    hub: HFRepository<RepoTypeModel>,
+    hub: HubClient,
     /// When the progress callback last ran.
     reported: Cell<Option<Instant>>,
 }
@@ -131,28 +132,21 @@ struct Download<'a> {
 enum Attempt {
     Complete,
     /// The connection broke; what arrived is kept.
-    Broken(HFError),
+    Broken(HubError),
     /// The server sent more than was asked for: it knows no ranges.
     NoRanges,
 }
 
 impl<'a> Download<'a> {
     fn new(manifest: &'a Manifest, file: &'a ManifestFile, settings: &'a HubSettings) -> Result<Self> {
-        let mut client = HFClient::builder().cache_dir(&settings.cache);
-        if let Some(endpoint) = &settings.endpoint {
-            client = client.endpoint(endpoint);
-        }
-        if let Some(token) = &settings.token {
-            client = client.token(token);
-        }
-        let client = client.build().map_err(|source| Error::Download {
-            repository: file.repository.clone(),
-            file: file.path.clone(),
-            advice: "check HF_ENDPOINT".into(),
-            source: source.into(),
-        })?;
-        let (owner, name) = file.repository.split_once('/').unwrap_or(("", &file.repository));
-        Ok(Self { manifest, file, settings, hub: client.model(owner, name), reported: Cell::new(None) })
+        let hub =
+            HubClient::new(&file.repository, &file.revision, settings).map_err(|source| Error::Download {
+                repository: file.repository.clone(),
+                file: file.path.clone(),
+                advice: "check HF_ENDPOINT".into(),
+                source: source.into(),
+            })?;
+        Ok(Self { manifest, file, settings, hub, reported: Cell::new(None) })
     }
 
     async fn run(&self, on_progress: OnProgress<'_>) -> Result<()> {
@@ -193,16 +187,30 @@ impl<'a> Download<'a> {
         self.link(&blob).await
     }
 
-    /// A small file without a published hash: hf-hub's own download.
+    /// Downloads a small file whose hash is not known in advance.
     async fn whole(&self, on_progress: OnProgress<'_>) -> Result<()> {
-        let download =
-            self.hub.download_file().filename(&self.file.path).revision(&self.file.revision).send();
-        let path = self.watch(download, 0, on_progress).await?.map_err(|error| self.failed(error))?;
-        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        let request = self.hub.file(&self.file.path, None);
+        let mut response = self.watch(request, 0, on_progress).await?.map_err(|error| self.failed(error))?;
+        let mut content = Vec::new();
+        let limit = self.file.bytes.saturating_mul(2).saturating_add(1 << 10);
+        while (content.len() as u64) < limit {
+            let chunk = self.watch(response.chunk(), content.len() as u64, on_progress).await?;
+            match chunk.map_err(|error| self.failed(error.into()))? {
+                Some(chunk) => content.extend_from_slice(&chunk),
+                None => break,
+            }
+        }
+        let bytes = content.len() as u64;
         if bytes != self.file.bytes {
-            remove_from_cache(&path)?;
             return Err(self.damaged(wrong_size(self.file, bytes)));
         }
+        let sha256 = hex(&Sha256::digest(&content));
+        let (blob, incomplete) =
+            (self.settings.blob(self.file, &sha256), self.settings.incomplete(self.file, &sha256));
+        create_parent(&blob)?;
+        let written = fs::write(&incomplete, &content).and_then(|()| fs::rename(&incomplete, &blob));
+        written.map_err(|source| Error::WriteModel { path: blob.clone(), source })?;
+        self.link(&blob).await?;
         on_progress(self.progress(bytes))
     }
 
@@ -215,7 +223,7 @@ impl<'a> Download<'a> {
                 Attempt::Complete => continue,
                 Attempt::NoRanges => {
                     partial.restart()?;
-                    HFError::Other("the server cannot continue a download".into())
+                    HubError::Other("the server cannot continue a download".into())
                 }
                 Attempt::Broken(error) => error,
             };
@@ -234,29 +242,22 @@ impl<'a> Download<'a> {
         let total = self.file.bytes;
         let resumed = partial.have > 0;
         let range = resumed.then_some(partial.have..total);
-        let request = self
-            .hub
-            .download_file_stream()
-            .filename(&self.file.path)
-            .revision(&self.file.revision)
-            .maybe_range(range)
-            .send();
-        // hf-hub has already repeated a request that failed for a passing reason.
-        let (_, mut stream) =
+        let request = self.hub.file(&self.file.path, range);
+        let mut response =
             self.watch(request, partial.have, on_progress).await?.map_err(|error| self.failed(error))?;
         loop {
-            match self.watch(stream.next(), partial.have, on_progress).await? {
-                Some(Ok(chunk)) if partial.have + chunk.len() as u64 > total => {
+            match self.watch(response.chunk(), partial.have, on_progress).await? {
+                Ok(Some(chunk)) if partial.have + chunk.len() as u64 > total => {
                     if resumed {
                         return Ok(Attempt::NoRanges);
                     }
                     self.discard(&partial.path)?;
                     return Err(self.damaged(format!("more than {total} bytes")));
                 }
-                Some(Ok(chunk)) => partial.append(&chunk, total)?,
-                Some(Err(error)) => return Ok(Attempt::Broken(error)),
-                None if partial.have == total => return Ok(Attempt::Complete),
-                None => return Ok(Attempt::Broken(HFError::Other("the server stopped early".into()))),
+                Ok(Some(chunk)) => partial.append(&chunk, total)?,
+                Err(error) => return Ok(Attempt::Broken(error.into())),
+                Ok(None) if partial.have == total => return Ok(Attempt::Complete),
+                Ok(None) => return Ok(Attempt::Broken(HubError::Other("the server stopped early".into()))),
             }
         }
     }
@@ -275,7 +276,7 @@ impl<'a> Download<'a> {
             }
             if started.elapsed() > SILENCE {
                 let silent = format!("no answer for {} seconds", SILENCE.as_secs());
-                return Err(self.failed(HFError::Other(silent)));
+                return Err(self.failed(HubError::Other(silent)));
             }
         }
     }
@@ -287,12 +288,11 @@ impl<'a> Download<'a> {
     /// Puts the file where the cache's layout says: a link, named as in the repository, to the blob.
     async fn link(&self, blob: &Path) -> Result<()> {
         let revision = &self.file.revision;
-        let is_commit = revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
-        let commit = if is_commit {
+        let commit = if is_commit(revision) {
             revision.clone()
         } else {
             // A branch's commit is for other programs' sake: this one finds the blob by its hash.
-            match self.hub.info().revision(revision).send().await.map(|info| info.sha) {
+            match self.hub.commit().await {
                 Ok(Some(commit)) => {
                     let reference = self.settings.repository(self.file).join("refs").join(revision);
                     write(&reference, &commit)?;
@@ -325,18 +325,16 @@ impl<'a> Download<'a> {
         }
     }
 
-    fn failed(&self, source: HFError) -> Error {
+    fn failed(&self, source: HubError) -> Error {
         let endpoint = self.settings.endpoint.as_deref().unwrap_or("https://huggingface.co");
         let advice = match &source {
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
+            HubError::AuthRequired | HubError::Forbidden => {
                 format!("set HF_TOKEN to a token that may read {}", self.file.repository)
             }
-            HFError::EntryNotFound { .. }
-            | HFError::RepoNotFound { .. }
-            | HFError::RevisionNotFound { .. } => {
+            HubError::NotFound => {
                 format!("{endpoint} does not have it; is HF_ENDPOINT right?")
             }
-            HFError::RateLimited { .. } => "wait a little, or set HF_TOKEN".into(),
+            HubError::RateLimited => "wait a little, or set HF_TOKEN".into(),
             _ => format!(
                 "check the connection to {endpoint}; `{}` continues where it broke off",
                 pull_command(&self.manifest.name)
