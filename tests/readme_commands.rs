@@ -6,8 +6,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
@@ -87,7 +87,7 @@ impl Place {
     }
 
     /// Runs a command that ends by itself.
-    fn run(&self, line: &str) -> Output {
+    fn run(&self, line: &str) {
         let output = self.shell(line).output().expect("a shell");
         assert!(
             output.status.success(),
@@ -95,7 +95,6 @@ impl Place {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        output
     }
 
     /// Runs a server until it is ready, then interrupts it.
@@ -131,17 +130,9 @@ fn get(address: &str, path: &str) -> String {
     String::from_utf8_lossy(&response).into_owned()
 }
 
-/// The default face detector needs dlib's landmark model, which is a system package and not a part of the program.
-fn landmarks_are_installed(place: &Place) -> bool {
-    let findings: serde_json::Value =
-        serde_json::from_slice(&place.run("latentsync doctor --no-estimate --json").stdout).expect("JSON");
-    !findings["shape_predictor"].is_null()
-}
-
 #[test]
 fn every_command_of_the_readme_runs() {
     let place = Place::new();
-    let landmarks = landmarks_are_installed(&place);
     let mut run = 0;
     for Block { line, commands, not_run } in blocks(README) {
         if let Some(reason) = not_run {
@@ -153,26 +144,17 @@ fn every_command_of_the_readme_runs() {
                 command.starts_with("latentsync "),
                 "README.md:{line}: `{command}` needs `{NOT_RUN}REASON -->`"
             );
-            if command.starts_with("latentsync sync ") && !landmarks {
-                eprintln!("README.md:{line}: skipped, dlib's landmark model is not installed: {command}");
-                continue;
-            }
             eprintln!("README.md:{line}: {command}");
             match command.starts_with("latentsync serve") {
                 true => place.serve(&command),
-                false => drop(place.run(&command)),
+                false => place.run(&command),
             }
             run += 1;
         }
     }
-    assert!(run >= 4, "only {run} commands ran");
-    let made: &[&str] = if landmarks {
-        &["latentsync-demo/spoken-1.mp4", "out.mp4"]
-    } else {
-        &["latentsync-demo/spoken-1.mp4"]
-    };
-    for name in made {
-        let path: PathBuf = place.path().join(name);
+    assert!(run >= 5, "only {run} commands ran");
+    for name in ["latentsync-demo/spoken-1.mp4", "out.mp4"] {
+        let path = place.path().join(name);
         assert!(path.metadata().is_ok_and(|file| file.len() > 10_000), "`{name}` is missing or empty");
     }
 }
