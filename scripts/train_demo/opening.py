@@ -14,8 +14,8 @@ from .talking_head import raster
 from .talking_head.renderer import SAMPLES, Eyes, Landmarks, Mouth, Pose, Renderer
 
 INSIDE = (raster.UPPER_TEETH, raster.LOWER_TEETH, raster.TONGUE, raster.CAVITY)
-# Columns of the sampled strip, relative to half the mouth's width, and rows, relative to the distance between the brows, measured
-# downwards from the line between the closed lips.
+# Columns of the sampled strip, relative to half the mouth's width, and rows, relative to the distance between the brows,
+# measured downwards from the line between the closed lips.
 COLUMNS = np.linspace(-0.35, 0.35, 7)
 ROWS = np.arange(-0.12, 0.50, 0.006)
 # Mouth shapes of the training renders: jaw, lower, upper, wide, round, press, tuck, tongue.

@@ -11,9 +11,9 @@ TEMPLATE = np.array([[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]])
 SMOOTHING = 0.2
 OUTSIDE = 127.0
 
-# Offsets of the engine's anchors (after the similarity transform) from the renderer's landmarks: along and across the line between
-# the brows, relative to its length. Measured by `python -m train_demo.measure_anchors` on twelve people and 1060 frames, with a face
-# found in every frame. The spreads are standard deviations between people and between frames.
+# Offsets of the engine's anchors (after the similarity transform) from the renderer's landmarks: along and across the line
+# between the brows, relative to its length. Measured by `python -m train_demo.measure_anchors` on twelve people and 1060
+# frames, with a face found in every frame. The spreads are standard deviations between people and between frames.
 DETECTED = np.array([[-0.161, 0.107], [0.167, 0.106], [0.017, 0.051]])
 SPREAD_OF_PEOPLE = 0.021
 SPREAD_OF_FRAMES = 0.008

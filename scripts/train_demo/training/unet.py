@@ -17,12 +17,12 @@ from .loop import StepRandom, Stage
 AUDIO_DROPOUT = 0.10
 # Weight of the loss where the mask keeps the face, which the network can copy from its input.
 KEPT_WEIGHT = 0.25
-# Minimum signal-to-noise ratio of the loss weighting. The squared error of the predicted noise is the squared error of the picture
-# times the SNR, so it is divided by the SNR, but at most by this factor: with less signal, a step of the sampler uses less of the
-# prediction. Without the weighting, timesteps in which the mouth is already visible dominate the loss.
+# Minimum signal-to-noise ratio of the loss weighting. The squared error of the predicted noise is the squared error of the
+# picture times the SNR, so it is divided by the SNR, but at most by this factor: with less signal, a step of the sampler uses
+# less of the prediction. Without the weighting, timesteps in which the mouth is already visible dominate the loss.
 MIN_SNR = 0.1
-# With the motion modules, half of the steps use clips of this many frames and a correspondingly larger batch: the cost is the same,
-# but a step sees more people.
+# With the motion modules, half of the steps use clips of this many frames and a correspondingly larger batch: the cost is the
+# same, but a step sees more people.
 SHORT_CLIP = 4
 # Minimum distance in frames between target and reference, so that their sounds differ. They must not overlap either: the motion
 # modules would find the target frame among the references and ignore the voice.
