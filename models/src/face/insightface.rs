@@ -109,7 +109,7 @@ impl FaceDetector for InsightFace {
         })
     }
 
-    /// The box with the highest IoU with the previous one, if it is at least [`MIN_IOU`].
+    /// The box with the highest IoU with the previous one, if the IoU is at least 0.25.
     fn follow(&mut self, frame: &Tensor, previous: &Face) -> Result<Option<Face>> {
         with_rgb(frame, |image| {
             let candidates = self.candidates(&image)?;
