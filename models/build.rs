@@ -1,5 +1,5 @@
-//! Copies SeetaFace's trained model out of the `rustface` package (BSD-2-Clause) to where the crate can
-//! include it: the package carries the file, but gives no access to it.
+//! Copies SeetaFace's trained model from the sources of the `rustface` package (BSD-2-Clause) to `OUT_DIR`,
+//! from where the crate includes it. The package contains the file but does not export it.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,10 @@ fn copy_model() -> Result<(), String> {
     Ok(())
 }
 
-/// Where cargo keeps the sources of one of this crate's dependencies.
+/// Source directory of one of this crate's dependencies.
 fn package_directory(name: &str) -> Result<PathBuf, String> {
-    // Everything is on the disk by now; only an unusual set-up makes cargo look at the network again. The lock
-    // file is as it was when this build began.
+    // All sources are already downloaded, so offline works except in unusual configurations. `--locked` keeps
+    // the lock file unchanged.
     let metadata = cargo_metadata(&["--locked", "--offline"]).or_else(|_| cargo_metadata(&["--locked"]))?;
     let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     packages

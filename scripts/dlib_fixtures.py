@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the files that models/tests/dlib_landmarks.rs reads.
+"""Generates the test data of models/tests/dlib_landmarks.rs.
 
-A tiny shape predictor that dlib trains on pictures drawn by a formula, and the points that dlib finds on such
-pictures with it and, if it is installed, with the published 68-point model.
+Trains a small shape predictor with dlib on procedural pictures, and records the landmarks that dlib predicts with it on such
+pictures, and with the published 68-point model if given.
 
     pip install dlib-bin numpy
     python scripts/dlib_fixtures.py models/tests/data [shape_predictor_68_face_landmarks.dat]
@@ -23,7 +23,7 @@ def wave(phase):
 
 
 def picture(width, height, seed):
-    """RGB; the same whole-number formula as in models/tests/dlib_landmarks.rs."""
+    """RGB picture by the same integer formula as in models/tests/dlib_landmarks.rs."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     channels = []
     for c in range(3):
@@ -34,7 +34,7 @@ def picture(width, height, seed):
 
 
 def train(path):
-    """Points that follow the picture a little, so that the trees have something to learn."""
+    """Trains on landmarks that depend slightly on the picture, so that the trees have something to learn."""
     images, objects = [], []
     for seed in range(12):
         image = picture(120, 100, seed)
@@ -54,18 +54,18 @@ def train(path):
 
 
 def cases(predictor, boxes):
-    found = []
+    results = []
     for width, height, seed, box in boxes:
         shape = predictor(picture(width, height, seed), dlib.rectangle(*box))
         points = [[p.x, p.y] for p in shape.parts()]
-        found.append({"width": width, "height": height, "seed": seed, "box": box, "points": points})
-    return found
+        results.append({"width": width, "height": height, "seed": seed, "box": box, "points": points})
+    return results
 
 
 def main(folder, published):
     path = folder / "shape_predictor_tiny.dat"
     train(path)
-    # The last boxes reach over the edge, where dlib sees black.
+    # The last boxes extend beyond the picture, where dlib reads black.
     boxes = [
         (120, 100, 3, [21, 14, 92, 86]),
         (160, 90, 30, [40, 10, 101, 71]),

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes the files that models/tests/insightface.rs reads.
+"""Generates the test data of models/tests/insightface.rs.
 
-Two small ONNX networks with untrained weights and the inputs and outputs of InsightFace's det_10g.onnx and
-2d106det.onnx, built from the same kinds of layers (padded pooling, Resize, depthwise convolutions, PRelu), and
-what the `insightface` package makes of them on pictures drawn by a formula.
+Two small ONNX networks with random weights, with the inputs, outputs and layer types of InsightFace's det_10g.onnx and
+2d106det.onnx (padded pooling, Resize, depthwise convolutions, PRelu), and the output of the `insightface` package with them on
+procedural pictures.
 
     pip install insightface onnx onnxruntime opencv-python-headless
     python scripts/insightface_fixtures.py models/tests/data
@@ -25,7 +25,7 @@ STRIDES = (8, 16, 32)
 
 
 class Graph:
-    """Collects nodes and weights; every method returns the name of its result."""
+    """Collects nodes and weights; every method returns the name of its output."""
 
     def __init__(self, seed):
         self.random = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ class Graph:
 
 
 def upsampled(graph, x, like):
-    """Nearest-neighbour enlargement to the size of another map, sizes taken at run time as exporters do."""
+    """Nearest-neighbour upsampling to the size of `like`, computed at run time as in exported networks."""
     size = graph.node("Shape", [like])
     size = graph.node("Slice", [size, *(graph.constant(np.array([v], np.int64)) for v in (2, 4, 0))])
     head = graph.node("Slice", [graph.node("Shape", [x]), *(graph.constant(np.array([v], np.int64)) for v in (0, 2, 0))])
@@ -75,7 +75,7 @@ def upsampled(graph, x, like):
 
 
 def detector():
-    """Like SCRFD-10G: residual blocks with averaging shortcuts, a feature pyramid, heads shared in form."""
+    """Like SCRFD-10G: residual blocks with average-pooled shortcuts, a feature pyramid, one head per level."""
     graph = Graph(7)
     x = "input.1"
     for inputs, outputs, stride in ((3, 8, 2), (8, 8, 1)):
@@ -97,13 +97,13 @@ def detector():
     results = {"score": [], "bbox": [], "kps": []}
     names = iter("448 471 494 451 474 497 454 477 500".split())
     names = {kind: [next(names) for _ in STRIDES] for kind in results}
-    # Boxes of about 60, 220 and 320 pixels of the square: the smallest are too small for some frames.
-    reach = (4.0, 7.0, 5.0)
+    # Boxes of about 60, 220 and 320 pixels of the input: in some frames the smallest are below the minimum size.
+    box_distance = (4.0, 7.0, 5.0)
     for level, feature in enumerate(levels):
         feature = graph.node("Relu", [graph.conv(feature, 16, 16, groups=16)])
         feature = graph.node("Relu", [graph.conv(feature, 16, 16, kernel=1)])
         for kind, values in (("score", 1), ("bbox", 4), ("kps", 10)):
-            bias = {"score": [-4.0] * 2, "bbox": [reach[level], reach[level] * 1.3] * 4, "kps": [0.0] * 20}[kind]
+            bias = {"score": [-4.0] * 2, "bbox": [box_distance[level], box_distance[level] * 1.3] * 4, "kps": [0.0] * 20}[kind]
             gain = {"score": 2.0, "bbox": 0.4, "kps": 0.4}[kind]
             out = graph.conv(feature, 16, 2 * values, gain=gain, bias=bias)
             if kind == "bbox":
@@ -121,7 +121,7 @@ def detector():
 
 
 def landmarks():
-    """Like 2d106det: scaling inside the graph, depthwise separable blocks with PRelu, one dense layer."""
+    """Like 2d106det: normalisation inside the graph, depthwise separable blocks with PRelu, one dense layer."""
     graph = Graph(11)
     x = graph.node("Sub", ["data", graph.constant(np.array([127.5], np.float32))], name="_minusscalar0")
     x = graph.node("Mul", [x, graph.constant(np.array([1 / 128], np.float32))], name="_mulscalar0")
@@ -145,7 +145,7 @@ def landmarks():
 
 
 def picture(width, height, seed):
-    """RGB; the same whole-number formula as in models/tests/insightface.rs."""
+    """RGB picture by the same integer formula as in models/tests/insightface.rs."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     def wave(phase):
         return np.abs(phase % 510 - 255)
@@ -158,8 +158,8 @@ def picture(width, height, seed):
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def chosen(faces):
-    """The face that LatentSync takes: large enough, not too narrow or wide, the first of the largest."""
+def select_face(faces):
+    """The face that LatentSync selects: the first of the largest faces with an accepted size and aspect ratio."""
     best, largest = None, 0
     for face in faces:
         x1, y1, x2, y2 = (int(v) for v in face["bbox"])
@@ -185,15 +185,15 @@ def main(folder):
     landmark.prepare(-1)
     cases = []
     for width, height, seed in ((640, 480, 1), (360, 640, 2), (512, 512, 3), (1280, 720, 4), (300, 200, 5), (90, 60, 6)):
-        # The package expects OpenCV's channel order and turns it round for the networks.
+        # The package expects OpenCV's channel order and reverses it for the networks.
         image = np.ascontiguousarray(picture(width, height, seed)[:, :, ::-1])
         boxes, _ = scrfd.detect(image)
         faces = []
         for box in boxes:
             points = landmark.get(image, Face(bbox=box[:4], det_score=box[4]))
             faces.append({"bbox": [float(v) for v in box[:4]], "score": float(box[4]), "points": points.tolist()})
-        best = chosen(faces)
-        print(width, height, len(faces), "faces, chosen", best and [round(v) for v in best["bbox"]])
+        best = select_face(faces)
+        print(width, height, len(faces), "faces, selected", best and [round(v) for v in best["bbox"]])
         cases.append({
             "width": width, "height": height, "seed": seed,
             "boxes": [[round(v, 3) for v in face["bbox"]] + [round(face["score"], 5)] for face in faces],

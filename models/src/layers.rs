@@ -1,12 +1,12 @@
-//! Loading the operations of the `kernels` crate from a checkpoint, and the layers that several networks share.
+//! Loaders for the operations of the `kernels` crate, and layers that several networks share.
 //!
-//! Every function reads its tensors below `vb` by the checkpoint's own names (`weight`, `bias`).
+//! Every loader reads its tensors (`weight`, `bias`) at the prefix of `vb`.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding};
 
-/// The shape of a square convolution.
+/// Shape of a convolution with a square kernel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConvShape {
     pub input: usize,
@@ -17,12 +17,12 @@ pub(crate) struct ConvShape {
 }
 
 impl ConvShape {
-    /// 3×3 with a border of one: the size of the image stays.
+    /// 3×3, stride 1, padding 1: output size equals input size.
     pub const fn same(input: usize, output: usize) -> Self {
         Self { input, output, kernel: 3, stride: 1, padding: Padding::all(1) }
     }
 
-    /// 3×3 with a stride of two: half the size, rounded as `padding` has it.
+    /// 3×3, stride 2: half the size; `padding` determines the rounding.
     pub const fn halving(channels: usize, padding: Padding) -> Self {
         Self { input: channels, output: channels, kernel: 3, stride: 2, padding }
     }
@@ -40,7 +40,8 @@ pub(crate) fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Line
     Linear::new(vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
 }
 
-/// [`linear`], for GEGLU alone. `weight`: (out, in); `bias`: (out); the outputs are values, then gates.
+/// Linear layer for [`Linear::forward_geglu`]. `weight`: (out, in); `bias`: (out); the outputs are values,
+/// then gates.
 fn linear_geglu(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
     Linear::for_geglu(vb.get((output, input), "weight")?, Some(vb.get(output, "bias")?))
 }
@@ -50,7 +51,7 @@ pub(crate) fn linear_no_bias(input: usize, output: usize, vb: VarBuilder) -> Res
     Linear::new(vb.get((output, input), "weight")?, None)
 }
 
-/// A 1×1 convolution of the checkpoint, which is a linear layer on channels-last tensors.
+/// A 1×1 convolution, as a linear layer on channels-last tensors.
 /// `weight`: (out, in, 1, 1); `bias`: (out).
 pub(crate) fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
     let weight = vb.get((output, input, 1, 1), "weight")?.reshape((output, input))?;
@@ -62,12 +63,12 @@ pub(crate) fn group_norm(channels: usize, groups: usize, eps: f64, vb: VarBuilde
     GroupNorm::new(vb.get(channels, "weight")?, vb.get(channels, "bias")?, groups, eps)
 }
 
-/// `weight`, `bias`: (channels); PyTorch's default epsilon.
+/// `weight`, `bias`: (channels); epsilon is PyTorch's default.
 pub(crate) fn layer_norm(channels: usize, vb: VarBuilder) -> Result<LayerNorm> {
     LayerNorm::new(vb.get(channels, "weight")?, vb.get(channels, "bias")?, 1e-5)
 }
 
-/// The GEGLU feed-forward of the transformers: `channels` → 4 · `channels` → `channels`.
+/// The transformers' feed-forward with GEGLU: `channels` → 4 · `channels` → `channels`.
 #[derive(Debug)]
 pub(crate) struct FeedForward {
     proj: Linear,
@@ -75,34 +76,35 @@ pub(crate) struct FeedForward {
 }
 
 impl FeedForward {
-    /// Keys `net.0.proj` and `net.2` (`net.1` is the dropout of training).
+    /// Reads `net.0.proj` and `net.2`; `net.1` is dropout.
     pub fn load(channels: usize, vb: VarBuilder) -> Result<Self> {
-        let inner = 4 * channels;
+        let inner_dim = 4 * channels;
         let net = vb.pp("net");
         Ok(Self {
-            proj: linear_geglu(channels, 2 * inner, net.pp(0).pp("proj"))?,
-            out: linear(inner, channels, net.pp(2))?,
+            proj: linear_geglu(channels, 2 * inner_dim, net.pp(0).pp("proj"))?,
+            out: linear(inner_dim, channels, net.pp(2))?,
         })
     }
 
-    /// `x`, `residual`: (..., channels) → `residual` + the feed-forward of `x`.
+    /// Feed-forward of `x`, plus `residual`. `x`, `residual`: (..., channels) → the same shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         self.out.forward_add(&self.proj.forward_geglu(x)?, residual)
     }
 }
 
-/// A 3×3 convolution whose output is as large as its input, or as its input doubled.
+/// A 3×3 convolution with stride 1 of a network, with or without 2× upsampling of its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Convolution {
     pub in_channels: usize,
     pub out_channels: usize,
-    /// The output's sides are the network's, divided by 2 to this power.
+    /// The height and width of the output are those of the network's input divided by 2^level.
     pub level: u32,
+    /// Whether the input is upsampled 2×.
     pub doubling: bool,
 }
 
 impl Convolution {
-    /// The two of a resnet.
+    /// The two convolutions of a resnet.
     pub(crate) fn of_resnet(in_channels: usize, out_channels: usize, level: usize) -> [Self; 2] {
         [in_channels, out_channels].map(|in_channels| Self {
             in_channels,

@@ -1,8 +1,11 @@
-//! The networks of LatentSync: the 3-D UNet and its scheduler, the VAE, the Whisper encoder, and the face
-//! detectors. Tensors are channels-last; field names are checkpoint keys; every network is `X::load(&cfg, vb)`
-//! and `forward(&self, ...)`, and calls the operations of the `kernels` crate.
+//! The networks of LatentSync: 3-D UNet, DDIM schedule, VAE, Whisper encoder and face detectors.
+//!
+//! Activations are channels-last. Field names are checkpoint keys. Every network is built by `X::load(&cfg,
+//! vb)` and called by `forward(&self, &Tensor, ...)` (the VAE by `encode` and `decode`). All heavy operations
+//! are those of the `kernels` crate.
 
 pub mod layers;
+pub mod guidance;
 pub mod unet;
 pub mod ddim;
 pub mod vae;

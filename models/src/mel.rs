@@ -1,8 +1,9 @@
-//! Whisper's log-mel spectrogram: 16 kHz mono samples -> (bands, frames), 100 frames a second.
+//! Whisper's log-mel spectrogram: 16 kHz mono samples → (bands, frames), 100 frames per second.
 //!
-//! Computed in f64 and rounded once, so that what is left against the original is the original's own f32
-//! rounding. candle-transformers' `pcm_to_mel` does not fit: it frames without centring or reflection, appends
-//! half a minute of silence (which moves the frames kept and the maximum), and counts each bin's mirror image.
+//! Computed in f64 and rounded once, so that the only difference from the original is the original's f32
+//! rounding. candle-transformers' `pcm_to_mel` is not equivalent: it does not centre frames or pad by
+//! reflection, it appends 30 s of silence (which changes the frames and the maximum), and it counts the
+//! mirror image of each bin.
 //!
 //! Origin: `log_mel_spectrogram` of openai/whisper (`whisper/audio.py`) and `librosa.filters.mel`.
 
@@ -16,25 +17,25 @@ use realfft::{RealFftPlanner, RealToComplex};
 
 /// Samples per second of the input.
 pub const SAMPLE_RATE: usize = 16_000;
-/// Samples from one frame to the next: 10 ms.
+/// Samples between consecutive frames: 10 ms.
 pub const HOP: usize = 160;
-/// Samples under one frame's window.
+/// Samples per frame.
 const N_FFT: usize = 400;
 const N_BINS: usize = N_FFT / 2 + 1;
-/// Power below which a band counts as silent.
+/// Minimum power, which limits the logarithm.
 const POWER_FLOOR: f64 = 1e-10;
-/// Decades below the loudest band of the whole file at which everything is cut off.
-const DECADES: f64 = 8.0;
+/// Dynamic range in decades: values are clamped at this distance below the maximum of the whole file.
+const RANGE_DECADES: f64 = 8.0;
 
-/// The log-mel spectrogram of a whole recording, on the CPU.
+/// Log-mel spectrogram of a whole recording, on the CPU.
 ///
-/// `samples`: 16 kHz mono, at least one hop, all finite → (`bands`, samples / 160) in f32. The recording counts as
-/// one: its loudest band sets the floor of all frames.
+/// `samples`: 16 kHz mono, at least one hop, all finite → (`bands`, samples / 160) in f32. The maximum over
+/// the whole recording determines the floor of all frames.
 pub fn log_mel(samples: &[f32], bands: usize) -> Result<Tensor> {
     let frames = samples.len() / HOP;
     if frames == 0 || bands == 0 {
         bail!(
-            "log-mel: {} samples and {bands} bands, at least {HOP} samples and 1 band needed",
+            "log-mel: {} samples and {bands} bands, expected at least {HOP} samples and 1 band",
             samples.len()
         );
     }
@@ -45,9 +46,9 @@ pub fn log_mel(samples: &[f32], bands: usize) -> Result<Tensor> {
         filters: Filters::new(bands),
     };
 
-    // Twice: the loudest band must be known before the first value can be rounded, and f64 values of a whole
-    // recording would take more memory than its samples do.
-    let loudest = (0..frames)
+    // Two passes: the maximum must be known before the first value is rounded, and keeping the f64 values of
+    // the whole recording would take more memory than its samples.
+    let max_power = (0..frames)
         .into_par_iter()
         .map_init(
             || (spectrogram.buffers(), vec![0f64; bands]),
@@ -57,7 +58,7 @@ pub fn log_mel(samples: &[f32], bands: usize) -> Result<Tensor> {
             },
         )
         .try_reduce(|| POWER_FLOOR, |a, b| Ok(a.max(b)))?;
-    let floor = loudest.log10() - DECADES;
+    let floor = max_power.log10() - RANGE_DECADES;
 
     let mut by_frame = vec![0f32; frames * bands];
     by_frame.par_chunks_mut(bands).enumerate().try_for_each_init(
@@ -70,11 +71,11 @@ pub fn log_mel(samples: &[f32], bands: usize) -> Result<Tensor> {
             Ok::<_, candle_core::Error>(())
         },
     )?;
-    // One frame after the other in memory, so that a window of them is one piece.
+    // Frame-major in memory, so that a window of frames is contiguous.
     Tensor::from_vec(by_frame, (frames, bands), &Device::Cpu)?.t()
 }
 
-/// What every frame of one recording is computed with.
+/// Samples and tables that all frames of a recording share.
 struct Spectrogram<'a> {
     samples: &'a [f32],
     fft: Arc<dyn RealToComplex<f64>>,
@@ -82,7 +83,7 @@ struct Spectrogram<'a> {
     filters: Filters,
 }
 
-/// One thread's: the windowed samples, their spectrum, and what the transform needs besides.
+/// Buffers of one thread: windowed samples, spectrum, scratch space of the FFT.
 type Buffers = (Vec<f64>, Vec<Complex<f64>>, Vec<Complex<f64>>);
 
 impl Spectrogram<'_> {
@@ -90,7 +91,7 @@ impl Spectrogram<'_> {
         (self.fft.make_input_vec(), self.fft.make_output_vec(), self.fft.make_scratch_vec())
     }
 
-    /// The power in every band of the frame with this number.
+    /// Computes the power of every band of frame `frame`.
     fn band_powers(
         &self,
         frame: usize,
@@ -108,10 +109,10 @@ impl Spectrogram<'_> {
     }
 }
 
-/// The index of the sample that stands at `i` when the signal is mirrored about its first and its last sample,
-/// as often as it takes: a recording shorter than half a window is mirrored more than once.
+/// Sample index for position `i` under reflect padding. A recording shorter than half a window is reflected
+/// more than once.
 fn reflect(i: isize, len: usize) -> usize {
-    // Nearly always, and much faster than a division.
+    // The common case, much faster than a division.
     if (0..len as isize).contains(&i) {
         return i as usize;
     }
@@ -123,15 +124,15 @@ fn reflect(i: isize, len: usize) -> usize {
     folded.min(2 * last - folded)
 }
 
-/// The periodic Hann window: that of a length one greater, without its last value.
+/// The periodic Hann window.
 fn hann_window() -> [f64; N_FFT] {
     std::array::from_fn(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / N_FFT as f64).cos())
 }
 
-/// Triangular bands, evenly spaced on Slaney's mel scale from 0 Hz to 8 kHz, each of unit area over the
-/// frequencies (`librosa.filters.mel` with its defaults).
+/// Triangular filters, evenly spaced on Slaney's mel scale from 0 Hz to 8 kHz, each of unit area over
+/// frequency (`librosa.filters.mel` with its defaults).
 struct Filters {
-    /// First bin of every band, and its weights from there on: most are zero.
+    /// First bin and non-zero weights of every band.
     bands: Vec<(usize, Vec<f64>)>,
 }
 
@@ -155,7 +156,7 @@ impl Filters {
         Self { bands }
     }
 
-    /// `power`: one frame's bins → `out`: its bands.
+    /// `power`: power spectrum of one frame → `out`: power per band.
     fn apply(&self, power: &[f64; N_BINS], out: &mut [f64]) {
         for ((first, weights), out) in self.bands.iter().zip(out) {
             *out = weights.iter().zip(&power[*first..]).map(|(w, p)| w * p).sum();
@@ -163,7 +164,7 @@ impl Filters {
     }
 }
 
-// Slaney's scale: linear up to 1 kHz (15 mel), then 27 steps to each factor of 6.4.
+// Slaney's mel scale: linear up to 1 kHz (15 mel), then logarithmic with 27 mel per factor of 6.4.
 const HZ_PER_MEL: f64 = 200.0 / 3.0;
 const BREAK_HZ: f64 = 1000.0;
 const BREAK_MEL: f64 = BREAK_HZ / HZ_PER_MEL;
@@ -185,29 +186,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bands_are_triangles_of_unit_area_that_cover_the_spectrum() {
+    fn filters_have_unit_area_and_cover_the_spectrum() {
         let filters = Filters::new(80);
         assert_eq!(filters.bands.len(), 80);
         let bin_hz = SAMPLE_RATE as f64 / N_FFT as f64;
         for (band, (first, weights)) in filters.bands.iter().enumerate() {
-            assert!(!weights.is_empty(), "band {band} sees no bin");
-            assert!(first + weights.len() <= N_BINS, "band {band} leaves the spectrum");
-            // Wide bands only: a narrow one is sampled by too few bins for its area to show.
+            assert!(!weights.is_empty(), "band {band} has no bin");
+            assert!(first + weights.len() <= N_BINS, "band {band} exceeds the spectrum");
+            // Only wide bands: narrow ones have too few bins for an accurate area.
             if weights.len() > 8 {
                 let area = weights.iter().sum::<f64>() * bin_hz;
                 assert!((area - 1.0).abs() < 0.02, "band {band} has area {area}");
             }
         }
-        // Between the first peak and the last every bin is heard by some band.
+        // Every bin except the first and last belongs to a band.
         for bin in 1..N_BINS - 1 {
-            let heard = |(first, weights): &(usize, Vec<f64>)| (*first..first + weights.len()).contains(&bin);
-            assert!(filters.bands.iter().any(heard), "bin {bin} is in no band");
+            let contains =
+                |(first, weights): &(usize, Vec<f64>)| (*first..first + weights.len()).contains(&bin);
+            assert!(filters.bands.iter().any(contains), "bin {bin} is in no band");
         }
     }
 
-    /// `librosa.filters.mel(sr=16000, n_fft=400, n_mels=80)`, a few of its values.
+    /// Some values of `librosa.filters.mel(sr=16000, n_fft=400, n_mels=80)`.
     #[test]
-    fn bands_equal_librosa() {
+    fn filters_equal_librosas() {
         let filters = Filters::new(80);
         for (band, bin, want) in LIBROSA {
             let (first, weights) = &filters.bands[band];
@@ -216,7 +218,7 @@ mod tests {
         }
     }
 
-    /// (band, bin, weight), as librosa rounds them to f32.
+    /// (band, bin, weight), rounded to f32 by librosa.
     const LIBROSA: [(usize, usize, f64); 7] = [
         (0, 1, 0.02486259490251541),
         (3, 4, 0.018890129402279854),
@@ -228,7 +230,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_tone_is_loudest_in_the_band_that_holds_it() -> Result<()> {
+    fn a_tone_has_its_maximum_in_the_band_of_its_frequency() -> Result<()> {
         let tone: Vec<f32> = (0..SAMPLE_RATE)
             .map(|i| (2.0 * PI * 1000.0 * i as f64 / SAMPLE_RATE as f64).sin() as f32 * 0.5)
             .collect();
@@ -239,15 +241,15 @@ mod tests {
         let step = hz_to_mel(8000.0) / 81.0;
         let want = (hz_to_mel(1000.0) / step).round() as usize - 1;
         assert_eq!(loudest, Some(want));
-        // Everything else lies within eight decades, two units, of it.
+        // All other bands are within eight decades, that is two units, of the maximum.
         let lowest = frame.iter().copied().fold(f32::INFINITY, f32::min);
         assert!(frame[want] - lowest <= 2.0 + 1e-6);
         Ok(())
     }
 
     #[test]
-    fn the_floor_is_that_of_the_whole_file() -> Result<()> {
-        // Loud noise, then silence: the silence sits eight decades below the noise, not at its own maximum.
+    fn the_floor_is_relative_to_the_maximum_of_the_whole_file() -> Result<()> {
+        // Loud noise, then silence: the silence is eight decades below the noise, not at its own maximum.
         let mut samples = vec![0f32; 2 * SAMPLE_RATE];
         for (i, x) in samples[..SAMPLE_RATE].iter_mut().enumerate() {
             *x = ((i * 7919 % 2003) as f32 / 1001.5 - 1.0) * 0.9;
@@ -260,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn digital_silence_is_finite_and_even() -> Result<()> {
+    fn digital_silence_is_finite_and_constant() -> Result<()> {
         let mel = log_mel(&[0.0; 4800], 80)?.flatten_all()?.to_vec1::<f32>()?;
         assert!(mel.iter().all(|&x| x == -1.5), "{:?}", &mel[..4]);
         Ok(())
     }
 
     #[test]
-    fn recordings_shorter_than_half_a_window_are_mirrored() -> Result<()> {
+    fn recordings_shorter_than_half_a_window_are_reflected() -> Result<()> {
         assert_eq!([-3, -1, 0, 4, 5, 8, 9].map(|i| reflect(i, 5)), [3, 1, 0, 4, 3, 0, 1]);
         assert_eq!(reflect(-200, 1), 0);
         for len in [160, 199, 200, 201, 320] {

@@ -1,18 +1,18 @@
-//! The mouth mask: which part of a face crop is generated (black) and which is kept (white). Drawn from a
-//! table, so that no picture has to be found at run time.
+//! The mouth mask: the part of a face crop that is generated (black) and the part that is kept (white). Drawn
+//! from a table, so that no image file is needed at run time.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use kernels::erode::erode;
 use kernels::gaussian_blur::gaussian_blur;
 use kernels::resize::resize_lanczos4;
 
-/// Height and width of the mask as drawn.
+/// Height and width of the mask as stored.
 const SIZE: usize = 256;
 
-/// Pixels per latent, in each direction.
+/// Pixels per latent, per dimension.
 const LATENT_SCALE: usize = 8;
 
-/// (row, from, to): columns from..to are black on this row and on those below it, down to the next row named.
+/// (row, from, to): columns from..to are black from this row down to the next row in the table.
 #[rustfmt::skip]
 const SPANS: [(u8, u8, u8); 81] = [
     (95, 9, 78), (95, 178, 247), (128, 9, 248), (135, 9, 247), (136, 10, 247), (149, 10, 246),
@@ -31,12 +31,11 @@ const SPANS: [(u8, u8, u8); 81] = [
     (241, 108, 157), (242, 131, 153), (243, 0, 0),
 ];
 
-/// The mask that the published models were trained with: 0 where the face is generated, 255 where it is
-/// kept. → (256, 256), u8.
+/// The mask of the published models: 0 where the face is generated, 255 where it is kept. → (256, 256), u8.
 pub fn mouth_mask() -> Result<Tensor> {
     let mut pixels = vec![255u8; SIZE * SIZE];
     for spans in SPANS.chunk_by(|a, b| a.0 == b.0) {
-        // Each group paints down to the bottom, over what the group above it painted there.
+        // Each group of spans fills all rows to the bottom, overwriting the previous group.
         for row in pixels.chunks_exact_mut(SIZE).skip(usize::from(spans[0].0)) {
             row.fill(255);
             for &(_, from, to) in spans {
@@ -47,7 +46,7 @@ pub fn mouth_mask() -> Result<Tensor> {
     Tensor::from_vec(pixels, (SIZE, SIZE), &Device::Cpu)
 }
 
-/// The mask at a model's resolution, 1 where the face is kept.
+/// The mask at a model's resolution: 1 where the face is kept, 0 where it is generated.
 #[derive(Debug, Clone)]
 pub struct MouthMask {
     pixels: Tensor,
@@ -67,26 +66,28 @@ impl MouthMask {
         Ok(Self { latents: pixels.index_select(&nearest, 0)?.index_select(&nearest, 1)?, pixels })
     }
 
-    /// For images: Lanczos-resized, so with grey edges. (resolution, resolution, 1), f32 in 0..=1, on the CPU.
+    /// Mask for images, Lanczos-resized and therefore with grey edges. (resolution, resolution, 1), f32 in
+    /// 0..=1, on the CPU.
     pub fn pixels(&self) -> &Tensor {
         &self.pixels
     }
 
-    /// [`Self::pixels`] with a soft edge `edge` pixels wide: half the face is kept at that distance inside the
-    /// generated part, all of it where [`Self::pixels`] keeps it. 0 gives [`Self::pixels`].
+    /// [`Self::pixels`] with a soft edge inside the generated part: the value is 0.5 at a distance of `edge`
+    /// pixels from the edge, and 1 wherever [`Self::pixels`] is 1. An `edge` of 0 returns [`Self::pixels`].
     pub fn softened(&self, edge: usize) -> Result<Tensor> {
         if edge == 0 {
             return Ok(self.pixels.clone());
         }
         let generated = self.pixels.squeeze(2)?.affine(-1.0, 1.0)?;
-        // OpenCV's sigma for a kernel of this size.
+        // OpenCV's default sigma for this kernel size.
         let sigma = 0.3 * (edge as f64 - 1.0) + 0.8;
-        // The square reaches as far as the kernel, so that the blur ends where the mask does.
+        // The erosion has the size of the blur kernel, so that the blur ends at the edge of the mask.
         let soft = gaussian_blur(&erode(&generated, 2 * edge + 1)?, 2 * edge + 1, sigma)?;
         soft.minimum(&generated)?.affine(-1.0, 1.0)?.unsqueeze(2)
     }
 
-    /// For latents: the nearest pixels of [`Self::pixels`]. (resolution / 8, resolution / 8, 1), on the CPU.
+    /// Mask for latents: [`Self::pixels`], nearest-resized. (resolution / 8, resolution / 8, 1), f32, on the
+    /// CPU.
     pub fn latents(&self) -> &Tensor {
         &self.latents
     }
@@ -107,13 +108,13 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_is_the_published_one() -> Result<()> {
+    fn the_mask_has_the_hash_of_the_published_one() -> Result<()> {
         assert_eq!(fnv1a(&bytes(&mouth_mask()?)?), 0xc884_7ec1_3ac1_5176);
         Ok(())
     }
 
     #[test]
-    fn the_mask_equals_the_picture() -> Result<()> {
+    fn the_mask_equals_the_golden_image() -> Result<()> {
         let golden = std::env::var_os("LATENTSYNC_GOLDEN")
             .map_or_else(|| "../../shared/golden".into(), std::path::PathBuf::from);
         let path = golden.join("mask.png");
@@ -127,9 +128,9 @@ mod tests {
         Ok(())
     }
 
-    /// `cv2.resize(mask, (n, n), interpolation=cv2.INTER_LANCZOS4)` has these bytes.
+    /// Hashes of `cv2.resize(mask, (n, n), interpolation=cv2.INTER_LANCZOS4)`.
     #[test]
-    fn resized_it_has_opencvs_bytes() -> Result<()> {
+    fn the_resized_mask_equals_opencvs() -> Result<()> {
         for (resolution, hash) in
             [(128, 0x3541_7384_67b0_b1cc), (256, 0xc884_7ec1_3ac1_5176), (512, 0x7a94_fef9_dc3d_2d27)]
         {
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn latents_are_every_eighth_pixel() -> Result<()> {
+    fn the_latent_mask_is_every_eighth_pixel() -> Result<()> {
         let mask = MouthMask::new(128)?;
         let pixels = mask.pixels().squeeze(2)?.to_vec2::<f32>()?;
         let latents = mask.latents().squeeze(2)?.to_vec2::<f32>()?;
@@ -152,22 +153,22 @@ mod tests {
                 assert_eq!(value, pixels[8 * y][8 * x]);
             }
         }
-        // Kept at the top, generated where the mouth is.
+        // Kept at the top, generated at the mouth.
         assert_eq!((latents[0][8], latents[12][8]), (1.0, 0.0));
         assert!(MouthMask::new(100).is_err());
         Ok(())
     }
 
     #[test]
-    fn a_soft_edge_lies_within_the_generated_part() -> Result<()> {
+    fn a_soft_edge_is_inside_the_generated_part() -> Result<()> {
         let mask = MouthMask::new(256)?;
         let hard = mask.pixels().squeeze(2)?.to_vec2::<f32>()?;
-        let same = mask.softened(0)?.squeeze(2)?.to_vec2::<f32>()?;
-        assert!(same == hard);
+        let unchanged = mask.softened(0)?.squeeze(2)?.to_vec2::<f32>()?;
+        assert!(unchanged == hard);
         let soft = mask.softened(8)?.squeeze(2)?.to_vec2::<f32>()?;
         let pairs = || hard.as_slice().iter().flatten().zip(soft.iter().flatten());
         assert!(pairs().all(|(hard, soft)| (*hard..=1.0).contains(soft)));
-        // Down the middle: kept at the top edge, half eight pixels below it, generated sixteen below.
+        // Central column: kept at the edge, half kept 8 pixels below it, generated 16 pixels below it.
         assert_eq!((hard[127][128], hard[128][128]), (1.0, 0.0));
         assert!(soft[128][128] > 0.95 && (0.4..0.6).contains(&soft[135][128]));
         assert!(soft[145][128] < 1e-6, "{}", soft[145][128]);

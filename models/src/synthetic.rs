@@ -1,22 +1,23 @@
-//! Weights and inputs made from their names, so that networks of any size can be filled without a file.
+//! Deterministic synthetic weights and inputs, generated from tensor names, for networks of any size without
+//! a checkpoint.
 //!
-//! The generator is counter-based: element i of a tensor is the i-th output of a splitmix64 stream seeded with
-//! the FNV-1a-64 hash of the tensor's name. The golden sets are made of the same numbers, bit for bit.
+//! The generator is counter-based: element i of a tensor is the i-th output of a splitmix64 stream seeded
+//! with the FNV-1a-64 hash of the tensor's name. The weights and inputs of the golden sets are bit-identical.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use rayon::prelude::*;
 
-/// Elements that one task of the thread pool fills.
+/// Elements per task of the thread pool.
 const BLOCK: usize = 1 << 16;
 
-/// `n` numbers in [−1, 1), decided by `name` alone.
+/// `n` numbers in [−1, 1), determined by `name` only.
 pub fn uniform(name: &str, n: usize) -> Vec<f32> {
     scaled(name, n, |x| x)
 }
 
-/// `uniform(name)` × √3, which has the variance of a standard normal.
+/// `uniform(name)` × √3, which has unit variance.
 pub fn unit_variance(name: &str, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let shape = shape.into();
     let sqrt_3 = 3f64.sqrt() as f32;
@@ -24,7 +25,7 @@ pub fn unit_variance(name: &str, shape: impl Into<Shape>, device: &Device) -> Re
     Tensor::from_vec(values, shape, device)
 }
 
-/// A network's weights: those called `{prefix}{key}` by the generator.
+/// Weights of a network; the generator's name of a weight is `{prefix}{key}`.
 #[derive(Debug, Clone)]
 pub struct Synthetic {
     prefix: String,
@@ -32,17 +33,17 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
-    /// `gain` scales the weights of more than one dimension.
+    /// `gain`: factor on weights with more than one dimension.
     pub fn new(prefix: impl Into<String>, gain: f64) -> Self {
         Self { prefix: prefix.into(), gain }
     }
 
-    /// To load a network from, one tensor at a time.
+    /// A `VarBuilder` that generates each tensor when it is loaded.
     pub fn var_builder(self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self), dtype, device.clone())
     }
 
-    /// The tensor of the checkpoint's key `key`, in f32 on the CPU.
+    /// The tensor for checkpoint key `key`, in f32 on the CPU.
     pub fn tensor(&self, key: &str, shape: &Shape) -> Result<Tensor> {
         let dims = shape.dims();
         let values = if key == "pe" || key.ends_with(".pe") {
@@ -76,21 +77,22 @@ impl SimpleBackend for Synthetic {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        bail!("the shape of synthetic weight `{name}` is not known")
+        bail!("synthetic weight `{name}` needs a shape")
     }
 
-    /// Any name can be made into a tensor.
+    /// Every name has a tensor.
     fn contains_tensor(&self, _: &str) -> bool {
         true
     }
 }
 
+/// `uniform(name)`, mapped by `scale`.
 fn scaled(name: &str, n: usize, scale: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let seed = fnv1a_64(name.as_bytes());
     let mut values = vec![0f32; n];
     values.par_chunks_mut(BLOCK).enumerate().for_each(|(block, values)| {
         for (i, value) in values.iter_mut().enumerate() {
-            // 24 random bits fill an f32's mantissa: the number is exact.
+            // 24 random bits fit the mantissa of an f32, so the value is exact.
             let bits = splitmix64(seed, (block * BLOCK + i) as u64) >> 40;
             *value = scale(bits as f32 / (1 << 23) as f32 - 1.0);
         }
@@ -104,7 +106,7 @@ fn fnv1a_64(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Output `index` of the stream that starts at `seed`.
+/// Output `index` of the stream with this seed.
 fn splitmix64(seed: u64, index: u64) -> u64 {
     let z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -112,10 +114,11 @@ fn splitmix64(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The motion modules' positions, (1, frames, channels): sines at even channels, cosines at odd ones.
+/// Position encoding of the motion modules, (1, frames, channels): sines in even channels, cosines in odd
+/// ones.
 fn interleaved_sinusoids(dims: &[usize]) -> Result<Vec<f32>> {
     let &[1, frames, channels] = dims else {
-        bail!("positions of a motion module: shape {dims:?}, expected (1, frames, channels)");
+        bail!("position encoding of a motion module: shape {dims:?}, expected (1, frames, channels)");
     };
     let step = (-(10_000f64.ln()) / channels as f64) as f32;
     let position = |frame: usize| {
@@ -128,10 +131,11 @@ fn interleaved_sinusoids(dims: &[usize]) -> Result<Vec<f32>> {
     Ok((0..frames).flat_map(position).collect())
 }
 
-/// Whisper's positions, (length, channels): the sines first, then the cosines.
+/// Position encoding of Whisper, (length, channels): sines in the first half of the channels, cosines in the
+/// second.
 fn halved_sinusoids(dims: &[usize]) -> Result<Vec<f32>> {
     let &[length, channels] = dims else {
-        bail!("positions of Whisper: shape {dims:?}, expected (length, channels)");
+        bail!("position encoding of Whisper: shape {dims:?}, expected (length, channels)");
     };
     let half = channels / 2;
     let step = (-(10_000f64.ln()) / (half as f64 - 1.0)) as f32;
@@ -146,23 +150,23 @@ fn halved_sinusoids(dims: &[usize]) -> Result<Vec<f32>> {
 mod tests {
     use super::*;
 
-    /// `splitmix64(1234567)`'s first outputs, as published with the reference implementation.
+    /// First outputs for seed 1234567, as published with the reference implementation.
     #[test]
-    fn the_stream_is_splitmix64() {
+    fn splitmix64_equals_the_reference() {
         let outputs = [0, 1, 2].map(|i| splitmix64(1_234_567, i));
         let published = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!(outputs, published);
     }
 
-    /// Test vectors of the hash's authors.
+    /// Test vectors by the authors of the hash.
     #[test]
-    fn the_seed_is_fnv1a() {
+    fn fnv1a_64_equals_the_test_vectors() {
         assert_eq!(fnv1a_64(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(fnv1a_64(b"foobar"), 0x8594_4171_f739_67e8);
     }
 
     #[test]
-    fn a_prefix_of_a_tensor_does_not_depend_on_its_length() {
+    fn elements_do_not_depend_on_the_length_of_the_tensor() {
         let long = uniform("name", 3 * BLOCK);
         assert_eq!(uniform("name", 100), long[..100]);
         assert!(long.iter().all(|x| (-1.0..1.0).contains(x)));

@@ -1,7 +1,7 @@
-//! The autoencoder between pixels and latents: Stable Diffusion 1.5's `AutoencoderKL`.
+//! The VAE of Stable Diffusion 1.5: `AutoencoderKL`.
 //!
-//! Ported from diffusers' `AutoencoderKL`; the parity tests `networks` hold both ways to its numbers. Only the new
-//! names of the attention's tensors (`to_q`, …) are known here; the weights loader renames the old ones.
+//! Ported from diffusers' `AutoencoderKL`; the parity tests `networks` compare encoder and decoder with it.
+//! The tensors of the attention must have the new names (`to_q`, …); the weights loader renames the old ones.
 
 use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -11,12 +11,12 @@ use serde::Deserialize;
 use crate::layers::{self, ConvShape, Convolution};
 
 const NORM_EPS: f64 = 1e-6;
-/// Far beyond any published VAE: sizes that can be computed with.
+// Limits far above any published VAE, so that sizes derived from a configuration do not overflow.
 const MAX_LEVELS: usize = 8;
 const MAX_LAYERS: usize = 64;
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// `vae/config.json`. What a file leaves out has diffusers' default.
+/// `vae/config.json`. Missing options have diffusers' defaults.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct AutoencoderKLConfig {
@@ -29,8 +29,9 @@ pub struct AutoencoderKLConfig {
     pub act_fn: String,
     pub latent_channels: usize,
     pub norm_num_groups: usize,
-    /// Latents are multiplied by this after `shift_factor` (null: 0) is subtracted, before the UNet sees them.
+    /// The UNet's latents are (z − `shift_factor`) · `scaling_factor`.
     pub scaling_factor: f64,
+    /// `null` means 0.
     pub shift_factor: Option<f64>,
     pub use_quant_conv: bool,
     pub use_post_quant_conv: bool,
@@ -90,21 +91,22 @@ impl AutoencoderKLConfig {
         Ok(())
     }
 
-    /// The 3×3 convolutions of both halves that keep the image's size or double it, all but the first and last ones.
+    /// The 3×3 convolutions of encoder and decoder with stride 1, including those after upsampling, without
+    /// `conv_in` and `conv_out`.
     pub fn convolutions(&self) -> Result<Vec<Convolution>> {
         self.validate()?;
         let channels = &self.block_out_channels;
         let last = channels.len() - 1;
         let mut all: Vec<Convolution> = Vec::new();
-        // Both halves have a middle; the encoder has one layer less in each block.
-        for (layers, step) in [(self.layers_per_block, -1), (self.layers_per_block + 1, 1)] {
+        // Encoder and decoder have a mid block each; a block of the encoder has one layer less.
+        for (layers, to_previous) in [(self.layers_per_block, -1), (self.layers_per_block + 1, 1)] {
             for _ in 0..2 {
                 all.extend(Convolution::of_resnet(channels[last], channels[last], last));
             }
             for (level, &out) in channels.iter().enumerate() {
-                let before = level.saturating_add_signed(step).min(last);
+                let previous = level.saturating_add_signed(to_previous).min(last);
                 for layer in 0..layers {
-                    let input = if layer == 0 { channels[before] } else { out };
+                    let input = if layer == 0 { channels[previous] } else { out };
                     all.extend(Convolution::of_resnet(input, out, level));
                 }
             }
@@ -122,33 +124,33 @@ impl AutoencoderKLConfig {
     }
 }
 
-/// The encoder's answer: a normal distribution for every latent, (n, h / 8, w / 8, latent_channels) each.
+/// Output of the encoder: a normal distribution per latent, (n, h / 8, w / 8, latent_channels) each.
 #[derive(Debug, Clone)]
 pub struct Posterior {
     pub mean: Tensor,
-    /// Logarithm of the variance, kept in [−30, 20].
+    /// Logarithm of the variance, clamped to [−30, 20].
     pub logvar: Tensor,
     pub std: Tensor,
 }
 
 impl Posterior {
-    /// `moments`: (n, h, w, 2 · latent_channels), the means first.
+    /// `moments`: (n, h, w, 2 · latent_channels), means first.
     fn new(moments: &Tensor) -> Result<Self> {
         let parts = moments.chunk(2, 3)?;
         let [mean, logvar] = parts.as_slice() else {
-            bail!("vae: moments {:?}", moments.shape());
+            bail!("vae: moments {:?}, expected an even number of channels", moments.shape());
         };
         let logvar = logvar.clamp(-30.0, 20.0)?;
         Ok(Self { mean: mean.contiguous()?, std: (&logvar * 0.5)?.exp()?, logvar })
     }
 
-    /// `noise`: standard normal, the shape of the mean → latents, not yet scaled.
+    /// `noise`: standard normal, in the shape of the mean → latents, unscaled.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         &self.mean + (&self.std * noise)?
     }
 }
 
-/// norm → SiLU → conv, twice, and the input added.
+/// norm → SiLU → conv → norm → SiLU → conv → + input.
 #[derive(Debug)]
 struct ResnetBlock2D {
     norm1: GroupNorm,
@@ -185,7 +187,7 @@ impl ResnetBlock2D {
     }
 }
 
-/// Self-attention with one head over all positions of an image.
+/// Single-head self-attention over all positions of an image.
 #[derive(Debug)]
 struct Attention {
     group_norm: GroupNorm,
@@ -217,7 +219,7 @@ impl Attention {
     }
 }
 
-/// resnet, attention, resnet.
+/// Resnet, attention, resnet.
 #[derive(Debug)]
 struct MidBlock {
     resnets: [ResnetBlock2D; 2],
@@ -246,11 +248,11 @@ impl MidBlock {
     }
 }
 
-/// Pixels to moments.
+/// Encoder from pixels to moments.
 #[derive(Debug)]
 struct Encoder {
     conv_in: Conv2d,
-    /// Each level's resnets and what halves the size after them.
+    /// Resnets of each level, and the downsampler after them.
     down_blocks: Vec<(Vec<ResnetBlock2D>, Option<Conv2d>)>,
     mid_block: MidBlock,
     conv_norm_out: GroupNorm,
@@ -304,12 +306,12 @@ impl Encoder {
     }
 }
 
-/// Latents to pixels.
+/// Decoder from latents to pixels.
 #[derive(Debug)]
 struct Decoder {
     conv_in: Conv2d,
     mid_block: MidBlock,
-    /// Each level's resnets and what doubles the size after them.
+    /// Resnets of each level, and the upsampler after them.
     up_blocks: Vec<(Vec<ResnetBlock2D>, Option<Conv2d>)>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -361,7 +363,7 @@ impl Decoder {
     }
 }
 
-/// Both ways between pixels and latents.
+/// VAE encoder and decoder.
 #[derive(Debug)]
 pub struct AutoencoderKL {
     encoder: Encoder,
@@ -376,11 +378,13 @@ pub struct AutoencoderKL {
 }
 
 impl AutoencoderKL {
-    /// Refuses, by name, options that it does not know, and missing or misshaped tensors.
+    /// # Errors
+    /// If an option has an unsupported value, or a tensor is missing or has another shape; the message names
+    /// it.
     pub fn load(cfg: &AutoencoderKLConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
-        let quant = |wanted: bool, channels: usize, name: &str| {
-            wanted.then(|| layers::pointwise(channels, channels, vb.pp(name))).transpose()
+        let quant = |enabled: bool, channels: usize, name: &str| {
+            enabled.then(|| layers::pointwise(channels, channels, vb.pp(name))).transpose()
         };
         Ok(Self {
             encoder: Encoder::load(cfg, vb.pp("encoder"))?,
@@ -399,28 +403,27 @@ impl AutoencoderKL {
         self.latent_channels
     }
 
-    /// How many pixels of an image one latent stands for, along each side.
+    /// Downscaling factor from pixels to latents, per dimension.
     pub fn downscale(&self) -> usize {
         self.downscale
     }
 
-    /// Latents as the UNet sees them, of about unit variance.
+    /// Scales latents for the UNet, to about unit variance.
     pub fn scale(&self, latents: &Tensor) -> Result<Tensor> {
         (latents - self.shift_factor)? * self.scaling_factor
     }
 
-    /// The inverse of [`Self::scale`]: latents for [`Self::decode`].
+    /// Inverse of [`Self::scale`]: latents for [`Self::decode`].
     pub fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
         (latents / self.scaling_factor)? + self.shift_factor
     }
 
-    /// `images`: (n, h, w, 3) in [−1, 1], height and width multiples of 8 → the posterior of their latents,
-    /// unscaled, in the dtype of `images`.
+    /// `images`: (n, h, w, 3) in [−1, 1], height and width multiples of [`Self::downscale`] → posterior of
+    /// the unscaled latents, in the dtype of `images`.
     pub fn encode(&self, images: &Tensor) -> Result<Posterior> {
         let (_, h, w, _) = images.dims4()?;
-        let factor = 1 << (self.encoder.down_blocks.len() - 1);
-        if !h.is_multiple_of(factor) || !w.is_multiple_of(factor) {
-            bail!("vae: an image of {w}×{h} pixels, expected multiples of {factor}");
+        if !h.is_multiple_of(self.downscale) || !w.is_multiple_of(self.downscale) {
+            bail!("vae: an image of {w}×{h} pixels, expected multiples of {}", self.downscale);
         }
         let moments = self.encoder.forward(&images.to_dtype(self.dtype)?)?;
         let moments = match &self.quant_conv {
@@ -430,8 +433,8 @@ impl AutoencoderKL {
         Posterior::new(&moments.to_dtype(images.dtype())?)
     }
 
-    /// `latents`: (n, h, w, latent_channels), unscaled → (n, 8 · h, 8 · w, 3), around [−1, 1], in the dtype of
-    /// `latents`.
+    /// `latents`: (n, h, w, latent_channels), unscaled → (n, 8 · h, 8 · w, 3), approximately in [−1, 1], in
+    /// the dtype of `latents`.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let x = latents.to_dtype(self.dtype)?;
         let x = match &self.post_quant_conv {
@@ -448,10 +451,10 @@ mod tests {
 
     use super::*;
 
-    /// 64 levels were a shift by more than a number has bits.
+    /// 65 levels once caused a shift by more bits than `usize` has.
     #[test]
-    fn sizes_beyond_all_sense_are_refused() {
-        let refused = |cfg: AutoencoderKLConfig, expected: &str| {
+    fn excessive_sizes_are_rejected() {
+        let rejected = |cfg: AutoencoderKLConfig, expected: &str| {
             let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
             let message = AutoencoderKL::load(&cfg, vb).map(drop).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
@@ -462,11 +465,11 @@ mod tests {
             block_out_channels: vec![32; count],
             ..Default::default()
         };
-        refused(levels(65), "block_out_channels has 65 levels, expected 1 to 8");
-        refused(levels(0), "block_out_channels has 0 levels");
+        rejected(levels(65), "block_out_channels has 65 levels, expected 1 to 8");
+        rejected(levels(0), "block_out_channels has 0 levels");
         let latent_channels = usize::MAX / 2 + 1;
-        refused(AutoencoderKLConfig { latent_channels, ..Default::default() }, "expected 1 to 65536");
+        rejected(AutoencoderKLConfig { latent_channels, ..Default::default() }, "expected 1 to 65536");
         let layers_per_block = 1_000_000_000_000;
-        refused(AutoencoderKLConfig { layers_per_block, ..Default::default() }, "at most 64");
+        rejected(AutoencoderKLConfig { layers_per_block, ..Default::default() }, "at most 64");
     }
 }

@@ -1,7 +1,7 @@
-//! The encoder of OpenAI's Whisper, read off between its blocks: log-mel -> residual stream, 50 rows a second.
+//! The encoder of OpenAI's Whisper: log-mel spectrogram → hidden states of all layers, 50 rows per second.
 //!
-//! Unlike transcription, which wants the encoder's last output, LatentSync hears with all of its layers: what is
-//! kept is the input of the first block and the output of every block, without the final norm (`ln_post`).
+//! LatentSync uses the residual stream of every layer, not only the encoder's output: the features are the
+//! input of the first block and the output of every block, without the final norm (`ln_post`).
 //!
 //! Origin: `AudioEncoder` of openai/whisper (`whisper/model.py`) with the changes of
 //! bytedance/LatentSync (`latentsync/whisper/whisper/model.py`, `include_embeddings`).
@@ -15,15 +15,15 @@ use serde::Deserialize;
 
 use crate::layers::{layer_norm, linear, linear_no_bias};
 
-/// Far beyond any published Whisper: sizes that can be computed with.
+/// Limit far above any published Whisper, so that derived sizes do not overflow.
 const MAX_SIZE: usize = 1 << 16;
 
-/// What the checkpoint's `dims` says of the encoder; what it says of the decoder is not needed.
+/// The encoder's part of the checkpoint's `dims`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct WhisperDims {
     /// Mel bands: 80, or 128 from `large-v3` on.
     pub n_mels: usize,
-    /// Rows that one window of the encoder gives: 1500, for 3000 mel frames.
+    /// Positions of one window: 1500, for 3000 mel frames.
     pub n_audio_ctx: usize,
     /// Channels: 384 for `tiny`, 768 for `small`.
     pub n_audio_state: usize,
@@ -32,7 +32,7 @@ pub struct WhisperDims {
 }
 
 impl WhisperDims {
-    /// Whisper `tiny`, which the published LatentSync checkpoints listen with.
+    /// Whisper `tiny`, which the published LatentSync checkpoints use.
     pub fn tiny() -> Self {
         Self { n_mels: 80, n_audio_ctx: 1500, n_audio_state: 384, n_audio_head: 6, n_audio_layer: 4 }
     }
@@ -40,15 +40,15 @@ impl WhisperDims {
     fn validate(&self) -> Result<()> {
         let sizes =
             [self.n_mels, self.n_audio_ctx, self.n_audio_state, self.n_audio_head, self.n_audio_layer];
-        let fits = sizes.iter().all(|size| (1..=MAX_SIZE).contains(size));
-        if !fits || !self.n_audio_state.is_multiple_of(self.n_audio_head) {
-            bail!("whisper: these dimensions make no encoder: {self:?}");
+        let valid = sizes.iter().all(|size| (1..=MAX_SIZE).contains(size));
+        if !valid || !self.n_audio_state.is_multiple_of(self.n_audio_head) {
+            bail!("whisper: invalid dimensions {self:?}");
         }
         Ok(())
     }
 }
 
-/// A convolution over time with three taps, as one linear layer over three neighbouring rows.
+/// 1-D convolution with kernel size 3, as one linear layer over three neighbouring rows.
 #[derive(Debug, Clone)]
 struct Conv1d {
     linear: Linear,
@@ -57,15 +57,15 @@ struct Conv1d {
 
 impl Conv1d {
     fn load(input: usize, output: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        // (out, in, tap) in the checkpoint; (out, tap × in) to meet rows that lie one behind the other.
+        // (out, in, tap) in the checkpoint → (out, tap × in), to match the concatenated rows.
         let weight = vb.get((output, input, 3), "weight")?;
         let weight = weight.transpose(1, 2)?.reshape((output, 3 * input))?;
         let linear = Linear::new(weight, Some(vb.get(output, "bias")?))?;
         Ok(Self { linear, stride })
     }
 
-    /// GELU of the convolution; zeros before and after.
-    /// `x`: (rows, in) with rows a multiple of the stride → (rows / stride, out).
+    /// Zero-padded convolution, then GELU.
+    /// `x`: (rows, in), rows a multiple of the stride → (rows / stride, out).
     fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, channels) = x.dims2()?;
         let padded = x.pad_with_zeros(0, 1, self.stride)?;
@@ -101,7 +101,7 @@ impl MultiHeadAttention {
         })
     }
 
-    /// `x`, `residual`: (1, rows, state) → attention over `x`, plus `residual`.
+    /// Self-attention of `x`, plus `residual`. `x`, `residual`: (1, rows, state) → the same shape.
     fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let (q, k, v) = (self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?);
         self.out.forward_add(&attention(&q, &k, &v, self.heads)?, residual)
@@ -112,7 +112,7 @@ impl MultiHeadAttention {
 struct ResidualAttentionBlock {
     attn: MultiHeadAttention,
     attn_ln: LayerNorm,
-    /// Two linear layers with a GELU between them: keys `mlp.0` and `mlp.2`.
+    /// `mlp.0` and `mlp.2`, with GELU between them.
     mlp: [Linear; 2],
     mlp_ln: LayerNorm,
 }
@@ -136,7 +136,7 @@ impl ResidualAttentionBlock {
     }
 }
 
-/// The encoder, without the norm behind its last block. Clones share their weights.
+/// The encoder without its final norm. Clones share the weights.
 #[derive(Debug, Clone)]
 pub struct WhisperEncoder {
     conv1: Conv1d,
@@ -147,7 +147,7 @@ pub struct WhisperEncoder {
 }
 
 impl WhisperEncoder {
-    /// `vb`: at the root of the checkpoint's `model_state_dict`.
+    /// `vb`: root of the checkpoint's `model_state_dict`.
     pub fn load(dims: &WhisperDims, vb: VarBuilder) -> Result<Self> {
         dims.validate()?;
         let (state, vb) = (dims.n_audio_state, vb.pp("encoder"));
@@ -166,30 +166,32 @@ impl WhisperEncoder {
         &self.dims
     }
 
-    /// Mel frames that the encoder hears at once: 3000, half a minute.
+    /// Mel frames per window of the encoder: 3000, that is 30 s.
     pub fn window_frames(&self) -> usize {
         2 * self.dims.n_audio_ctx
     }
 
-    /// Everything at once. `mel`: (n_mels, frames) → (rows, layers + 1, state), one row for 20 ms; its size is
-    /// 384 KB for each second with `tiny`, so long recordings are better read window by window.
+    /// Features of a whole recording. `mel`: (n_mels, frames) → (rows, layers + 1, state), one row per 20 ms.
+    /// With `tiny` the result takes 384 KB per second, so long recordings are better processed by
+    /// [`Self::window_features`].
     pub fn features(&self, mel: &Tensor) -> Result<Tensor> {
         let windows = windows(mel.dim(1)?, self.window_frames())
             .map(|window| self.window_features(mel, window))
             .collect::<Result<Vec<_>>>()?;
         if windows.is_empty() {
-            bail!("whisper: {:?} is too short for one row of features", mel.shape());
+            bail!("whisper: mel {:?} is too short, expected at least 2 frames", mel.shape());
         }
         Tensor::cat(&windows, 0)
     }
 
-    /// One window. `mel`: (n_mels, frames); `window`: at most [`window_frames`](Self::window_frames) of its frames, the
-    /// rest of the window is filled with zeros → (window's frames / 2, layers + 1, state).
+    /// Features of one window. `mel`: (n_mels, frames); `window`: at most
+    /// [`window_frames`](Self::window_frames) frames, padded with zeros → (window.len() / 2, layers + 1,
+    /// state).
     pub fn window_features(&self, mel: &Tensor, window: Range<usize>) -> Result<Tensor> {
         let (bands, frames) = mel.dims2()?;
         if bands != self.dims.n_mels || window.end > frames || window.len() > self.window_frames() {
             bail!(
-                "whisper: window {window:?} of mel {:?}, {} bands and at most {} frames expected",
+                "whisper: window {window:?} of mel {:?}, expected {} bands and at most {} frames",
                 mel.shape(),
                 self.dims.n_mels,
                 self.window_frames()
@@ -200,7 +202,7 @@ impl WhisperEncoder {
         let x = mel
             .narrow(1, window.start, window.len())?
             .t()?
-            // A view would take the whole recording along to the device.
+            // A view would copy the whole recording to the device.
             .force_contiguous()?
             .to_device(pe.device())?
             .to_dtype(pe.dtype())?
@@ -208,17 +210,17 @@ impl WhisperEncoder {
         let x = self.conv2.forward_gelu(&self.conv1.forward_gelu(&x)?)?;
 
         let mut x = (x + pe)?.unsqueeze(0)?;
-        let mut stream = vec![x.narrow(1, 0, rows)?];
+        let mut hidden_states = vec![x.narrow(1, 0, rows)?];
         for block in &self.blocks {
             x = block.forward(&x)?;
-            stream.push(x.narrow(1, 0, rows)?);
+            hidden_states.push(x.narrow(1, 0, rows)?);
         }
-        Tensor::stack(&stream, 2)?.squeeze(0)
+        Tensor::stack(&hidden_states, 2)?.squeeze(0)
     }
 }
 
-/// The stretches of mel frames that the encoder hears one by one: end to end, the last one shorter. A remainder
-/// of one frame is half a row and left out, as the original does.
+/// Consecutive windows of mel frames without overlap; the last one may be shorter. A remainder of one frame,
+/// half a row, is dropped, as in the original.
 pub fn windows(frames: usize, window: usize) -> impl Iterator<Item = Range<usize>> {
     (0..frames)
         .step_by(window)
@@ -239,7 +241,8 @@ mod tests {
     fn random_encoder(dims: &WhisperDims) -> Result<WhisperEncoder> {
         let vars = VarMap::new();
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        // The first load creates the variables; biases and norms start as constants, so all are drawn again.
+        // The first load creates the variables; biases and norms are constants, so all are overwritten with
+        // random values.
         WhisperEncoder::load(dims, vb.clone())?;
         for var in vars.all_vars() {
             var.set(&Tensor::randn(0f32, 0.5, var.shape(), &Device::Cpu)?)?;
@@ -248,14 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn sizes_beyond_all_sense_are_refused() {
+    fn excessive_sizes_are_rejected() {
         let dims = WhisperDims { n_audio_ctx: usize::MAX, ..small() };
         let message = random_encoder(&dims).map(drop).unwrap_err().to_string();
-        assert!(message.contains("these dimensions make no encoder"), "{message}");
+        assert!(message.contains("invalid dimensions"), "{message}");
     }
 
     #[test]
-    fn the_convolution_equals_candles() -> Result<()> {
+    fn conv1d_equals_candles() -> Result<()> {
         for stride in [1, 2] {
             let weight = Tensor::randn(0f32, 1.0, (5, 3, 3), &Device::Cpu)?;
             let bias = Tensor::randn(0f32, 1.0, 5, &Device::Cpu)?;
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_lie_end_to_end() {
+    fn windows_are_consecutive_and_cover_the_recording() {
         let bounds =
             |frames| windows(frames, 3000).map(|window| (window.start, window.end)).collect::<Vec<_>>();
         assert_eq!(bounds(3100), [(0, 3000), (3000, 3100)]);
@@ -291,23 +294,23 @@ mod tests {
     }
 
     #[test]
-    fn features_are_those_of_the_windows_one_after_the_other() -> Result<()> {
+    fn features_are_the_concatenation_of_the_windows() -> Result<()> {
         let encoder = random_encoder(&small())?;
         let mel = Tensor::randn(0f32, 1.0, (4, 45), &Device::Cpu)?;
         let all = encoder.features(&mel)?;
         assert_eq!(all.dims(), [22, 3, 8]);
-        // The second window hears nothing of the first.
+        // The second window does not depend on the first.
         let second = encoder.features(&mel.narrow(1, 20, 20)?)?;
         let worst = (all.narrow(0, 10, 10)? - second)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(worst < 1e-6, "{worst}");
-        // A row is more than its own layer: the three levels differ.
-        let levels: Vec<f32> = all.narrow(0, 0, 1)?.sum(2)?.flatten_all()?.to_vec1()?;
-        assert!(levels[0] != levels[1] && levels[1] != levels[2]);
+        // The hidden states of the three levels differ.
+        let sums: Vec<f32> = all.narrow(0, 0, 1)?.sum(2)?.flatten_all()?.to_vec1()?;
+        assert!(sums[0] != sums[1] && sums[1] != sums[2]);
         Ok(())
     }
 
     #[test]
-    fn bad_input_is_named() -> Result<()> {
+    fn invalid_input_is_reported() -> Result<()> {
         let encoder = random_encoder(&small())?;
         let wrong_bands = Tensor::zeros((5, 20), DType::F32, &Device::Cpu)?;
         let message = encoder.features(&wrong_bands).unwrap_err().to_string();

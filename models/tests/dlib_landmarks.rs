@@ -1,5 +1,5 @@
-//! The shape predictor against dlib itself: points that scripts/dlib_fixtures.py found with dlib, on a tiny model
-//! that is in tests/data and on the published one where it is installed.
+//! Compares the shape predictor with dlib: landmarks by scripts/dlib_fixtures.py, on the small model in
+//! tests/data and on the published model if it is installed.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ struct Case {
     /// left, top, right, bottom.
     #[serde(rename = "box")]
     bounds: [f64; 4],
-    /// In whole pixels, as dlib gives them.
+    /// Rounded to whole pixels by dlib.
     points: Vec<[f32; 2]>,
 }
 
@@ -32,7 +32,7 @@ fn fixture() -> Fixture {
     serde_json::from_str(&std::fs::read_to_string(data("dlib.json")).unwrap()).unwrap()
 }
 
-/// The script's picture: whole numbers only, so that both sides draw the same.
+/// The picture of the script, in integer arithmetic so that both are identical.
 fn picture(case: &Case) -> Vec<u8> {
     let wave = |phase: i64| (phase % 510 - 255).abs();
     let mut data = Vec::with_capacity(case.width * case.height * 3);
@@ -48,7 +48,7 @@ fn picture(case: &Case) -> Vec<u8> {
     data
 }
 
-/// dlib rounds its points; ours must lie within that rounding.
+/// dlib rounds its points; the distance must be within the rounding error.
 fn assert_equal(predictor: &ShapePredictor, cases: &[Case]) {
     assert!(!cases.is_empty());
     for (index, case) in cases.iter().enumerate() {
@@ -65,12 +65,12 @@ fn assert_equal(predictor: &ShapePredictor, cases: &[Case]) {
 }
 
 #[test]
-fn finds_the_points_that_dlib_finds() {
+fn landmarks_equal_dlibs() {
     let predictor = ShapePredictor::open(&data("shape_predictor_tiny.dat")).unwrap();
     assert_eq!(predictor.landmarks(), 5);
     let fixture = fixture();
     assert_equal(&predictor, &fixture.tiny);
-    // The trees must have moved the points, or the test would pass on the mean shape alone.
+    // The result must differ from the mean shape, otherwise the trees were not evaluated.
     let data = picture(&fixture.tiny[0]);
     let image = Rgb { data: &data, width: fixture.tiny[0].width, height: fixture.tiny[0].height };
     let found = predictor.predict(&image, &FaceFrame::from_rectangle(0.0, 0.0, 1.0, 1.0));
@@ -78,7 +78,7 @@ fn finds_the_points_that_dlib_finds() {
 }
 
 #[test]
-fn finds_the_points_that_dlib_finds_with_the_published_model() {
+fn landmarks_equal_dlibs_with_the_published_model() {
     let path = std::env::var_os("LATENTSYNC_DLIB_MODEL")
         .map_or_else(|| "/usr/share/dlib/shape_predictor_68_face_landmarks.dat".into(), PathBuf::from);
     if !path.exists() {
@@ -92,7 +92,7 @@ fn finds_the_points_that_dlib_finds_with_the_published_model() {
 }
 
 #[test]
-fn refuses_damaged_files() {
+fn damaged_files_are_rejected() {
     let bytes = std::fs::read(data("shape_predictor_tiny.dat")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.dat");
@@ -105,35 +105,35 @@ fn refuses_damaged_files() {
         assert!(error.contains("damaged.dat") && error.contains("byte"), "{length}: {error}");
     }
     let error = message(&[&bytes[..], &[0]].concat()).expect_err("a byte too many");
-    assert!(error.contains("goes on"), "{error}");
-    // The first number is the version, then come the mean shape's sizes.
+    assert!(error.contains("after the end of the model"), "{error}");
+    // The first integer is the version, followed by the sizes of the mean shape.
     let error = message(&[&[1, 2], &bytes[2..]].concat()).expect_err("another version");
     assert!(error.contains("version 1"), "{error}");
     let huge = [&bytes[..2], &[0x87, 255, 255, 255, 255, 255, 255, 255], &bytes[4..]].concat();
     let error = message(&huge).expect_err("a mean shape of 2^56 values");
     assert!(error.contains("byte 12") && error.contains("rows"), "{error}");
-    // Whatever a byte is changed to, the file is read as some model, which finds some points, or refused: never
-    // a panic.
+    // With any changed byte, the file is either rejected or loads as a model that predicts landmarks; nothing
+    // panics.
     let case = &fixture().tiny[0];
     let picture = picture(case);
     let image = Rgb { data: &picture, width: case.width, height: case.height };
     let frame = FaceFrame::from_rectangle(10.0, 10.0, 50.0, 50.0);
-    let (mut refused, mut tried) = (0, 0);
+    let (mut rejected, mut tried) = (0, 0);
     for at in (0..bytes.len()).step_by(53) {
         for change in [0x01, 0x10, 0x80, 0xff] {
             let mut changed = bytes.clone();
             changed[at] ^= change;
             match message(&changed) {
                 Ok(predictor) => assert_eq!(predictor.predict(&image, &frame).len(), predictor.landmarks()),
-                Err(_) => refused += 1,
+                Err(_) => rejected += 1,
             }
             tried += 1;
         }
     }
-    assert!(refused > tried / 4 && refused < tried, "{refused} of {tried} changes were noticed");
+    assert!(rejected > tried / 4 && rejected < tried, "{rejected} of {tried} changes were rejected");
 }
 
-/// A model file of whole numbers: every float is a mantissa and an exponent.
+/// A model file from integers; a float is a mantissa and an exponent.
 fn model(numbers: &[i64]) -> Vec<u8> {
     let number = |&n: &i64| {
         let size = (8 - n.unsigned_abs().leading_zeros() as usize / 8).max(1);
@@ -144,15 +144,15 @@ fn model(numbers: &[i64]) -> Vec<u8> {
 }
 
 #[test]
-fn refuses_models_without_cascades_trees_or_finite_numbers() {
+fn models_without_cascades_trees_or_finite_numbers_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("odd.dat");
     let open = |parts: &[&[i64]]| {
         std::fs::write(&path, model(&parts.concat())).unwrap();
         ShapePredictor::open(&path).map_err(|e| e.to_string())
     };
-    // A version, a mean shape of one point at (1, 1); one tree of one split that compares pixel 0 with itself
-    // and moves nothing; one pixel at the point.
+    // Version, mean shape with one point at (1, 1); one tree with one split that compares pixel 0 with itself
+    // and two leaves of zeros; one pixel at the point.
     let start = [1, -2, -1, 1, 0, 1, 0];
     let leaf = [-2, -1, 0, 0, 0, 0];
     let tree = [&[1, 0, 0, 0, 0, 2], &leaf[..], &leaf].concat();

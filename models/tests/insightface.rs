@@ -1,6 +1,6 @@
-//! The InsightFace detector against the `insightface` package, on two small untrained networks with the inputs,
-//! outputs and kinds of layers of the published ones: see scripts/insightface_fixtures.py, which made the
-//! files in tests/data.
+//! Compares the InsightFace detector with the `insightface` package, on two small untrained networks with the
+//! inputs, outputs and layer types of the published ones. scripts/insightface_fixtures.py generates the files
+//! in tests/data.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ fn detector(order: ChannelOrder) -> InsightFace {
     InsightFace::open(&data("scrfd_like.onnx"), &data("landmarks106_like.onnx"), order).unwrap()
 }
 
-/// The script's picture: whole numbers only, so that both sides draw the same.
+/// The picture of the script, in integer arithmetic so that both are identical.
 fn picture(case: &Case) -> Tensor {
     let wave = |phase: i64| (phase % 510 - 255).abs();
     let mut data = Vec::with_capacity(case.width * case.height * 3);
@@ -58,26 +58,27 @@ fn picture(case: &Case) -> Tensor {
     Tensor::from_vec(data, (case.height, case.width, 3), &Device::Cpu).unwrap()
 }
 
-/// LatentSync's filter on the package's boxes.
-fn worth_landmarks(found: &[f32; 5]) -> bool {
+/// LatentSync's filter by size and aspect ratio.
+fn is_accepted(found: &[f32; 5]) -> bool {
     let [x1, y1, x2, y2] = [found[0], found[1], found[2], found[3]].map(|v| v as i64);
     let (width, height) = (x2 - x1, y2 - y1);
     width >= 50 && height >= 80 && (0.2..=1.5).contains(&(width as f64 / height as f64))
 }
 
 #[test]
-fn finds_the_boxes_that_the_package_finds() {
+fn boxes_equal_the_packages() {
     let mut detector = detector(ChannelOrder::Rgb);
     let mut seen = [0, 0];
     for case in fixture().cases {
         let faces = detector.detect(&picture(&case)).unwrap();
-        let want: Vec<_> = case.boxes.iter().filter(|found| worth_landmarks(found)).collect();
+        let want: Vec<_> = case.boxes.iter().filter(|found| is_accepted(found)).collect();
         assert_eq!(faces.len(), want.len(), "{} × {}", case.width, case.height);
         seen = [seen[0] + want.len(), seen[1] + case.boxes.len()];
         for (face, want) in faces.iter().zip(want) {
             assert!((face.score - want[4]).abs() < 1e-3, "score {} for {}", face.score, want[4]);
             for (got, want) in face.bbox.iter().zip(want) {
-                // Ours is truncated to whole pixels; scores a hair apart leave boxes a hair apart.
+                // Boxes are truncated to whole pixels, and small differences of the scores move them
+                // slightly.
                 assert!((got - want.trunc()).abs() <= 1.0, "{:?} for {want:?}", face.bbox);
             }
         }
@@ -86,7 +87,7 @@ fn finds_the_boxes_that_the_package_finds() {
 }
 
 #[test]
-fn chooses_and_places_the_face_that_the_package_does() {
+fn the_selected_face_equals_the_packages() {
     for case in fixture().cases {
         let mut tracker = FaceTracker::new(Box::new(detector(ChannelOrder::Rgb)));
         let frame = picture(&case);
@@ -95,14 +96,15 @@ fn chooses_and_places_the_face_that_the_package_does() {
             assert!(tracker.next(&frame).unwrap().is_none(), "{name}");
             continue;
         };
-        // The first frame is searched, the second followed: both take the largest face.
+        // The first frame is searched, in the second the face is followed; both select the largest face.
         for _ in 0..2 {
             let face = tracker.next(&frame).unwrap().expect("a face");
             assert_eq!(face.bbox.map(|v| v as i64), want.bbox, "{name}");
             let mut exact = 0;
             for (got, want) in face.landmarks.iter().zip(&want.points) {
                 for (got, want) in got.iter().zip(want) {
-                    // Half a pixel is the rounding; the untrained network magnifies a gray level into the rest.
+                    // Rounding accounts for 0.5; the untrained network amplifies differences of one grey
+                    // level.
                     assert!((got - want).abs() < 0.6, "{name}: {got} for {want}");
                     exact += usize::from(*got == want.round_ties_even());
                 }
@@ -117,7 +119,7 @@ fn chooses_and_places_the_face_that_the_package_does() {
 }
 
 #[test]
-fn the_originals_channel_order_is_that_of_a_picture_with_red_and_blue_exchanged() {
+fn the_original_channel_order_equals_exchanging_red_and_blue() {
     let [mut trained, mut original] = [ChannelOrder::Rgb, ChannelOrder::AsOriginal].map(detector);
     let mut differ = false;
     for case in fixture().cases.iter().take(3) {
@@ -128,11 +130,11 @@ fn the_originals_channel_order_is_that_of_a_picture_with_red_and_blue_exchanged(
         assert!(results(original.detect(&exchanged).unwrap()) == want, "{} × {}", case.width, case.height);
         differ |= results(original.detect(&frame).unwrap()) != want;
     }
-    assert!(differ, "the pictures do not tell red from blue");
+    assert!(differ, "the results do not depend on the channel order");
 }
 
 #[test]
-fn refuses_a_file_that_is_no_network() {
+fn files_that_are_no_networks_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let (boxes, points) = (data("scrfd_like.onnx"), data("landmarks106_like.onnx"));
     let bytes = std::fs::read(&boxes).unwrap();
@@ -145,7 +147,7 @@ fn refuses_a_file_that_is_no_network() {
         assert!(message.contains("broken.onnx"), "{length} bytes: {message}");
     }
     let swapped = open(&points, &boxes).expect("two files exchanged").to_string();
-    assert!(swapped.contains("landmarks106_like.onnx") && swapped.contains("instead of"), "{swapped}");
+    assert!(swapped.contains("landmarks106_like.onnx") && swapped.contains("expected 1 and"), "{swapped}");
     let absent = open(&missing, &points).expect("no file").to_string();
     assert!(absent.contains("missing.onnx"), "{absent}");
     let directory = open(folder.path(), &points).expect("a directory").to_string();

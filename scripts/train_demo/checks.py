@@ -1,8 +1,8 @@
-"""The networks of this folder against the tensors that the original implementation computed.
+"""Compares the networks of this directory with the golden tensors of the original implementation.
 
     python -m train_demo.checks [GOLDEN]
 
-GOLDEN: the directory with `small/`; by default `../shared/golden` beside the repository.
+GOLDEN: the directory that contains `small/` (default: `../shared/golden` beside the repository).
 """
 
 import json
@@ -28,11 +28,13 @@ from .paths import golden_directory
 
 
 class Comparison:
+    """Prints the error of each tensor, and records whether any exceeds its tolerance."""
+
     def __init__(self):
         self.failed = False
 
     def __call__(self, name: str, got: Tensor, want: Tensor, tolerance: float) -> None:
-        """Relative error in the 2-norm."""
+        """Compares by relative error in the 2-norm."""
         if got.shape != want.shape:
             raise SystemExit(f"{name}: shape {tuple(got.shape)}, golden {tuple(want.shape)}")
         error = ((got - want).norm() / want.norm()).item()
@@ -67,7 +69,7 @@ def check_vae(small: Path, compare: Comparison) -> None:
 def check_whisper(golden: Path, compare: Comparison) -> None:
     checkpoint = torch.load(golden / "small/whisper/tiny.pt", weights_only=True)
     encoder = AudioEncoder(WhisperDims(**checkpoint["dims"])).eval()
-    # There is no decoder here.
+    # The keys of the decoder are not needed.
     encoder.load_state_dict(
         {
             key.removeprefix("encoder."): value.float()
@@ -75,18 +77,18 @@ def check_whisper(golden: Path, compare: Comparison) -> None:
             if key.startswith("encoder.")
         }
     )
-    wanted = load_file(golden / "small/whisper_golden.safetensors")
+    expected = load_file(golden / "small/whisper_golden.safetensors")
     for name in ("demo1_audio", "speech_3s", "speech_48s"):
         samples, rate = soundfile.read(golden.parent / f"media/{name}.wav", dtype="int16")
         if rate != SAMPLE_RATE or samples.ndim > 1:
             raise SystemExit(f"{name}.wav is not 16 kHz mono")
         mel = log_mel(samples / 32768)
-        compare(f"mel {name}", mel[:, : wanted[f"{name}.mel"].shape[1]], wanted[f"{name}.mel"], 1e-4)
+        compare(f"mel {name}", mel[:, : expected[f"{name}.mel"].shape[1]], expected[f"{name}.mel"], 1e-4)
         features = encoder.features(mel)
-        head = wanted[f"{name}.features_head"]
+        head = expected[f"{name}.features_head"]
         compare(f"whisper {name}", features[: len(head)], head, 1e-3)
         windows = frame_windows(features, torch.arange(1))
-        compare(f"window of the first frame, {name}", windows[0], wanted[f"{name}.chunk_0"], 1e-3)
+        compare(f"window of the first frame, {name}", windows[0], expected[f"{name}.chunk_0"], 1e-3)
 
 
 def check_ddim(small: Path, compare: Comparison) -> None:
@@ -97,14 +99,14 @@ def check_ddim(small: Path, compare: Comparison) -> None:
 
 
 def check_faces(golden: Path, compare: Comparison) -> None:
-    """The alignment, the crop and the mask, which the data are made with."""
-    wanted = load_numpy(golden / "pipeline/pipeline_golden.safetensors")
+    """Alignment, crop and mask, which generate the training data."""
+    expected = load_numpy(golden / "pipeline/pipeline_golden.safetensors")
     anchors = json.loads((golden.parent / "media/woman_2s.landmarks3.json").read_text())
     aligner = Aligner(128)
     matrices = np.array([aligner.matrix(np.array(points)) for points in anchors])
-    compare("alignment", torch.from_numpy(matrices), torch.from_numpy(wanted["affine_matrices"]).double(), 1e-5)
-    face = crop(wanted["input_frame_0_rgb"].astype(np.uint8), matrices[0], 128)
-    compare("face", torch.from_numpy(face).float(), torch.from_numpy(wanted["face_rgb_0_17"][0]).float(), 1e-3)
+    compare("alignment", torch.from_numpy(matrices), torch.from_numpy(expected["affine_matrices"]).double(), 1e-5)
+    face = crop(expected["input_frame_0_rgb"].astype(np.uint8), matrices[0], 128)
+    compare("face", torch.from_numpy(face).float(), torch.from_numpy(expected["face_rgb_0_17"][0]).float(), 1e-3)
     picture = np.asarray(Image.open(golden / "mask.png").convert("L"))
     compare("mask", torch.from_numpy(mouth_mask()).float(), torch.from_numpy(picture.copy()).float(), 0)
 
@@ -120,7 +122,7 @@ def main() -> None:
     check_ddim(small, compare)
     check_faces(golden, compare)
     if compare.failed:
-        raise SystemExit("a network differs from the original's")
+        raise SystemExit("at least one result differs from the original")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One person who says one sentence: every frame, the sound, and the truth about both."""
+"""A clip of one synthetic person who speaks one sentence: frames, audio and ground truth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .talking_head.renderer import Eyes, Landmarks, Mouth, Pose, Renderer
 
 @dataclass
 class Clip:
-    """`curves`: (frames, 8), the seven shapes and the tongue."""
+    """`curves`: (frames, 8), weights of the seven mouth shapes and of the tongue."""
 
     who: Identity
     voice: Voice
@@ -27,21 +27,21 @@ class Clip:
 
     @classmethod
     def random(cls, seed: int, words: int = 7, scale: float = 0.34, held_out: bool = False) -> "Clip":
-        """`held_out`: a voice that is never trained on. The person, the voice and the sentence all follow `seed`."""
+        """`held_out`: use a voice that is excluded from training. `seed` determines person, voice and sentence."""
         rng = np.random.default_rng([seed, 0xC1])
         voice = random_voice(rng, held_out)
         text = random_sentence(rng, words)
         speech = with_pauses(speak(text, voice), rng.uniform(0, 0.6), rng.uniform(0.1, 0.6))
-        return cls.saying(seed, voice, text, speech, rng, scale)
+        return cls.speaking(seed, voice, text, speech, rng, scale)
 
     @classmethod
     def silent(cls, seed: int, seconds: float, scale: float = 0.34) -> "Clip":
-        """The person of `seed`, whose mouth stays shut."""
+        """The person of `seed`, silent and with closed mouth."""
         speech = Speech(np.zeros(int(seconds * SAMPLE_RATE), np.float32), [])
-        return cls.saying(seed, Voice("en"), "", speech, np.random.default_rng([seed, 0x51]), scale)
+        return cls.speaking(seed, Voice("en"), "", speech, np.random.default_rng([seed, 0x51]), scale)
 
     @classmethod
-    def saying(cls, seed: int, voice: Voice, text: str, speech: Speech, rng: np.random.Generator, scale: float) -> "Clip":
+    def speaking(cls, seed: int, voice: Voice, text: str, speech: Speech, rng: np.random.Generator, scale: float) -> "Clip":
         curves = mouth_curves(speech)
         frames = len(curves)
         return cls(
@@ -49,7 +49,7 @@ class Clip:
         )
 
     def frames(self, size: int, curves: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, Landmarks]]:
-        """Every frame, (size, size, 3) u8, and where the face is in it; `curves` in place of the clip's own."""
+        """Renders every frame, (size, size, 3) u8, with its landmarks. `curves` replaces the clip's own."""
         renderer = Renderer(self.who, size)
         curves = self.curves if curves is None else curves
         for pose, eyes, curve in zip(self.poses, self.eyes, curves):

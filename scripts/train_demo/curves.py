@@ -1,4 +1,4 @@
-"""The log of a training as a picture."""
+"""Plot of a training log."""
 
 import json
 from collections import defaultdict
@@ -10,8 +10,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 
-def draw(log: Path, picture: Path) -> None:
-    """One row for each stage: losses on the left, figures of unseen people on the right."""
+def draw(log: Path, path: Path) -> None:
+    """Draws one row per stage: losses on the left, validation metrics on unseen people on the right."""
     series: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for line in log.read_text().splitlines():
         entry = json.loads(line)
@@ -32,5 +32,5 @@ def draw(log: Path, picture: Path) -> None:
             if side.lines:
                 side.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(picture, dpi=90)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)

@@ -1,10 +1,10 @@
-"""The demo's input: a clip of a person never trained on, and two sentences in voices never trained on.
+"""Generates the demo's input: a clip of an unseen person, and two sentences in unseen voices.
 
     scripts/train_demo/demo_input [OUT]
 
-Writes into OUT (`models/demo`): `face.mp4` (480 px, 25 fps, H.264), `voice-1.wav` and `voice-2.wav` (16 kHz mono),
-`face.anchors.json` (where the engine's detector sees the face) and `face.mouth.json` (what `src/demo/opening.rs` measures the
-mouth by).
+Writes to OUT (default: `models/demo`): `face.mp4` (480 px, 25 fps, H.264), `voice-1.wav` and `voice-2.wav` (16 kHz mono),
+`face.anchors.json` (anchors as the engine's detector finds them) and `face.mouth.json` (input of `src/demo/opening.rs`, which
+measures the opening of the mouth).
 """
 
 import json
@@ -39,25 +39,25 @@ def main() -> None:
     write_json(out / "face.anchors.json", anchors)
 
     meter = OpeningMeter(clip, SIZE)
-    wanted = []
+    target_openings = []
     for number, (voice, text) in enumerate(VOICES, 1):
         speech = with_pauses(speak(text, voice), 0.3, 0.3)
         if speech.seconds > SECONDS:
-            raise SystemExit(f"voice {number} lasts {speech.seconds:.1f} s, at most {SECONDS} are wanted")
+            raise SystemExit(f"voice {number} lasts {speech.seconds:.1f} s, expected at most {SECONDS} s")
         write_voice(out / f"voice-{number}.wav", speech.samples)
         curves = mouth_curves(speech, int(np.ceil(speech.seconds * FPS)))
-        wanted.append(rounded(meter.openings_of(curves), 5))
-    places = []
+        target_openings.append(rounded(meter.openings_of(curves), 5))
+    strips = []
     for pose in clip.poses:
         centre, along, down = strip_axes(meter.closed(pose))
-        places.append({"centre": rounded(centre, 3), "along": rounded(along, 3), "down": rounded(down, 3)})
+        strips.append({"centre": rounded(centre, 3), "along": rounded(along, 3), "down": rounded(down, 3)})
     mouth = {
-        "frames": places,
+        "frames": strips,
         "rows": rounded(ROWS, 4),
         "columns": rounded(COLUMNS, 4),
         "weights": rounded(meter.weights, 6),
         "zero": round(meter.zero, 6),
-        "wanted": wanted,
+        "wanted": target_openings,
     }
     write_json(out / "face.mouth.json", mouth)
 

@@ -1,4 +1,4 @@
-"""The engine's own program, run as a user runs it, and the files that it leaves."""
+"""Runs the engine's command-line program, and reads and writes its files."""
 
 import json
 import os
@@ -15,25 +15,25 @@ from .speech.espeak import SAMPLE_RATE
 
 
 def program() -> Path:
-    """`LATENTSYNC_BIN`, or the release build."""
+    """Path of the program: `LATENTSYNC_BIN`, otherwise the release build."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
     path = Path(os.environ.get("LATENTSYNC_BIN", target / "release/latentsync"))
     if not path.is_file():
-        raise SystemExit(f"no program `{path}`: run `cargo build --release --locked`, or set LATENTSYNC_BIN")
+        raise SystemExit(f"`{path}` does not exist: run `cargo build --release --locked`, or set LATENTSYNC_BIN")
     return path
 
 
 def sync(video: Path, audio: Path, out: Path, model: Path | str, *options: str) -> dict:
-    """One job; → its report."""
+    """Runs one job and returns its report."""
     command = [program(), "sync", "--video", video, "--audio", audio, "-o", out, "--model", model, "--json", "-q", *options]
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"the engine ended with {done.returncode} on `{video}`: {done.stdout}")
-    return json.loads(done.stdout)
+    result = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    if result.returncode != 0:
+        raise SystemExit(f"`latentsync sync` on `{video}` failed with exit status {result.returncode}: {result.stdout}")
+    return json.loads(result.stdout)
 
 
 def write_video(path: Path, frames: np.ndarray, quality: int = 14) -> None:
-    """(n, height, width, 3) u8 → H.264 at 25 frames a second."""
+    """Encodes (n, height, width, 3) u8 as H.264 at 25 fps; `quality`: x264's CRF."""
     _, height, width, _ = frames.shape
     command = (
         f"ffmpeg -loglevel error -y -f rawvideo -pix_fmt rgb24 -s {width}x{height} -r 25 -i - -vf scale=out_color_matrix=bt709 "
@@ -43,7 +43,7 @@ def write_video(path: Path, frames: np.ndarray, quality: int = 14) -> None:
 
 
 def read_video(path: Path) -> np.ndarray:
-    """→ (n, height, width, 3) u8."""
+    """Decodes a video to (n, height, width, 3) u8."""
     probe = "ffprobe -v error -select_streams v:0 -show_entries stream=width,height -of csv=p=0"
     size = subprocess.run([*probe.split(), str(path)], stdout=subprocess.PIPE, text=True, check=True).stdout
     width, height = (int(part) for part in size.strip().split(",")[:2])
@@ -58,26 +58,27 @@ def write_voice(path: Path, samples: np.ndarray) -> None:
 
 @dataclass
 class CachedFace:
-    """`matrix`: (2, 3), frame to crop; `posterior`: (4, h, w, channels), mean and deviation of the masked and of the whole face."""
+    """`matrix`: (2, 3), frame to crop. `posterior`: (4, h, w, channels), mean and standard deviation of the masked face and of
+    the whole face."""
 
     matrix: np.ndarray
     posterior: np.ndarray
 
 
 def read_face_cache(path: Path, latents: tuple[int, int, int]) -> list[CachedFace | None]:
-    """What `--cache` keeps of every frame of a video (`src/face/cache.rs`); `None` where no face was found."""
+    """Reads the face cache that `--cache` writes (`src/face/cache.rs`): one entry per frame, `None` without a face."""
     data = path.read_bytes()
     if data[:8] != b"LSFACES1":
-        raise SystemExit(f"`{path}` is not a cache of faces of this version")
+        raise SystemExit(f"`{path}` is not a face cache of this version")
     (frames,) = struct.unpack_from("<Q", data, 8)
     faces: list[CachedFace | None] = [None] * frames
-    place = 17
+    offset = 17
     for _ in range(frames):
-        number, length, _checksum = struct.unpack_from("<III", data, place)
-        place += 12
+        number, length, _checksum = struct.unpack_from("<III", data, offset)
+        offset += 12
         if length:
-            matrix = np.frombuffer(data, "<f8", 6, place).reshape(2, 3)
-            values = np.frombuffer(data, "<f4", (length - 53) // 4, place + 53)
+            matrix = np.frombuffer(data, "<f8", 6, offset).reshape(2, 3)
+            values = np.frombuffer(data, "<f4", (length - 53) // 4, offset + 53)
             faces[number] = CachedFace(matrix, values.reshape(4, *latents) if len(values) else values)
-        place += length
+        offset += length
     return faces

@@ -1,9 +1,9 @@
-"""Whether the mouth follows the voice: the engine's own program on people, voices and sentences that were never trained on.
+"""Measures how well the mouth follows the voice: runs the engine on people, voices and sentences outside the training set.
 
-Started by `scripts/train_demo/evaluate`. Every person speaks one sentence in the input video (the source), is given another
-(the voice), and the renderer shows what that would look like (the truth). That it is the voice that moves the mouth, a third
-sentence shows (the other): spoken over the truth's video, it must lead away from the truth. Writes `evaluation.json`,
-`evaluation.md` with the README's table, and `evaluation.png` to look at.
+Started by `scripts/train_demo/evaluate`. Every person speaks one sentence in the input video (the source). The voice is another
+sentence, and the renderer generates the ground truth for it (the truth). As a control, a third sentence (the other) is applied
+to the truth's video: the output must then not correlate with the truth. Writes `evaluation.json`, `evaluation.md` with the
+README's table, and `evaluation.png`.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from .paths import REPOSITORY
 
 FIRST_SEED = 800_000
 SIZE = 480
-# How far the best time offset is looked for, in frames.
-REACH = 6
-# Another sentence's jaw correlates with the truth's by this at most.
-ALIKE = 0.15
-WANTED = {
+# Range of time offsets in frames that are searched for the best correlation.
+MAX_OFFSET = 6
+# Maximum correlation between the jaws of the other sentence and of the truth.
+MAX_JAW_CORRELATION = 0.15
+TARGETS = {
     "correlation of the opening with the truth, mean": (">=", 0.85),
     "the same, worst clip": (">=", 0.60),
     "the same with another sentence's voice, mean": ("<=", 0.20),
@@ -45,7 +45,7 @@ WANTED = {
 
 @dataclass
 class Person:
-    """`source`: the clip with the source's mouth; `truth`: with the voice's; `other`: a third sentence's clip."""
+    """`source`: the clip with the source's mouth movements. `truth`: with the voice's. `other`: clip of a third sentence."""
 
     seed: int
     source: Clip
@@ -58,24 +58,24 @@ class Person:
         spoken = Clip.random(seed + 10_000, words=6, held_out=True)
         source = replace(truth, curves=fit(spoken.curves, len(truth.curves)))
         others = (Clip.random(seed + 10_000 * i, words=6, held_out=True) for i in itertools.count(2))
-        return cls(seed, source, truth, next(other for other in others if not alike(other, truth)))
+        return cls(seed, source, truth, next(other for other in others if not is_similar(other, truth)))
 
 
-def alike(other: Clip, truth: Clip) -> bool:
-    """Whether the sentences' jaws by chance move together, so that following one is following the other."""
-    return abs(correlation(fit(other.curves, len(truth.curves))[:, 0], truth.curves[:, 0])) > ALIKE
+def is_similar(other: Clip, truth: Clip) -> bool:
+    """Whether the jaw movements of the sentences are correlated by chance, which would make the control meaningless."""
+    return abs(correlation(fit(other.curves, len(truth.curves))[:, 0], truth.curves[:, 0])) > MAX_JAW_CORRELATION
 
 
 @dataclass
 class Job:
-    """One run of the engine."""
+    """Output of one run of the engine."""
 
     frames: np.ndarray
     report: dict
 
 
-class Bench:
-    """Runs the engine on one person's video, in `folder`."""
+class PersonEvaluation:
+    """Runs the engine on one person's videos, in `folder`."""
 
     def __init__(self, model: str, folder: Path, person: Person):
         self.model, self.folder, self.person = model, folder, person
@@ -86,7 +86,7 @@ class Bench:
         write_video(folder / "truth.mp4", self.truth)
 
     def run(self, name: str, samples: np.ndarray, *options: str, video: str = "source") -> Job:
-        """`samples`: the voice. The output is lossless, so that only the model is measured."""
+        """`samples`: the voice. The output is lossless, so that encoding does not affect the measurement."""
         write_voice(self.folder / f"{name}.wav", samples)
         out = self.folder / f"{name}.mkv"
         cache = ("--cache", str(self.folder / f"cache_{video}"), "--codec", "ffv1", "--seed", "1")
@@ -94,7 +94,7 @@ class Bench:
         return Job(read_video(out)[: len(self.truth)], report)
 
     def regions(self) -> list[np.ndarray | None]:
-        """(SIZE, SIZE) for every source frame: 1 where the engine generates; `None` where it found no face."""
+        """(SIZE, SIZE) per source frame: 1 in the region that the engine generates; `None` without a face."""
         mask = pixel_mask(RESOLUTION)
         height, width = crop_size(RESOLUTION)
         y, x = np.mgrid[:SIZE, :SIZE].astype(float)
@@ -112,7 +112,7 @@ class Bench:
 
 
 def psnr(got: np.ndarray, want: np.ndarray, regions: list[np.ndarray | None]) -> float:
-    """Over all frames' regions together."""
+    """PSNR in dB over the regions of all frames."""
     total = weight = 0.0
     for one, other, region in zip(got, want, regions):
         if region is not None:
@@ -128,30 +128,30 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def best_offset(got: np.ndarray, want: np.ndarray) -> int:
-    """Frames by which `got` is late."""
+    """Number of frames by which `got` lags behind `want`."""
     count = min(len(got), len(want))
     got, want = got[:count], want[:count]
 
     def at(late: int) -> float:
         return correlation(got[max(late, 0) : count + min(late, 0)], want[max(-late, 0) : count - max(late, 0)])
 
-    return max(range(-REACH, REACH + 1), key=at)
+    return max(range(-MAX_OFFSET, MAX_OFFSET + 1), key=at)
 
 
-def evaluate_person(bench: Bench, variants: bool) -> tuple[dict, np.ndarray]:
-    """Figures, and (frames, SIZE, SIZE, 3) of what the voice made."""
-    person = bench.person
+def evaluate_person(evaluation: PersonEvaluation, variants: bool) -> tuple[dict, np.ndarray]:
+    """Returns the metrics, and the output frames for the voice, (frames, SIZE, SIZE, 3)."""
+    person = evaluation.person
     meter = OpeningMeter(person.truth, SIZE)
     samples = person.truth.speech.samples
-    spoken = bench.run("voice", samples)
+    spoken = evaluation.run("voice", samples)
     openings = meter.measure(spoken.frames)
     truth = meter.true_openings()
-    ceiling = meter.measure(bench.truth)
-    regions = bench.regions()
-    foreign = fit(person.other.speech.samples, len(samples))
-    other = meter.measure(bench.run("other", foreign, video="truth").frames)
-    foreign_curves = fit(person.other.curves, len(truth))
-    silent = meter.measure(bench.run("silence", np.zeros_like(samples)).frames)
+    ceiling = meter.measure(evaluation.truth)
+    regions = evaluation.regions()
+    other_samples = fit(person.other.speech.samples, len(samples))
+    other = meter.measure(evaluation.run("other", other_samples, video="truth").frames)
+    other_curves = fit(person.other.curves, len(truth))
+    silent = meter.measure(evaluation.run("silence", np.zeros_like(samples)).frames)
     figures = {
         "seed": person.seed,
         "voice": person.truth.voice.name,
@@ -165,26 +165,26 @@ def evaluate_person(bench: Bench, variants: bool) -> tuple[dict, np.ndarray]:
         "correlation": correlation(openings, truth),
         "correlation_ceiling": correlation(ceiling, truth),
         "correlation_other_voice": correlation(other, truth),
-        "truths_correlation": correlation(meter.openings_of(foreign_curves), truth),
+        "truths_correlation": correlation(meter.openings_of(other_curves), truth),
         "correlation_source": correlation(openings, meter.openings_of(person.source.curves)),
         "offset": best_offset(openings, truth),
         "opening": float(openings.mean()),
         "opening_truth": float(ceiling.mean()),
-        # The measure's zero is an average: what is below it is shut.
+        # The zero of the measurement is an average; values below it mean a closed mouth.
         "opening_in_silence": float(silent.clip(0).mean() / openings.clip(0).mean()),
-        "psnr": psnr(spoken.frames, bench.truth, regions),
-        "psnr_source": psnr(bench.source, bench.truth, regions),
+        "psnr": psnr(spoken.frames, evaluation.truth, regions),
+        "psnr_source": psnr(evaluation.source, evaluation.truth, regions),
         "seconds_per_output_second": spoken.report["seconds_per_output_second"],
         "denoising_seconds": spoken.report["stage_seconds"]["denoise_latents"],
     }
     if variants:
         for name, options in (("guidance_1_5", ("--guidance-scale", "1.5")), ("deepcache", ("--deepcache",))):
-            job = bench.run(name, samples, *options)
-            moved = meter.measure(job.frames)
+            job = evaluation.run(name, samples, *options)
+            variant = meter.measure(job.frames)
             figures[name] = {
-                "correlation": correlation(moved, truth),
-                "opening": float(moved.mean()),
-                "psnr": psnr(job.frames, bench.truth, regions),
+                "correlation": correlation(variant, truth),
+                "opening": float(variant.mean()),
+                "psnr": psnr(job.frames, evaluation.truth, regions),
                 "denoising_seconds": job.report["stage_seconds"]["denoise_latents"],
             }
     figures["curves"] = {
@@ -196,7 +196,7 @@ def evaluate_person(bench: Bench, variants: bool) -> tuple[dict, np.ndarray]:
 
 
 def fit(values: np.ndarray, length: int) -> np.ndarray:
-    """Repeated along the first axis, and cut off."""
+    """Repeats `values` along the first axis up to `length`."""
     repeats = (-(-length // len(values)), *[1] * (values.ndim - 1))
     return np.tile(values, repeats)[:length]
 
@@ -233,22 +233,22 @@ def summary(people: list[dict]) -> dict[str, float]:
 
 
 def table(figures: dict[str, float]) -> tuple[str, bool]:
-    lines, passed = ["| What | Asked for | Measured |", "|---|---|---|"], True
+    lines, passed = ["| Metric | Target | Measured |", "|---|---|---|"], True
     for key, value in figures.items():
-        sign, bound = WANTED.get(key, ("", None))
+        sign, bound = TARGETS.get(key, ("", None))
         if bound is not None:
             passed &= value >= bound if sign == ">=" else value <= bound
-        asked = "" if bound is None else f"{'at least' if sign == '>=' else 'at most'} {bound}"
-        lines.append(f"| {key} | {asked} | {value:g} |")
+        target = "" if bound is None else f"{'at least' if sign == '>=' else 'at most'} {bound}"
+        lines.append(f"| {key} | {target} | {value:g} |")
     return "\n".join(lines) + "\n", passed
 
 
-def strip_of(bench: Bench, output: np.ndarray, figures: dict) -> Image.Image:
-    """Source, output and truth at six moments, the part around the mouth at full size, and the curves of opening below."""
-    moments = np.linspace(0, len(output) - 1, 8).astype(int)[1:-1]
+def strip_of(evaluation: PersonEvaluation, output: np.ndarray, figures: dict) -> Image.Image:
+    """Crops of source, output and truth around the mouth at six times, above the curves of the mouth's opening."""
+    indices = np.linspace(0, len(output) - 1, 8).astype(int)[1:-1]
     top, left, side = SIZE // 2 - 20, SIZE // 2 - 100, 200
     part = (slice(top, top + side), slice(left, left + side))
-    rows = [np.concatenate([frames[i][part] for i in moments], 1) for frames in (bench.source, output, bench.truth)]
+    rows = [np.concatenate([frames[i][part] for i in indices], 1) for frames in (evaluation.source, output, evaluation.truth)]
     plot = Image.new("RGB", (rows[0].shape[1], 120), "white")
     draw = ImageDraw.Draw(plot)
     for key, colour in (("truth", "black"), ("output", "red")):
@@ -258,7 +258,7 @@ def strip_of(bench: Bench, output: np.ndarray, figures: dict) -> Image.Image:
 
 
 def fingerprint(model: str) -> str:
-    """Of the program, the model and these scripts: figures of others are not mixed."""
+    """Hash of the program, the model and these scripts, so that results of different versions are kept apart."""
     folders = (Path(model), Path(__file__).parent)
     files = [program(), *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc")]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
@@ -266,11 +266,11 @@ def fingerprint(model: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/train_demo/evaluate", description=__doc__)
-    parser.add_argument("--model", default="demo", help="`demo`, which is built in, or a directory")
-    parser.add_argument("--people", type=int, default=20)
-    parser.add_argument("--variants", type=int, default=5, help="people on whom guidance and DeepCache are tried as well")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/evaluate_demo")
-    parser.add_argument("--out", type=Path, help="where the figures go (WORK)")
+    parser.add_argument("--model", default="demo", help="`demo` (built in) or a directory")
+    parser.add_argument("--people", type=int, default=20, help="number of people to evaluate")
+    parser.add_argument("--variants", type=int, default=5, help="number of people for which guidance and DeepCache are evaluated as well")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/evaluate_demo", help="directory of intermediate files")
+    parser.add_argument("--out", type=Path, help="directory of the results (default: WORK)")
     options = parser.parse_args()
     work = options.work / fingerprint(options.model)
     work.mkdir(parents=True, exist_ok=True)
@@ -280,9 +280,9 @@ def main() -> None:
         path, variants = work / f"{name}.json", number < options.variants
         figures = json.loads(path.read_text()) if path.exists() else {}
         if not figures or variants and "deepcache" not in figures:
-            bench = Bench(options.model, work / name, Person.unseen(FIRST_SEED + number))
-            figures, output = evaluate_person(bench, variants)
-            strip_of(bench, output, figures).save(work / f"{name}.png")
+            evaluation = PersonEvaluation(options.model, work / name, Person.unseen(FIRST_SEED + number))
+            figures, output = evaluate_person(evaluation, variants)
+            strip_of(evaluation, output, figures).save(work / f"{name}.png")
             path.write_text(json.dumps(figures))
             print(json.dumps({key: value for key, value in figures.items() if key != "curves"}), flush=True)
         people.append(figures)
@@ -296,7 +296,7 @@ def main() -> None:
     Image.fromarray(np.concatenate(strips)).save(out / "evaluation.png")
     print(text)
     if not passed:
-        raise SystemExit("the model does not do what is asked for")
+        raise SystemExit("the model misses at least one target")
 
 
 if __name__ == "__main__":

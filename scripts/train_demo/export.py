@@ -1,4 +1,4 @@
-"""The networks as files of the published formats, f16: what the engine takes as `--model DIRECTORY`."""
+"""Export of the networks in the published file formats, in f16, for `--model DIRECTORY`."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from .networks.autoencoder_kl import AutoencoderKL
 from .networks.unet3d import UNet3D, UNet3DConfig
 from .networks.whisper import AudioEncoder
 
-# As many as the engine expects.
+# Number of principal components that the engine expects.
 KNOWN_DIRECTIONS = 64
 
 
@@ -68,16 +68,16 @@ def unet_yaml(cfg: UNet3DConfig) -> dict:
     }
 
 
-def half(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+def to_half(state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     for key, value in state.items():
         if value.abs().max() > 65504:
-            raise SystemExit(f"`{key}` does not fit into f16")
+            raise SystemExit(f"`{key}` exceeds the range of f16")
     return {prefix + key: value.detach().half().contiguous() for key, value in state.items()}
 
 
 def known_faces(latents: Tensor) -> dict[str, Tensor]:
-    """The plane that latents of faces, (n, channels, height, width), lie near: what the engine tells a photographed face from a
-    drawn one by. Channels last, as the engine has its latents."""
+    """Mean and principal components of the faces' latents, (n, channels, height, width), by which the engine distinguishes drawn
+    faces from photographs. The result is channels-last, like the engine's latents."""
     values = latents.permute(0, 2, 3, 1).float()
     mean = values.mean(0)
     _, _, directions = torch.pca_lowrank((values - mean).flatten(1), q=4 * KNOWN_DIRECTIONS, center=False, niter=3)
@@ -85,15 +85,15 @@ def known_faces(latents: Tensor) -> dict[str, Tensor]:
 
 
 def export(directory: Path, unet: UNet3D, vae: AutoencoderKL, whisper: AudioEncoder, steps: int, faces: Tensor) -> int:
-    """`faces`: latents of whole ones that the networks were trained on. → bytes written."""
+    """Writes the model to `directory`. `faces`: latents of unmasked training faces. Returns the number of bytes written."""
     for folder in ("vae", "whisper"):
         (directory / folder).mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(unet_yaml(unet.cfg), sort_keys=False)
     (directory / "unet_config.yaml").write_text(text)
-    torch.save({"global_step": steps, "state_dict": half(unet.state_dict())}, directory / "latentsync_unet.pt")
+    torch.save({"global_step": steps, "state_dict": to_half(unet.state_dict())}, directory / "latentsync_unet.pt")
     (directory / "vae/config.json").write_text(json.dumps(vae.cfg.to_json(RESOLUTION), indent=2) + "\n")
-    save_file(half(vae.state_dict()), directory / "vae/diffusion_pytorch_model.safetensors", {"format": "pt"})
-    state = half(whisper.state_dict(), "encoder.")
+    save_file(to_half(vae.state_dict()), directory / "vae/diffusion_pytorch_model.safetensors", {"format": "pt"})
+    state = to_half(whisper.state_dict(), "encoder.")
     torch.save({"dims": whisper.dims.as_dict(), "model_state_dict": state}, directory / "whisper/tiny.pt")
-    save_file(half(known_faces(faces)), directory / "known_faces.safetensors", {"format": "pt"})
+    save_file(to_half(known_faces(faces)), directory / "known_faces.safetensors", {"format": "pt"})
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

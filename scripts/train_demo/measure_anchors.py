@@ -1,9 +1,9 @@
-"""Where the engine's detector sees the rendered faces, and whether it finds all of them.
+"""Measures the anchors that the engine's detector finds on rendered faces, and whether it finds all faces.
 
     python -m train_demo.measure_anchors MODEL [FIRST [COUNT]]
 
-MODEL: any model of 128 pixels, such as the golden set's `small`. Renders COUNT clips from seed FIRST on, runs the engine on
-them and prints what belongs into `data/align.py`.
+MODEL: any model of 128 pixels, such as `small` of the golden set. Renders COUNT clips with seeds from FIRST on, runs the engine
+on them and prints the constants for `data/align.py`.
 """
 
 import sys
@@ -20,16 +20,16 @@ SIZE, RESOLUTION = 320, 128
 
 
 def offsets(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Where the template's points fall, relative to `points`, (3, 2), in the units of `DETECTED`."""
+    """Positions of the template's points relative to `points`, (3, 2), in the units of `DETECTED`."""
     template = TEMPLATE * crop_scale(RESOLUTION)
-    fallen = (template - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    positions = (template - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
     along = points[1] - points[0]
     across = np.array([-along[1], along[0]])
-    return np.stack([(fallen - points) @ along, (fallen - points) @ across], -1) / (along @ along)
+    return np.stack([(positions - points) @ along, (positions - points) @ across], -1) / (along @ along)
 
 
 def measure(seed: int, model: Path, folder: Path) -> np.ndarray:
-    """(frames, 3, 2): offsets in every frame where a face was found."""
+    """Returns (frames, 3, 2): offsets in every frame with a face."""
     clip = Clip.random(seed)
     rendered = list(clip.frames(SIZE))
     video, voice, cache = folder / "clip.mp4", folder / "voice.wav", folder / f"cache{seed}"

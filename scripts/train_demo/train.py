@@ -1,4 +1,4 @@
-"""Makes the demo model, from nothing to files that the engine loads. Started by `scripts/train_demo/train`."""
+"""Creates the demo model: data, training and export. Started by `scripts/train_demo/train`."""
 
 import argparse
 import dataclasses
@@ -26,27 +26,27 @@ from .training.vae import VaeStage
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/train_demo/train", description=__doc__)
-    parser.add_argument("--budget", type=float, metavar="MINUTES", help="what the training may take, the rendering of its data not counted")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/train_demo", help="data and checkpoints; a second run goes on there")
-    parser.add_argument("--out", type=Path, help="where the model goes (WORK/model)")
-    parser.add_argument("--clips", type=int, default=config.Data.clips, help="people to render")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--batch-scale", type=int, default=1, metavar="N", help="N times the batches, for a GPU")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the training, and processes of the rendering")
+    parser.add_argument("--budget", type=float, metavar="MINUTES", help="time limit of the training, without rendering")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "target/train_demo", help="directory of data and checkpoints; a second run resumes from it")
+    parser.add_argument("--out", type=Path, help="directory of the model (default: WORK/model)")
+    parser.add_argument("--clips", type=int, default=config.Data.clips, help="number of people to render")
+    parser.add_argument("--device", default="cpu", help="`cpu` or `cuda`")
+    parser.add_argument("--batch-scale", type=int, default=1, metavar="N", help="multiply the batch sizes by N, for a GPU")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of the training, and processes of the rendering")
     return parser.parse_args()
 
 
-def claim(work: Path, data: config.Data) -> None:
-    """Refuses a directory whose data is of other sizes: files that are there already are not made again."""
+def check_settings(work: Path, data: config.Data) -> None:
+    """Rejects a work directory with data of other settings, because existing files are not generated again."""
     work.mkdir(parents=True, exist_ok=True)
-    stamp, wanted = work / "data.json", json.dumps(dataclasses.asdict(data) | {"seed": config.SEED})
-    if stamp.exists() and stamp.read_text() != wanted:
-        raise SystemExit(f"`{work}` has data of other settings, see `{stamp}`: remove it, or name another directory with --work")
-    stamp.write_text(wanted)
+    stamp, settings = work / "data.json", json.dumps(dataclasses.asdict(data) | {"seed": config.SEED})
+    if stamp.exists() and stamp.read_text() != settings:
+        raise SystemExit(f"`{work}` contains data of other settings, see `{stamp}`: delete it, or choose another directory with --work")
+    stamp.write_text(settings)
 
 
 def render(work: Path, data: config.Data, processes: int) -> None:
-    """In processes of their own: espeak-ng and the renderer use one core each."""
+    """Renders in several processes: espeak-ng and the renderer use one core each."""
     context = multiprocessing.get_context("spawn")
     running = [context.Process(target=build, args=(work, data, (i, processes))) for i in range(processes)]
     for process in running:
@@ -54,14 +54,14 @@ def render(work: Path, data: config.Data, processes: int) -> None:
     for process in running:
         process.join()
     if any(process.exitcode for process in running):
-        raise SystemExit("rendering failed, see above; a second run goes on where it ended")
+        raise SystemExit("rendering failed, see above; a second run resumes")
 
 
 def main() -> None:
     options = arguments()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    # TF32, where there is such a thing.
+    # TF32 on GPUs that support it.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     plans = {
@@ -69,7 +69,7 @@ def main() -> None:
     }
     work: Path = options.work
     data = dataclasses.replace(config.Data(), clips=options.clips)
-    claim(work, data)
+    check_settings(work, data)
     render(work, data, options.threads)
     clips, validation = Clips(work), Clips(work, "v")
 
@@ -82,17 +82,17 @@ def main() -> None:
         return stage
 
     vae: AutoencoderKL = run(VaeStage(plans["vae"], clips, validation, device)).network
-    listener = run(AudioStage(plans["audio"], work, validation, device)).network
-    whisper: AudioEncoder = listener.encoder
+    probe = run(AudioStage(plans["audio"], work, validation, device)).network
+    whisper: AudioEncoder = probe.encoder
     train_latents = encode_clips(work, "", clips, vae, whisper)
     held_out = encode_clips(work, "v", validation, vae, whisper)
-    # One scale for all: the training's.
+    # Both sets use the scaling factor of the training set.
     held_out.scaling = train_latents.scaling
 
-    single = run(UnetStage(plans["unet"], (train_latents, held_out), vae, motion=False))
-    moving = UnetStage(plans["motion"], (train_latents, held_out), vae, motion=True)
-    moving.network.load_state_dict(single.network.state_dict())
-    unet: UNet3D = run(moving).network
+    image_stage = run(UnetStage(plans["unet"], (train_latents, held_out), vae, motion=False))
+    motion_stage = UnetStage(plans["motion"], (train_latents, held_out), vae, motion=True)
+    motion_stage.network.load_state_dict(image_stage.network.state_dict())
+    unet: UNet3D = run(motion_stage).network
 
     vae.cfg = dataclasses.replace(vae.cfg, scaling_factor=train_latents.scaling)
     out = options.out or work / "model"

@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use models::guidance::Guidance;
+
 use crate::error::{Error, Result};
 use crate::system::device::{DTypeChoice, DeviceChoice};
 
@@ -47,7 +49,8 @@ pub const DEFAULT_DEEPCACHE_INTERVAL: usize = 3;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// How strongly the mouth follows the voice; 1 computes one prediction a step, more than 1 two.
+    /// Scale of classifier-free guidance: how strongly the mouth follows the voice. 1 turns guidance off; more than 1
+    /// doubles the work of the UNet.
     pub guidance_scale: f64,
     /// Denoising steps, 1 to [`MAX_STEPS`].
     pub steps: usize,
@@ -131,6 +134,14 @@ impl Options {
                 refuse("deepcache", interval.to_string(), format!("a whole number between 1 and {MAX_STEPS}"))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Guidance is on for every scale above 1, as in the original.
+    pub(crate) fn guidance(&self) -> Guidance {
+        match self.guidance_scale {
+            scale if scale > 1.0 => Guidance::ClassifierFree { scale },
+            _ => Guidance::Off,
         }
     }
 

@@ -213,7 +213,7 @@ impl Run<'_> {
         let denoiser = Denoiser {
             unet: &self.model.unet,
             schedule: &self.schedule,
-            guidance_scale: self.job.options.guidance_scale,
+            guidance: self.job.options.guidance(),
             deepcache: self.job.options.deepcache,
             device: &self.model.device,
             cancel: stop,

@@ -399,7 +399,7 @@ impl Run<'_> {
     /// How many chunks go through the networks together: as many as the device's memory holds, unless their pictures
     /// would take too much of the machine's.
     fn together(&self, video: &VideoInfo, timing: &Timing) -> Result<usize> {
-        let together = self.model.chunks_together(self.job.options.guidance_scale > 1.0)?;
+        let together = self.model.chunks_together(self.job.options.guidance().is_enabled())?;
         let side = self.model.resolution;
         // 4:2:0 at 8 bits is the least that a picture takes; its face, as it was and as it is made, goes with it.
         let frame = video.width * video.height * 3 / 2 + side * side * 3 * (1 + size_of::<f32>());

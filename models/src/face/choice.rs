@@ -1,8 +1,9 @@
-//! Whom to stay with when there are several faces.
+//! The rule that selects one of several faces.
 
-use super::{Appearance, Face};
+use super::appearance::Appearance;
+use super::types::Face;
 
-/// Which of several people is meant. Directions are the picture's, not the person's.
+/// Which of several faces to follow. Left and right are as seen in the picture.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum FaceChoice {
     /// The face with the largest box.
@@ -12,20 +13,21 @@ pub enum FaceChoice {
     Right,
     /// Counted from 0 at the left, in the first frame that has enough faces.
     Index(usize),
-    /// The face around this point, or else the nearest one, in the first frame that has a face; x and y in
-    /// pixels of the upright frame.
+    /// The face that contains this point, otherwise the nearest one, in the first frame that has a face; x
+    /// and y in pixels of the upright frame.
     At([f32; 2]),
-    /// The person who looks most like this, wherever she or he first appears.
+    /// The most similar person, from the first frame in which the person appears.
     Like(Appearance),
 }
 
 impl FaceChoice {
-    /// Which of `faces` is meant by place or size; [`FaceChoice::Like`] is a matter of looks and names none.
-    pub(super) fn among(&self, faces: &[&Face]) -> Option<usize> {
+    /// Index of the selected face by position or size; `None` for [`FaceChoice::Like`], which selects by
+    /// appearance.
+    pub(super) fn select(&self, faces: &[&Face]) -> Option<usize> {
         let center = |i: &usize| faces[*i].center();
         let mut order: Vec<usize> = (0..faces.len()).collect();
         match self {
-            // The first of equals.
+            // The first of equally large faces.
             Self::Largest => order
                 .into_iter()
                 .reduce(|best, i| if faces[i].area() > faces[best].area() { i } else { best }),
@@ -46,13 +48,13 @@ impl FaceChoice {
         }
     }
 
-    /// Whether the rule names somebody in any scene, or one person in one place.
-    pub(super) fn holds_in_every_shot(&self) -> bool {
+    /// Whether the rule selects a face in any shot, not one particular person.
+    pub(super) fn applies_to_every_shot(&self) -> bool {
         matches!(self, Self::Largest | Self::Left | Self::Right)
     }
 
-    /// Whether faces count that a quick search overlooks.
-    pub(super) fn counts_small_faces(&self) -> bool {
+    /// Whether the rule must see small faces that a fast search misses.
+    pub(super) fn includes_small_faces(&self) -> bool {
         !matches!(self, Self::Largest)
     }
 }

@@ -1,24 +1,24 @@
-//! dlib's serialization format, as far as a shape predictor needs it.
+//! Reader for dlib's serialization format, limited to the types of a shape predictor.
 //!
-//! Every number is one control byte (low four bits: how many bytes follow, highest bit: negative) and that
-//! many bytes of magnitude, lowest first. A float is two such numbers, mantissa and exponent of two. A
-//! vector is its length, then its elements; a matrix its negated rows and columns, then its elements.
+//! An integer is a control byte (low four bits: number of bytes that follow, highest bit: negative) and the
+//! magnitude, little-endian. A float is two integers, mantissa and binary exponent. A vector is its length
+//! and its elements; a matrix is its negated numbers of rows and columns and its elements.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::FaceModelError;
+use super::error::FaceModelError;
 
 const BUFFER: usize = 1 << 16;
-/// A number is at most one control byte and eight bytes.
-const LONGEST_NUMBER: usize = 9;
+/// Maximum size of an integer: one control byte and eight bytes.
+const MAX_INTEGER_BYTES: usize = 9;
 
-/// Reads numbers off a stream and knows where it is, for messages.
+/// Buffered reader that tracks its offset for error messages.
 pub(super) struct DlibReader<R> {
     source: R,
     path: PathBuf,
-    /// Bytes of the whole stream: no count can promise more than what is left of it.
+    /// Bytes of the whole stream; element counts are checked against the remainder.
     length: u64,
     /// Offset of `buffer[0]` in the stream.
     base: u64,
@@ -47,7 +47,7 @@ impl<R: Read> DlibReader<R> {
         Self { source, path: path.to_path_buf(), length, base: 0, buffer: vec![0; BUFFER], at: 0, end: 0 }
     }
 
-    /// An error at the current place.
+    /// An error at the current offset.
     pub fn damaged(&self, what: impl Into<String>) -> FaceModelError {
         FaceModelError::Damaged {
             path: self.path.clone(),
@@ -56,19 +56,19 @@ impl<R: Read> DlibReader<R> {
         }
     }
 
-    /// An intact file that holds something else.
+    /// An error for an intact file with other contents.
     pub fn unexpected(&self, what: impl Into<String>) -> FaceModelError {
         FaceModelError::Unexpected { path: self.path.clone(), what: what.into() }
     }
 
-    /// Tops the buffer up, so that a whole number is in it unless the stream ends before.
+    /// Refills the buffer, so that it contains a complete integer unless the stream ends.
     #[cold]
     fn refill(&mut self) -> Result<(), FaceModelError> {
         self.buffer.copy_within(self.at..self.end, 0);
         self.base += self.at as u64;
         self.end -= self.at;
         self.at = 0;
-        while self.end < LONGEST_NUMBER {
+        while self.end < MAX_INTEGER_BYTES {
             let read = self.source.read(&mut self.buffer[self.end..]);
             match read {
                 Ok(0) => break,
@@ -84,12 +84,12 @@ impl<R: Read> DlibReader<R> {
 
     #[inline]
     pub fn integer(&mut self, what: &str) -> Result<i64, FaceModelError> {
-        if self.end - self.at < LONGEST_NUMBER {
+        if self.end - self.at < MAX_INTEGER_BYTES {
             self.refill()?;
         }
         let bytes = &self.buffer[self.at..self.end];
-        // All but the last few numbers have eight bytes after the control byte: one load, one mask.
-        if let Some((&[control, ref digits @ ..], _)) = bytes.split_first_chunk::<LONGEST_NUMBER>() {
+        // Fast path, with one load and one mask: at least eight bytes follow the control byte.
+        if let Some((&[control, ref digits @ ..], _)) = bytes.split_first_chunk::<MAX_INTEGER_BYTES>() {
             let size = u32::from(control & 0x0f);
             if control & 0x70 == 0 && (1..8).contains(&size) {
                 let magnitude = u64::from_le_bytes(*digits) & (u64::MAX >> (64 - 8 * size));
@@ -97,32 +97,35 @@ impl<R: Read> DlibReader<R> {
                 return Ok(if control & 0x80 == 0 { magnitude as i64 } else { -(magnitude as i64) });
             }
         }
-        self.rare_integer(what)
+        self.integer_slow(what)
     }
 
-    /// Numbers of eight bytes, numbers at the very end of the file, and whatever is none.
+    /// Integers of eight bytes, integers at the end of the file, and malformed ones.
     #[cold]
-    fn rare_integer(&mut self, what: &str) -> Result<i64, FaceModelError> {
+    fn integer_slow(&mut self, what: &str) -> Result<i64, FaceModelError> {
         let bytes = &self.buffer[self.at..self.end];
         let Some(&control) = bytes.first() else {
             return Err(self.damaged(format!("the file ends before {what}")));
         };
         let size = usize::from(control & 0x0f);
         if control & 0x70 != 0 || size == 0 || size > 8 {
-            return Err(self.damaged(format!("{what} is not a number (control byte {control:#04x})")));
+            return Err(self.damaged(format!("{what} is not an integer (control byte {control:#04x})")));
         }
         let Some(digits) = bytes.get(1..1 + size) else {
             return Err(self.damaged(format!("the file ends within {what}")));
         };
         let magnitude = digits.iter().rev().fold(0u64, |value, &byte| (value << 8) | u64::from(byte));
         let Ok(value) = i64::try_from(magnitude) else {
-            return Err(self.damaged(format!("{what} is {magnitude}, beyond any sense")));
+            return Err(
+                self.damaged(format!("{what} is {magnitude}, which does not fit into 64 bits with a sign"))
+            );
         };
         self.at += 1 + size;
         Ok(if control & 0x80 == 0 { value } else { -value })
     }
 
-    /// mantissa × 2^exponent; infinities, NaN (exponents from 32000) and what only a double can hold are refused.
+    /// mantissa × 2^exponent. Rejects infinities, NaN (exponents from 32000) and values beyond the range of
+    /// f32.
     #[inline]
     pub fn float(&mut self, what: &str) -> Result<f32, FaceModelError> {
         let mantissa = self.integer(what)?;
@@ -138,7 +141,7 @@ impl<R: Read> DlibReader<R> {
         Ok(value)
     }
 
-    /// The length of a vector whose elements take at least `element_bytes` each in the file.
+    /// The length of a vector whose elements occupy at least `element_bytes` each in the file.
     pub fn count(&mut self, what: &str, element_bytes: u64) -> Result<usize, FaceModelError> {
         let count = self.integer(what)?;
         let left = self.length.saturating_sub(self.base + self.at as u64);
@@ -150,7 +153,7 @@ impl<R: Read> DlibReader<R> {
 
     /// The length of a column of floats (a dlib `matrix<float,0,1>`).
     pub fn column(&mut self, what: &str) -> Result<usize, FaceModelError> {
-        // dlib negates both sizes to tell this layout from an older one.
+        // dlib negates both sizes to distinguish this layout from an older one.
         let rows = -self.integer(what)?;
         let columns = -self.integer(what)?;
         let left = self.length.saturating_sub(self.base + self.at as u64);
@@ -162,11 +165,11 @@ impl<R: Read> DlibReader<R> {
         }
     }
 
-    /// Nothing may follow the last value.
+    /// Checks that the file ends here.
     pub fn finish(mut self) -> Result<(), FaceModelError> {
         self.refill()?;
         if self.end > self.at {
-            return Err(self.damaged("the model is complete, but the file goes on"));
+            return Err(self.damaged("data after the end of the model"));
         }
         Ok(())
     }

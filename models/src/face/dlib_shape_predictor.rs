@@ -1,16 +1,17 @@
 //! dlib's shape predictor (Kazemi and Sullivan, "One Millisecond Face Alignment with an Ensemble of
-//! Regression Trees", 2014): a cascade of tree ensembles that compare pairs of pixels around the face and
-//! move the landmarks step by step. Reads dlib's own model files and follows its arithmetic, so that the
-//! points are the same; only the final rounding to whole pixels is left out.
+//! Regression Trees", 2014): a cascade of regression tree ensembles that compare pairs of pixels and update
+//! the landmarks. Reads dlib's model files and reproduces its arithmetic, without the final rounding to whole
+//! pixels.
 
 use std::io::Read;
 use std::path::Path;
 
 use super::dlib_reader::DlibReader;
+use super::error::FaceModelError;
 use super::face_frame::{FaceFrame, Similarity};
-use super::{FaceModelError, Rgb};
+use super::pixels::Rgb;
 
-/// One inner node of a tree: compares two of the cascade's pixels.
+/// Inner node of a tree: compares the intensities of two of the cascade's pixels.
 #[derive(Clone, Copy, Debug)]
 struct Split {
     first: u32,
@@ -18,34 +19,34 @@ struct Split {
     threshold: f32,
 }
 
-/// A pixel to look at: an offset, in the mean shape's frame, from a landmark.
+/// A pixel that the trees compare, as an offset from a landmark in the coordinates of the mean shape.
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     landmark: u32,
     delta: [f32; 2],
 }
 
-/// One step of the cascade. All its trees have the same number of splits.
+/// One stage of the cascade. All its trees have the same number of splits.
 #[derive(Debug)]
 struct Cascade {
     probes: Vec<Probe>,
     splits_per_tree: usize,
-    /// (trees × splits_per_tree), each tree as a heap: the children of i are 2i + 1 and 2i + 2.
+    /// (trees × splits_per_tree), each tree in heap order: the children of i are 2i + 1 and 2i + 2.
     splits: Vec<Split>,
-    /// (trees × (splits_per_tree + 1) × 2 · landmarks): how each leaf moves the points.
+    /// (trees × (splits_per_tree + 1) × 2 · landmarks): update of the shape for each leaf.
     leaves: Vec<f32>,
 }
 
 /// A trained landmark model.
 #[derive(Debug)]
 pub struct ShapePredictor {
-    /// x, y, x, y … of the mean shape in the unit square.
+    /// Mean shape in the unit square: x, y, x, y, …
     initial_shape: Vec<f32>,
     cascades: Vec<Cascade>,
 }
 
 impl ShapePredictor {
-    /// Loads a model file as dlib writes it.
+    /// Loads a model file written by dlib.
     pub fn open(path: &Path) -> Result<Self, FaceModelError> {
         Self::read(DlibReader::open(path)?)
     }
@@ -53,9 +54,7 @@ impl ShapePredictor {
     fn read<R: Read>(mut reader: DlibReader<R>) -> Result<Self, FaceModelError> {
         let version = reader.integer("the version")?;
         if version != 1 {
-            return Err(
-                reader.unexpected(format!("a dlib shape predictor has version 1, this file {version}"))
-            );
+            return Err(reader.unexpected(format!("shape predictor version {version}, expected version 1")));
         }
         let initial_shape = read_column(&mut reader, "the mean shape")?;
         if initial_shape.is_empty() || initial_shape.len() % 2 != 0 {
@@ -81,17 +80,17 @@ impl ShapePredictor {
         Ok(Self { initial_shape, cascades })
     }
 
-    /// How many points the model finds.
+    /// Number of landmarks.
     pub fn landmarks(&self) -> usize {
         self.initial_shape.len() / 2
     }
 
-    /// x, y, x, y … of the mean shape in the unit square that a `FaceFrame` places.
+    /// Mean shape in the unit square that a [`FaceFrame`] places: x, y, x, y, …
     pub fn mean_shape(&self) -> &[f32] {
         &self.initial_shape
     }
 
-    /// The landmarks, in pixels, of the face that `frame` encloses.
+    /// Landmarks, in pixels, of the face in `frame`.
     pub fn predict(&self, image: &Rgb, frame: &FaceFrame) -> Vec<[f32; 2]> {
         let mut shape = self.initial_shape.clone();
         let mut values = Vec::new();
@@ -105,7 +104,7 @@ impl ShapePredictor {
             .collect()
     }
 
-    /// The intensities that a cascade looks at, around the landmarks found so far.
+    /// Intensities of a cascade's pixels, relative to the current landmarks.
     fn probe(&self, cascade: &Cascade, image: &Rgb, frame: &FaceFrame, shape: &[f32], values: &mut Vec<f32>) {
         let [cos, sin] = Similarity::between(&self.initial_shape, shape).linear.map(|v| v as f32);
         values.clear();
@@ -121,13 +120,13 @@ impl ShapePredictor {
 }
 
 impl Cascade {
-    /// Adds to `shape` what every tree's leaf says about `values`.
+    /// Adds the update of each tree's leaf for `values` to `shape`.
     fn refine(&self, values: &[f32], shape: &mut [f32]) {
         let leaf_size = (self.splits_per_tree + 1) * shape.len();
         let trees = self.splits.chunks_exact(self.splits_per_tree);
-        // First every tree's answer, then the sums: the leaves lie far apart in memory, and adding without
-        // waiting for comparisons lets the processor fetch several at a time.
-        let answers: Vec<usize> = trees
+        // All leaves are selected before the first is added. The leaves are far apart in memory; without
+        // comparisons in between, the processor loads several at a time.
+        let leaf_offsets: Vec<usize> = trees
             .enumerate()
             .map(|(tree, splits)| {
                 let mut node = 0;
@@ -139,10 +138,10 @@ impl Cascade {
                 tree * leaf_size + (node - splits.len()) * shape.len()
             })
             .collect();
-        for answer in answers {
-            let leaf = &self.leaves[answer..answer + shape.len()];
-            for (value, step) in shape.iter_mut().zip(leaf) {
-                *value += step;
+        for offset in leaf_offsets {
+            let leaf = &self.leaves[offset..offset + shape.len()];
+            for (value, update) in shape.iter_mut().zip(leaf) {
+                *value += update;
             }
         }
     }
@@ -153,7 +152,7 @@ fn read_column<R: Read>(reader: &mut DlibReader<R>, what: &str) -> Result<Vec<f3
     (0..rows).map(|_| reader.float(what)).collect()
 }
 
-/// One cascade's trees: splits per tree, all splits, all leaves.
+/// Trees of one cascade: (splits per tree, all splits, all leaves).
 fn read_forest<R: Read>(
     reader: &mut DlibReader<R>,
     step: usize,
@@ -171,7 +170,7 @@ fn read_forest<R: Read>(
         }
         if count != splits_per_tree || count == 0 {
             return Err(reader.damaged(format!(
-                "tree {tree} of cascade {step} has {count} splits, its neighbours {splits_per_tree}"
+                "tree {tree} of cascade {step} has {count} splits, the first tree {splits_per_tree}"
             )));
         }
         for _ in 0..count {
@@ -201,7 +200,7 @@ fn read_forest<R: Read>(
     Ok((splits_per_tree, splits, leaves))
 }
 
-/// The landmark and the offset of every pixel that each cascade looks at: two lists of lists.
+/// Landmark and offset of every cascade's pixels, stored as two lists of lists.
 fn read_probes<R: Read>(
     reader: &mut DlibReader<R>,
     cascades: &mut [Cascade],
@@ -235,7 +234,7 @@ fn read_index<R: Read>(reader: &mut DlibReader<R>, what: &str) -> Result<u32, Fa
 fn expect_count<R: Read>(reader: &mut DlibReader<R>, what: &str, want: usize) -> Result<(), FaceModelError> {
     let count = reader.count(what, 1)?;
     if count != want {
-        return Err(reader.damaged(format!("{what} is {count} instead of {want}")));
+        return Err(reader.damaged(format!("{what} is {count}, expected {want}")));
     }
     Ok(())
 }

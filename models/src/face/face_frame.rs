@@ -1,23 +1,23 @@
-//! Where a face is assumed to be, and how landmarks tell where it is.
+//! Placement of a face in the picture, and the similarity transform between two sets of landmarks.
 
-/// Maps the shape model's unit square onto the picture.
+/// Affine map from the unit square of the shape model to the picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FaceFrame {
-    /// The square's upper left corner, in pixels.
+    /// Top left corner in pixels.
     pub origin: [f64; 2],
-    /// Along the upper side, from left to right.
+    /// Top side, from left to right.
     pub x_axis: [f64; 2],
-    /// Along the left side, downwards.
+    /// Left side, from top to bottom.
     pub y_axis: [f64; 2],
 }
 
 impl FaceFrame {
-    /// dlib's rectangle: the pixels on its right and lower edge belong to it.
+    /// From a dlib rectangle, whose right and bottom pixels are inclusive.
     pub fn from_rectangle(left: f64, top: f64, right: f64, bottom: f64) -> Self {
         Self { origin: [left, top], x_axis: [right - left, 0.0], y_axis: [0.0, bottom - top] }
     }
 
-    /// A square of this side, tilted clockwise by `tilt` radians.
+    /// A square with side length `side`, rotated clockwise by `tilt` radians.
     pub(super) fn square(center: [f64; 2], side: f64, tilt: f64) -> Self {
         let (sin, cos) = tilt.sin_cos();
         let (x_axis, y_axis) = ([side * cos, side * sin], [-side * sin, side * cos]);
@@ -28,13 +28,13 @@ impl FaceFrame {
         }
     }
 
-    /// The same area with left and right exchanged: the model sees the face as in a mirror.
+    /// The same area with left and right exchanged: the model sees the mirrored face.
     pub(super) fn mirrored(self) -> Self {
         let [x, y] = self.x_axis;
         Self { origin: [self.origin[0] + x, self.origin[1] + y], x_axis: [-x, -y], y_axis: self.y_axis }
     }
 
-    /// The area grown (or shrunk) around its middle.
+    /// The area scaled about its centre.
     pub(super) fn scaled(self, factor: f64) -> Self {
         let shift = (1.0 - factor) / 2.0;
         let grow = |axis: [f64; 2]| axis.map(|v| v * factor);
@@ -53,24 +53,24 @@ impl FaceFrame {
         self.apply([0.5, 0.5])
     }
 
-    /// Length of the upper side in pixels.
+    /// Length of the top side in pixels.
     pub(super) fn side(&self) -> f64 {
         self.x_axis[0].hypot(self.x_axis[1])
     }
 }
 
-/// The least-squares similarity (x, y) → (a x − b y, b x + a y) + t from one shape to another. In the
-/// plane this closed form equals the singular value decomposition that dlib takes.
+/// Least-squares similarity transform (x, y) → (a x − b y, b x + a y) + t from one shape to another. In two
+/// dimensions this closed form equals the singular value decomposition that dlib uses.
 pub(super) struct Similarity {
     /// a, b.
     pub linear: [f64; 2],
     pub translation: [f64; 2],
-    /// Root mean square distance that remains, in units of the first shape.
+    /// Root mean square distance between the transformed and the target points, in units of the first shape.
     pub residual: f64,
 }
 
 impl Similarity {
-    /// Both shapes as x, y, x, y …, with the same number of points.
+    /// Both shapes are x, y, x, y, … with the same number of points.
     pub fn between(from: &[f32], to: &[f32]) -> Self {
         let count = (from.len() / 2) as f64;
         let mean = |points: &[f32]| {
@@ -89,17 +89,21 @@ impl Similarity {
             dot += fx * tx + fy * ty;
             cross += fx * ty - fy * tx;
         }
-        // A model of a single point has no extent: dlib takes the identity.
+        // A single point has no extent; dlib uses the identity.
         let [a, b] = if from_square == 0.0 { [1.0, 0.0] } else { [dot / from_square, cross / from_square] };
         let scale_square = a * a + b * b;
-        let rest = (to_square - scale_square * from_square).max(0.0);
+        let residual_square = (to_square - scale_square * from_square).max(0.0);
         Self {
             linear: [a, b],
             translation: [
                 to_mean[0] - (a * from_mean[0] - b * from_mean[1]),
                 to_mean[1] - (b * from_mean[0] + a * from_mean[1]),
             ],
-            residual: if scale_square > 0.0 { (rest / count / scale_square).sqrt() } else { f64::INFINITY },
+            residual: if scale_square > 0.0 {
+                (residual_square / count / scale_square).sqrt()
+            } else {
+                f64::INFINITY
+            },
         }
     }
 
@@ -127,21 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn a_similarity_is_recovered_with_what_it_leaves() {
+    fn a_similarity_is_recovered_with_its_residual() {
         let from = [0.0f32, 0.0, 4.0, 0.0, 4.0, 2.0, 0.0, 2.0];
-        // Turned by a quarter clockwise (y points down), doubled, moved.
+        // Rotated by 90° clockwise (y points down), scaled by 2, translated.
         let to = [10.0f32, 20.0, 10.0, 28.0, 6.0, 28.0, 6.0, 20.0];
         let fit = Similarity::between(&from, &to);
         assert!((fit.angle() - std::f64::consts::FRAC_PI_2).abs() < 1e-6);
         assert!((fit.scale() - 2.0).abs() < 1e-6 && fit.residual < 1e-5, "{}", fit.residual);
         assert_close(fit.apply([4.0, 2.0]), [6.0, 28.0]);
-        // Opposite corners pulled outwards by 0.2 along x: no similarity explains that.
+        // Opposite corners moved outwards by 0.2 along x, which no similarity reproduces.
         let bent = [9.8f32, 20.0, 10.0, 28.0, 6.2, 28.0, 6.0, 20.0];
         assert!(Similarity::between(&from, &bent).residual > 0.02);
     }
 
     #[test]
-    fn frames_keep_their_middle_when_they_grow_or_turn() {
+    fn scaling_and_mirroring_keep_the_centre() {
         let frame = FaceFrame::square([50.0, 60.0], 20.0, 0.4);
         assert!((frame.side() - 20.0).abs() < 1e-9);
         for other in [frame, frame.scaled(1.3), frame.mirrored()] {

@@ -1,14 +1,13 @@
-//! Whether an ONNX file is whole, before a parser takes its word for it.
+//! Validation of an ONNX file's protocol buffer encoding, before the file is parsed.
 //!
-//! ONNX is protocol buffers: fields of a number, a kind and a value, which may itself be a message. `rten` 0.27
-//! reads them without a look at the end of the surrounding message: a length that reaches beyond it is allocated,
-//! and a number of more than ten bytes is read for ever. Here every length and every number is checked first, in
-//! one pass and without a copy.
+//! `rten` 0.27 does not check field lengths against the end of the enclosing message: it allocates a length
+//! that exceeds the message, and does not terminate on a varint of more than ten bytes. This check covers
+//! every length and every varint in one pass, without copies.
 
-/// Messages inside messages: graphs in the attributes of nodes. Networks without loops and branches need 8.
-const DEEPEST: usize = 64;
+/// Maximum nesting of messages (graphs in attributes of nodes). Networks without loops and branches need 8.
+const MAX_DEPTH: usize = 64;
 
-/// The messages of `onnx.proto3` that hold others.
+/// The message types of `onnx.proto3` that contain other messages.
 #[derive(Clone, Copy)]
 enum Message {
     Model,
@@ -21,21 +20,22 @@ enum Message {
     TensorType,
     SequenceType,
     Shape,
-    /// Numbers and strings only.
+    /// Only varints and strings.
     Flat,
 }
 
-/// What a field of variable length holds.
+/// Contents of a length-delimited field.
 enum Content {
     Message(Message),
-    Numbers,
-    /// Values of this many bytes.
+    /// Packed varints.
+    Varints,
+    /// Packed values of this many bytes.
     Fixed(usize),
     Bytes,
 }
 
 impl Message {
-    /// By the field's number in `onnx.proto3`.
+    /// Contents of the field with this number in `onnx.proto3`.
     fn content(self, field: u64) -> Content {
         Content::Message(match (self, field) {
             (Self::Model, 7) | (Self::Attribute, 6) => Self::Graph,
@@ -50,13 +50,13 @@ impl Message {
             (Self::TensorType, 2) => Self::Shape,
             (Self::Tensor, 4) => return Content::Fixed(4),
             (Self::Tensor, 10) => return Content::Fixed(8),
-            (Self::Tensor, 5 | 7) => return Content::Numbers,
+            (Self::Tensor, 5 | 7) => return Content::Varints,
             _ => return Content::Bytes,
         })
     }
 }
 
-/// Checks a whole file. The error says what is wrong and where.
+/// Checks a file; the error gives the problem and its byte offset.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let mut wire = Wire { bytes, at: 0 };
     wire.message(Message::Model, bytes.len(), 0).map_err(|problem| format!("{problem} (byte {})", wire.at))
@@ -70,37 +70,37 @@ struct Wire<'a> {
 type Checked<T> = Result<T, &'static str>;
 
 impl Wire<'_> {
-    /// A message that reaches to byte `end`.
+    /// Checks a message that ends at byte `end`.
     fn message(&mut self, message: Message, end: usize, depth: usize) -> Checked<()> {
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return Err("messages are nested too deeply");
         }
         while self.at < end {
-            let key = self.number(end)?;
+            let key = self.varint(end)?;
             match key & 7 {
-                0 => drop(self.number(end)?),
+                0 => drop(self.varint(end)?),
                 1 => self.skip(8, end)?,
                 5 => self.skip(4, end)?,
                 2 => {
-                    let length = usize::try_from(self.number(end)?).unwrap_or(usize::MAX);
+                    let length = usize::try_from(self.varint(end)?).unwrap_or(usize::MAX);
                     let start = self.at;
                     self.skip(length, end)?;
                     let inner = self.at;
                     self.at = start;
                     match message.content(key >> 3) {
                         Content::Message(message) => self.message(message, inner, depth + 1)?,
-                        Content::Numbers => {
+                        Content::Varints => {
                             while self.at < inner {
-                                self.number(inner)?;
+                                self.varint(inner)?;
                             }
                         }
                         Content::Fixed(size) if length % size != 0 => {
-                            return Err("a list ends within a value");
+                            return Err("a packed list ends within a value");
                         }
                         Content::Fixed(_) | Content::Bytes => self.at = inner,
                     }
                 }
-                _ => return Err("a field of a kind that ONNX does not have"),
+                _ => return Err("unknown wire type"),
             }
         }
         Ok(())
@@ -112,16 +112,16 @@ impl Wire<'_> {
                 self.at = next;
                 Ok(())
             }
-            _ => Err("a value reaches beyond its message"),
+            _ => Err("a value exceeds its message"),
         }
     }
 
-    /// Seven bits to a byte, lowest first; the highest bit says that more follow.
-    fn number(&mut self, end: usize) -> Checked<u64> {
+    /// Seven bits per byte, lowest first; the highest bit is set in all bytes but the last.
+    fn varint(&mut self, end: usize) -> Checked<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let Some(&byte) = self.bytes[..end].get(self.at) else {
-                return Err("a number reaches beyond its message");
+                return Err("a varint exceeds its message");
             };
             self.at += 1;
             value |= u64::from(byte & 0x7f) << shift;
@@ -129,7 +129,7 @@ impl Wire<'_> {
                 return Ok(value);
             }
         }
-        Err("a number does not end")
+        Err("a varint is longer than ten bytes")
     }
 }
 
@@ -137,13 +137,13 @@ impl Wire<'_> {
 mod tests {
     use super::*;
 
-    /// A field of variable length.
+    /// A length-delimited field.
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         [&[number << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
     }
 
     #[test]
-    fn what_is_whole_is_accepted() {
+    fn well_formed_messages_are_accepted() {
         let tensor = [field(4, &[0; 8]), field(7, &[0x80, 1, 5]), field(9, &[0xff; 20])].concat();
         for bytes in
             [vec![], field(7, &field(5, &tensor)), field(7, &field(1, &field(5, &field(5, &tensor))))]
@@ -152,29 +152,29 @@ mod tests {
         }
     }
 
-    /// Found by fuzzing: `rten` read the first for ever and allocated 4.8 GB for the second.
+    /// Found by fuzzing: `rten` did not terminate on the first and allocated 4.8 GB for the second.
     #[test]
-    fn numbers_without_end_and_lengths_beyond_the_message_are_refused() {
+    fn long_varints_and_excessive_lengths_are_rejected() {
         let graph = |node: &[u8]| field(7, &field(1, node));
         for (bytes, problem) in [
-            ([0xf9; 20].to_vec(), "a number does not end (byte 10)"),
-            (graph(&[0x0a, 0xf4, 0xff, 0xff, 0x88, 0x12]), "a value reaches beyond its message (byte 10)"),
-            (field(7, &field(5, &field(7, &[0x80]))), "a number reaches beyond its message (byte 7)"),
-            (field(7, &field(5, &field(4, &[0; 6]))), "a list ends within a value (byte 6)"),
-            (vec![0x0b], "a field of a kind that ONNX does not have (byte 1)"),
-            (vec![0x0a, 2, 0], "a value reaches beyond its message (byte 2)"),
+            ([0xf9; 20].to_vec(), "a varint is longer than ten bytes (byte 10)"),
+            (graph(&[0x0a, 0xf4, 0xff, 0xff, 0x88, 0x12]), "a value exceeds its message (byte 10)"),
+            (field(7, &field(5, &field(7, &[0x80]))), "a varint exceeds its message (byte 7)"),
+            (field(7, &field(5, &field(4, &[0; 6]))), "a packed list ends within a value (byte 6)"),
+            (vec![0x0b], "unknown wire type (byte 1)"),
+            (vec![0x0a, 2, 0], "a value exceeds its message (byte 2)"),
         ] {
             assert_eq!(check(&bytes), Err(problem.to_string()), "{bytes:?}");
         }
     }
 
     #[test]
-    fn nesting_has_an_end() {
+    fn excessive_nesting_is_rejected() {
         let wrap = |number: u8, inner: &[u8]| {
             let length = inner.len();
             [&[number << 3 | 2, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8], inner].concat()
         };
-        // A graph in an attribute of a node of a graph in …
+        // A graph in an attribute of a node of a graph, and so on.
         let mut graph = Vec::new();
         for _ in 0..40 {
             graph = wrap(1, &wrap(5, &wrap(6, &graph)));

@@ -1,22 +1,22 @@
-//! Resizing and warping as OpenCV does it, because InsightFace's networks are fed that way and its points are
-//! rounded to whole pixels afterwards: a gray level more or less can move one.
+//! Bit-exact reimplementation of OpenCV's bilinear resize and warp. InsightFace's preprocessing uses them and
+//! its landmarks are rounded to whole pixels, so a difference of one grey level can move a landmark.
 
-use super::Rgb;
+use super::pixels::Rgb;
 
-/// OpenCV weighs the pixels of an 8-bit picture in steps of 1/2048.
+/// Fractional bits of OpenCV's interpolation weights for 8-bit pictures.
 const WEIGHT_BITS: u32 = 11;
 
-/// Two neighbours along one side, and their weights.
+/// Indices and fixed-point weights of the two source pixels of an output pixel along one dimension.
 struct Tap {
     at: [usize; 2],
     weight: [i64; 2],
 }
 
-/// `cv2.resize` with its default, linear interpolation. (height, width, 3) bytes.
+/// `cv2.resize` with the default `INTER_LINEAR`. → (height, width, 3) bytes.
 pub(super) fn resize(image: &Rgb, width: usize, height: usize) -> Vec<u8> {
     let (columns, rows) = (taps(image.width, width), taps(image.height, height));
     let mut out = Vec::with_capacity(width * height * 3);
-    // A source row is needed by several rows of an enlargement: the last two stay at hand.
+    // Enlargement uses a source row for several output rows: the last two are cached.
     let mut cache: [(usize, Vec<i64>); 2] = [(usize::MAX, Vec::new()), (usize::MAX, Vec::new())];
     for row in &rows {
         for y in row.at {
@@ -35,7 +35,7 @@ pub(super) fn resize(image: &Rgb, width: usize, height: usize) -> Vec<u8> {
     out
 }
 
-/// One source row at the new width, times 2^11.
+/// One source row resized to the new width, in fixed point with [`WEIGHT_BITS`].
 fn blend_columns(image: &Rgb, y: usize, columns: &[Tap]) -> Vec<i64> {
     let row = &image.data[y * image.width * 3..(y + 1) * image.width * 3];
     columns
@@ -49,14 +49,14 @@ fn blend_columns(image: &Rgb, y: usize, columns: &[Tap]) -> Vec<i64> {
         .collect()
 }
 
-/// Pixel centres correspond; beyond the first and last one, the edge repeats.
+/// Pixel centres are aligned; positions beyond the first and last pixel are clamped.
 fn taps(from: usize, to: usize) -> Vec<Tap> {
     let scale = from as f64 / to as f64;
     (0..to)
         .map(|i| {
-            let place = ((i as f64 + 0.5) * scale - 0.5) as f32;
-            let first = place.floor();
-            let mut fraction = place - first;
+            let position = ((i as f64 + 0.5) * scale - 0.5) as f32;
+            let first = position.floor();
+            let mut fraction = position - first;
             let mut first = first as i64;
             if first < 0 {
                 (first, fraction) = (0, 0.0);
@@ -65,13 +65,17 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
                 (first, fraction) = (from as i64 - 1, 0.0);
             }
             let first = first as usize;
-            let weigh = |part: f32| (part * (1 << WEIGHT_BITS) as f32).round_ties_even() as i64;
-            Tap { at: [first, (first + 1).min(from - 1)], weight: [weigh(1.0 - fraction), weigh(fraction)] }
+            let fixed_point = |weight: f32| (weight * (1 << WEIGHT_BITS) as f32).round_ties_even() as i64;
+            Tap {
+                at: [first, (first + 1).min(from - 1)],
+                weight: [fixed_point(1.0 - fraction), fixed_point(fraction)],
+            }
         })
         .collect()
 }
 
-/// A scaling and a shift: pixel (x, y) of the picture is (scale · x + shift[0], scale · y + shift[1]) of the crop.
+/// Scaling and translation from the picture to the crop: (x, y) → (scale · x + shift[0], scale · y +
+/// shift[1]).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Zoom {
     pub scale: f64,
@@ -79,13 +83,13 @@ pub(super) struct Zoom {
 }
 
 impl Zoom {
-    /// From the crop back to the picture.
+    /// Maps a point of the crop to the picture.
     pub fn invert(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         [(x - self.shift[0]) / self.scale, (y - self.shift[1]) / self.scale]
     }
 }
 
-/// `cv2.warpAffine` by a zoom, linear, black outside. (side, side, 3) bytes.
+/// `cv2.warpAffine` with `INTER_LINEAR` and a black border. → (side, side, 3) bytes.
 pub(super) fn crop(image: &Rgb, zoom: &Zoom, side: usize) -> Vec<u8> {
     let (width, height) = (image.width as i64, image.height as i64);
     let pixel = |x: i64, y: i64, c: usize| {

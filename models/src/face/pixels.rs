@@ -1,8 +1,27 @@
-//! Plain access to a frame's bytes, and the small gray pictures that the box detector searches.
+//! Access to the bytes of a frame, and the reduced grey pictures that SeetaFace searches.
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
-/// The pixels of a frame: rows from the top, three bytes each.
+/// Which channels of the frame the InsightFace networks receive as red, green and blue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelOrder {
+    /// Red, green and blue, as the networks were trained.
+    Rgb,
+    /// Blue, green and red, as LatentSync calls the networks.
+    AsOriginal,
+}
+
+impl ChannelOrder {
+    /// Input plane of the network for a channel of the frame.
+    pub(super) fn plane(self, channel: usize) -> usize {
+        match self {
+            Self::Rgb => channel,
+            Self::AsOriginal => 2 - channel,
+        }
+    }
+}
+
+/// The pixels of a frame, row by row from the top, three bytes each.
 #[derive(Clone, Copy)]
 pub struct Rgb<'a> {
     pub data: &'a [u8],
@@ -11,7 +30,7 @@ pub struct Rgb<'a> {
 }
 
 impl Rgb<'_> {
-    /// dlib's gray value, the mean of the three channels rounded down; black outside of the picture.
+    /// dlib's grey value: the mean of the three channels, rounded down; 0 outside the picture.
     #[inline]
     pub fn intensity(&self, x: i64, y: i64) -> u8 {
         if x < 0 || y < 0 || x >= self.width as i64 || y >= self.height as i64 {
@@ -23,14 +42,14 @@ impl Rgb<'_> {
     }
 }
 
-/// A gray picture for the box detector.
+/// A grey picture for SeetaFace.
 pub(super) struct Gray {
     pub data: Vec<u8>,
     pub width: usize,
     pub height: usize,
 }
 
-/// A rectangle of the frame, in pixels; it may reach over the edges, where everything is black.
+/// A rectangle of the frame in pixels. It may extend beyond the edges, where pixels are black.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub x: f64,
@@ -39,15 +58,16 @@ pub(super) struct Window {
     pub height: f64,
 }
 
-/// At most this many samples, in each direction, are averaged into one pixel of a reduced picture.
-const SAMPLES: usize = 4;
+/// Maximum number of samples per direction that are averaged into one pixel of a reduced picture.
+const MAX_SAMPLES: usize = 4;
 
 impl Rgb<'_> {
-    /// `window` as a gray picture of `width` × `height` pixels, each the mean of an even grid of samples.
+    /// Resizes `window` to a grey picture of `width` × `height` pixels, each the mean of an even grid of
+    /// samples.
     pub(super) fn reduce(&self, window: Window, width: usize, height: usize) -> Gray {
         let (step_x, step_y) = (window.width / width as f64, window.height / height as f64);
-        let columns = sample_places(window.x, step_x, width);
-        let rows = sample_places(window.y, step_y, height);
+        let columns = sample_positions(window.x, step_x, width);
+        let rows = sample_positions(window.y, step_y, height);
         let (across, down) = (columns.len() / width, rows.len() / height);
         let mut data = Vec::with_capacity(width * height);
         for rows in rows.chunks_exact(down) {
@@ -63,19 +83,19 @@ impl Rgb<'_> {
     }
 }
 
-/// The source coordinates of all samples along one side, the same number for each of the `count` pixels.
-fn sample_places(start: f64, step: f64, count: usize) -> Vec<i64> {
-    let samples = (step.ceil() as usize).clamp(1, SAMPLES);
+/// Source coordinates of all samples along one dimension, the same number for each of the `count` pixels.
+fn sample_positions(start: f64, step: f64, count: usize) -> Vec<i64> {
+    let samples = (step.ceil() as usize).clamp(1, MAX_SAMPLES);
     let fine = step / samples as f64;
     (0..count * samples).map(|i| (start + (i as f64 + 0.5) * fine).floor() as i64).collect()
 }
 
-/// Lends the bytes of `frame`, (height, width, 3) u8 on any device.
-pub(super) fn with_rgb<T>(frame: &Tensor, look: impl FnOnce(Rgb) -> Result<T>) -> Result<T> {
+/// Calls `f` with the bytes of `frame`, (height, width, 3) u8 on any device.
+pub(super) fn with_rgb<T>(frame: &Tensor, f: impl FnOnce(Rgb) -> Result<T>) -> Result<T> {
     let (height, width, channels) = frame.dims3()?;
     if channels != 3 || frame.dtype() != DType::U8 || height == 0 || width == 0 {
         bail!(
-            "a frame to search for faces must be (height, width, 3) u8, got {:?} {:?}",
+            "face detection: frame is {:?} {:?}, expected (height, width, 3) U8",
             frame.shape(),
             frame.dtype()
         );
@@ -83,11 +103,11 @@ pub(super) fn with_rgb<T>(frame: &Tensor, look: impl FnOnce(Rgb) -> Result<T>) -
     let frame = frame.to_device(&Device::Cpu)?.contiguous()?;
     let (storage, layout) = frame.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
-        bail!("a frame copied to the CPU is not on the CPU");
+        bail!("face detection: a frame copied to the CPU is not on the CPU");
     };
     let start = layout.start_offset();
     let data = &storage.as_slice::<u8>()?[start..start + height * width * 3];
-    look(Rgb { data, width, height })
+    f(Rgb { data, width, height })
 }
 
 #[cfg(test)]
@@ -95,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reducing_averages_gray_and_is_black_outside() {
+    fn reduction_averages_grey_values_and_is_black_outside_the_frame() {
         // Two pixels: (30, 60, 90) is 60, (1, 1, 0) rounds down to 0.
         let data = [30, 60, 90, 1, 1, 0];
         let image = Rgb { data: &data, width: 2, height: 1 };

@@ -1,6 +1,6 @@
-//! The detector that needs no licence and no download of its own: SeetaFace finds a face, dlib's 68-point
-//! shape predictor places the landmarks, and from then on the landmarks themselves say where to look in the
-//! next frame. SeetaFace is asked again now and then, on a small window, whether a face is still there.
+//! The default detector, which needs neither a restricted licence nor a download: SeetaFace detects a face,
+//! dlib's 68-point shape predictor places the landmarks, and the landmarks of one frame locate the face in
+//! the next. SeetaFace periodically confirms the face in a small window.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,66 +9,62 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use super::detector::FaceDetector;
+use super::dlib_shape_predictor::ShapePredictor;
+use super::error::FaceModelError;
 use super::face_frame::{FaceFrame, Similarity};
-use super::pixels::{Window, with_rgb};
-use super::seeta_boxes::{FoundBox, Search, SeetaBoxes};
-use super::{Anchors, Face, FaceDetector, FaceModelError, Rgb, ShapePredictor};
+use super::pixels::{Rgb, Window, with_rgb};
+use super::seeta_boxes::{Search, SeetaBox, SeetaBoxes};
+use super::types::{Anchors, Face, TrackState};
 
 /// Points of the 68-point scheme: 0–16 jaw, 17–26 eyebrows, 27–35 nose, 36–47 eyes, 48–67 mouth.
 const LANDMARKS: usize = 68;
 
-/// SeetaFace sums its scores over neighbouring windows: faces reached 10 to 40, clutter 2.
-const FIND_SCORE: f64 = 3.5;
-/// A face known to be there a few frames ago needs less to be believed.
-const KEEP_SCORE: f64 = 0.9;
-/// A first look finds faces of this part of the picture's longer side …
+/// Minimum SeetaFace score of a new face. SeetaFace sums scores over neighbouring windows: faces reached 10
+/// to 40, false detections 2.
+const DETECT_SCORE: f64 = 3.5;
+/// Minimum score that confirms a face seen a few frames ago.
+const CONFIRM_SCORE: f64 = 0.9;
+/// Smallest face of the fast search, relative to the picture's longer side.
 const COARSE_FACE: f64 = 1.0 / 12.0;
-/// … and a second, slower one those of this part.
+/// Smallest face of the slow search.
 const FINE_FACE: f64 = 1.0 / 30.0;
-/// Smaller faces, in pixels, are never looked for: there is nothing to gain from 50 pixels of face.
-const SMALLEST_FACE: f64 = 40.0;
-/// While nothing is found, the slow look is taken in every so many frames.
+/// Smallest face of any search in pixels: lip-sync does not improve faces below 50 pixels.
+const MIN_FACE: f64 = 40.0;
+/// Frames between slow searches while the fast search finds nothing.
 const FINE_PERIOD: usize = 10;
-/// A followed face is confirmed by SeetaFace in every so many frames.
+/// Frames between confirmations of a followed face by SeetaFace.
 const CONFIRM_PERIOD: usize = 5;
 
-/// dlib's unit square relative to SeetaFace's: its middle, in sides, and its side (mean over 21 frames of three
-/// videos; the middles scatter by 5 %).
+/// dlib's unit square relative to SeetaFace's box: offset of the centre and side length, in side lengths of
+/// the box (mean over 21 frames of three videos; the centres scatter by 5 %).
 const DLIB_IN_SEETA: ([f64; 2], f64) = ([0.0, 0.04], 0.955);
-/// Up to this roll, in radians, dlib's trees know faces from upright boxes; beyond, the box tilts.
-const UPRIGHT_ROLL: f64 = 0.26;
-/// Sizes of the boxes, relative to the fitted one, whose results are averaged.
+/// Maximum roll in radians for which dlib's trees were trained on upright boxes; beyond it the box is
+/// rotated.
+const MAX_UPRIGHT_ROLL: f64 = 0.26;
+/// Scales of the boxes, relative to the fitted one, whose results are averaged.
 const BOX_SCALES: [f64; 2] = [0.94, 1.06];
-/// Largest residual of the mean shape on a face, in sides of the box: a strong expression in half profile
-/// reaches 0.10.
-const LARGEST_RESIDUAL: f64 = 0.16;
+/// Maximum residual of the mean shape fitted to a face, in side lengths of the box. A strong expression in
+/// half profile reaches 0.10.
+const MAX_RESIDUAL: f64 = 0.16;
 
-/// SeetaFace boxes refined by dlib landmarks. Clones share the predictor, which is large.
+/// SeetaFace detection with dlib landmarks. Clones share the predictor, which is large.
 #[derive(Clone)]
 pub struct SeetaDlib {
     boxes: SeetaBoxes,
     predictor: Arc<ShapePredictor>,
-    /// x, y, x, y … of the predictor's mean shape.
+    /// Mean shape of the predictor: x, y, x, y, …
     mean_shape: Vec<f32>,
-    /// Calls of `detect` in a row that found nothing.
+    /// Consecutive calls of `detect` without a face.
     misses: usize,
 }
 
-/// What a followed face remembers of the frames before.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Track {
-    /// Frames since SeetaFace last saw the face.
-    unconfirmed: usize,
-    /// Intensities on a grid over the face.
-    appearance: Vec<u8>,
-}
-
-/// Points per side of the grid that an appearance is sampled on.
-const APPEARANCE_GRID: usize = 24;
-/// From this correlation with the last confirmed appearance on, it is beyond doubt the same face …
-const SAME_FACE: f64 = 0.9;
-/// … and below this one it may be anything: the scene may have changed, SeetaFace is asked at once.
-const CHANGED_FACE: f64 = 0.6;
+/// Points per side of the grid on which a face's template is sampled.
+const TEMPLATE_GRID: usize = 24;
+/// Minimum correlation with the confirmed template for a face that SeetaFace does not confirm.
+const SAME_FACE_CORRELATION: f64 = 0.9;
+/// Correlation below which the scene may have changed and SeetaFace must confirm the face at once.
+const CHANGED_FACE_CORRELATION: f64 = 0.6;
 
 impl SeetaDlib {
     /// `model` is dlib's `shape_predictor_68_face_landmarks.dat`.
@@ -77,7 +73,7 @@ impl SeetaDlib {
         if predictor.landmarks() != LANDMARKS {
             return Err(FaceModelError::Unexpected {
                 path: model.to_path_buf(),
-                what: format!("it finds {} points instead of {LANDMARKS}", predictor.landmarks()),
+                what: format!("it has {} landmarks, expected {LANDMARKS}", predictor.landmarks()),
             });
         }
         let boxes = SeetaBoxes::built_in()
@@ -86,34 +82,34 @@ impl SeetaDlib {
         Ok(Self { mean_shape, boxes, predictor: Arc::new(predictor), misses: 0 })
     }
 
-    /// SeetaFace's boxes in the whole picture; small faces are looked for only where there are no large
-    /// ones, and while nothing is found only now and then.
-    fn search_everywhere(&self, image: &Rgb) -> Vec<FoundBox> {
-        let found = self.look(image, COARSE_FACE);
-        match found.is_empty() && self.misses.is_multiple_of(FINE_PERIOD) {
-            true => self.look(image, FINE_FACE),
-            false => found,
+    /// SeetaFace's boxes in the whole picture. Small faces are searched for only if there is no large one,
+    /// and then only every [`FINE_PERIOD`] frames.
+    fn search_everywhere(&self, image: &Rgb) -> Vec<SeetaBox> {
+        let boxes = self.search(image, COARSE_FACE);
+        match boxes.is_empty() && self.misses.is_multiple_of(FINE_PERIOD) {
+            true => self.search(image, FINE_FACE),
+            false => boxes,
         }
     }
 
-    /// SeetaFace's boxes from this part of the picture's longer side on. The searched picture has a size that
-    /// depends on `smallest` alone: large frames take hardly longer than small ones.
-    fn look(&self, image: &Rgb, smallest: f64) -> Vec<FoundBox> {
+    /// SeetaFace's boxes of at least `min_part` of the picture's longer side. The size of the searched
+    /// picture depends only on `min_part`, so large frames take hardly longer than small ones.
+    fn search(&self, image: &Rgb, min_part: f64) -> Vec<SeetaBox> {
         let (width, height) = (image.width as f64, image.height as f64);
         self.boxes.search(
             image,
             &Search {
                 window: Window { x: 0.0, y: 0.0, width, height },
-                smallest: (width.max(height) * smallest).max(SMALLEST_FACE),
-                largest: width.min(height),
-                threshold: FIND_SCORE,
+                min_side: (width.max(height) * min_part).max(MIN_FACE),
+                max_side: width.min(height),
+                min_score: DETECT_SCORE,
             },
         )
     }
 
-    /// SeetaFace's boxes of about the size of `lost` around where it was. A small face is not found by the quick
-    /// look at the whole picture, and the slow one is not taken often.
-    fn search_near(&self, image: &Rgb, lost: &Face) -> Vec<FoundBox> {
+    /// SeetaFace's boxes of about the size of `lost`, around its last position. The fast search of the whole
+    /// picture misses small faces, and the slow search is rare.
+    fn search_near(&self, image: &Rgb, lost: &Face) -> Vec<SeetaBox> {
         let [center_x, center_y] = lost.center().map(f64::from);
         let side = f64::from(lost.area()).sqrt() / DLIB_IN_SEETA.1;
         self.boxes.search(
@@ -125,22 +121,22 @@ impl SeetaDlib {
                     width: 4.0 * side,
                     height: 4.0 * side,
                 },
-                smallest: (0.7 * side).max(SMALLEST_FACE),
-                largest: 1.5 * side,
-                threshold: FIND_SCORE,
+                min_side: (0.7 * side).max(MIN_FACE),
+                max_side: 1.5 * side,
+                min_score: DETECT_SCORE,
             },
         )
     }
 
-    fn refine_all(&self, image: &Rgb, found: &[FoundBox]) -> Vec<Face> {
-        found.iter().filter_map(|found| self.refine(image, found)).collect()
+    fn refine_all(&self, image: &Rgb, boxes: &[SeetaBox]) -> Vec<Face> {
+        boxes.iter().filter_map(|found| self.refine(image, found)).collect()
     }
 
-    /// Whether SeetaFace sees a face at `place`.
-    fn confirm(&self, image: &Rgb, place: &FaceFrame) -> Option<FoundBox> {
-        let side = place.side() / DLIB_IN_SEETA.1;
-        let center = place.center();
-        let found = self.boxes.search(
+    /// SeetaFace's box at the position of `frame`, if it detects a face there.
+    fn confirm(&self, image: &Rgb, frame: &FaceFrame) -> Option<SeetaBox> {
+        let side = frame.side() / DLIB_IN_SEETA.1;
+        let center = frame.center();
+        let boxes = self.boxes.search(
             image,
             &Search {
                 window: Window {
@@ -149,25 +145,25 @@ impl SeetaDlib {
                     width: 2.0 * side,
                     height: 2.0 * side,
                 },
-                smallest: 0.7 * side,
-                largest: 1.4 * side,
-                threshold: KEEP_SCORE,
+                min_side: 0.7 * side,
+                max_side: 1.4 * side,
+                min_score: CONFIRM_SCORE,
             },
         );
-        found.into_iter().find(|face| distance(face.center, center) < 0.4 * side)
+        boxes.into_iter().find(|face| distance(face.center, center) < 0.4 * side)
     }
 
-    /// Where `landmarks` say that the face is.
+    /// Similarity transform from the mean shape to `landmarks`.
     fn fit(&self, landmarks: &[[f32; 2]]) -> Similarity {
         Similarity::between(&self.mean_shape, landmarks.as_flattened())
     }
 
-    /// The landmarks of the face at about `place`, and their fit. The first result only centres the box;
-    /// the mean over boxes of two sizes, each also seen in a mirror, is steadier than any one of them.
-    fn locate(&self, image: &Rgb, place: &FaceFrame) -> (Vec<[f32; 2]>, Similarity) {
-        let first = self.predictor.predict(image, place);
-        let place = upright(&self.fit(&first));
-        let views = BOX_SCALES.map(|scale| place.scaled(scale)).map(|view| [(view, false), (view, true)]);
+    /// Landmarks of the face near `frame`, and their fit. A first prediction only centres the box. The result
+    /// is the mean over boxes of two sizes, each also mirrored, which is steadier than any single prediction.
+    fn locate(&self, image: &Rgb, frame: &FaceFrame) -> (Vec<[f32; 2]>, Similarity) {
+        let first = self.predictor.predict(image, frame);
+        let frame = upright(&self.fit(&first));
+        let views = BOX_SCALES.map(|scale| frame.scaled(scale)).map(|view| [(view, false), (view, true)]);
         let results: Vec<Vec<[f32; 2]>> = views
             .as_flattened()
             .par_iter()
@@ -191,23 +187,23 @@ impl SeetaDlib {
         (mean, fit)
     }
 
-    /// The face that SeetaFace found, if the landmarks agree that it is one.
-    fn refine(&self, image: &Rgb, found: &FoundBox) -> Option<Face> {
+    /// The face in a SeetaFace box, if the fitted landmarks are plausible and agree with the box.
+    fn refine(&self, image: &Rgb, found: &SeetaBox) -> Option<Face> {
         let (shift, scale) = DLIB_IN_SEETA;
         let center = [found.center[0] + shift[0] * found.side, found.center[1] + shift[1] * found.side];
-        // SeetaFace's box is rough: a first round brings the box to where the landmarks want it.
+        // SeetaFace's box is imprecise: a first prediction moves the box to the landmarks.
         let guess = FaceFrame::square(center, scale * found.side, 0.0);
         let first = self.predictor.predict(image, &guess);
         let (landmarks, fit) = self.locate(image, &upright(&self.fit(&first)));
-        let place = upright(&fit);
-        let agrees = fit.residual < LARGEST_RESIDUAL
-            && distance(place.center(), guess.center()) < 0.5 * guess.side()
-            && (0.5..2.0).contains(&(place.side() / guess.side()));
+        let frame = upright(&fit);
+        let agrees = fit.residual < MAX_RESIDUAL
+            && distance(frame.center(), guess.center()) < 0.5 * guess.side()
+            && (0.5..2.0).contains(&(frame.side() / guess.side()));
         agrees.then(|| Face {
-            bbox: bounds(&place),
+            bbox: bounds(&frame),
             score: found.score as f32,
             anchors: anchors(&landmarks),
-            track: Track { unconfirmed: 0, appearance: appearance(image, &place) },
+            track: TrackState { frames_since_confirmed: 0, template: template(image, &frame) },
             landmarks,
         })
     }
@@ -215,39 +211,40 @@ impl SeetaDlib {
     fn follow_in(&self, image: &Rgb, previous: &Face) -> Option<Face> {
         let before = upright(&self.fit(&previous.landmarks));
         let (landmarks, fit) = self.locate(image, &before);
-        let place = upright(&fit);
-        let [x, y] = place.center();
-        let plausible = fit.residual < LARGEST_RESIDUAL
-            && distance(place.center(), before.center()) < 0.5 * before.side()
-            && (0.7..1.4).contains(&(place.side() / before.side()))
+        let frame = upright(&fit);
+        let [x, y] = frame.center();
+        let plausible = fit.residual < MAX_RESIDUAL
+            && distance(frame.center(), before.center()) < 0.5 * before.side()
+            && (0.7..1.4).contains(&(frame.side() / before.side()))
             && (0.0..image.width as f64).contains(&x)
             && (0.0..image.height as f64).contains(&y);
         if !plausible {
             return None;
         }
-        let look = appearance(image, &place);
-        let likeness = correlation(&look, &previous.track.appearance);
+        let current = template(image, &frame);
+        let similarity = correlation(&current, &previous.track.template);
         let mut face = Face {
-            bbox: bounds(&place),
+            bbox: bounds(&frame),
             score: previous.score,
             anchors: anchors(&landmarks),
             landmarks,
-            track: Track {
-                unconfirmed: previous.track.unconfirmed + 1,
-                appearance: previous.track.appearance.clone(),
+            track: TrackState {
+                frames_since_confirmed: previous.track.frames_since_confirmed + 1,
+                template: previous.track.template.clone(),
             },
         };
-        if likeness < CHANGED_FACE || face.track.unconfirmed >= CONFIRM_PERIOD {
-            match self.confirm(image, &place) {
+        if similarity < CHANGED_FACE_CORRELATION || face.track.frames_since_confirmed >= CONFIRM_PERIOD {
+            match self.confirm(image, &frame) {
                 Some(found) => {
                     face.score = found.score as f32;
-                    face.track.appearance = look;
+                    face.track.template = current;
                 }
-                // SeetaFace knows frontal faces; a turned head that looks as before is still there.
-                None if likeness >= SAME_FACE => {}
+                // SeetaFace detects frontal faces only; a turned head with an unchanged template is still the
+                // same face.
+                None if similarity >= SAME_FACE_CORRELATION => {}
                 None => return None,
             }
-            face.track.unconfirmed = 0;
+            face.track.frames_since_confirmed = 0;
         }
         Some(face)
     }
@@ -256,15 +253,15 @@ impl SeetaDlib {
 impl FaceDetector for SeetaDlib {
     fn detect(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
         let faces: Vec<Face> = with_rgb(frame, |image| {
-            let found = self.search_everywhere(&image);
-            Ok(self.refine_all(&image, &found))
+            let boxes = self.search_everywhere(&image);
+            Ok(self.refine_all(&image, &boxes))
         })?;
         self.misses = if faces.is_empty() { self.misses + 1 } else { 0 };
         Ok(faces)
     }
 
     fn detect_all(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
-        with_rgb(frame, |image| Ok(self.refine_all(&image, &self.look(&image, FINE_FACE))))
+        with_rgb(frame, |image| Ok(self.refine_all(&image, &self.search(&image, FINE_FACE))))
     }
 
     fn detect_near(&mut self, frame: &Tensor, lost: &Face) -> Result<Vec<Face>> {
@@ -283,15 +280,16 @@ impl FaceDetector for SeetaDlib {
     }
 }
 
-/// The unit square of a fit, upright unless the head is tilted further than the trees know.
+/// The unit square placed by a fit, upright unless the roll exceeds [`MAX_UPRIGHT_ROLL`].
 fn upright(fit: &Similarity) -> FaceFrame {
     let angle = fit.angle();
-    let tilt = angle - angle.clamp(-UPRIGHT_ROLL, UPRIGHT_ROLL);
+    let tilt = angle - angle.clamp(-MAX_UPRIGHT_ROLL, MAX_UPRIGHT_ROLL);
     FaceFrame::square(fit.apply([0.5, 0.5]), fit.scale(), tilt)
 }
 
-fn bounds(place: &FaceFrame) -> [f32; 4] {
-    let ([x, y], half) = (place.center(), place.side() / 2.0);
+/// Axis-aligned box around the centre, with the side length of `frame`.
+fn bounds(frame: &FaceFrame) -> [f32; 4] {
+    let ([x, y], half) = (frame.center(), frame.side() / 2.0);
     [x - half, y - half, x + half, y + half].map(|v| v as f32)
 }
 
@@ -299,17 +297,18 @@ fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
     (a[0] - b[0]).hypot(a[1] - b[1])
 }
 
-fn appearance(image: &Rgb, place: &FaceFrame) -> Vec<u8> {
-    let step = |i: usize| (i as f64 + 0.5) / APPEARANCE_GRID as f64;
-    (0..APPEARANCE_GRID * APPEARANCE_GRID)
+/// Intensities on a grid over the face.
+fn template(image: &Rgb, frame: &FaceFrame) -> Vec<u8> {
+    let step = |i: usize| (i as f64 + 0.5) / TEMPLATE_GRID as f64;
+    (0..TEMPLATE_GRID * TEMPLATE_GRID)
         .map(|i| {
-            let [x, y] = place.apply([step(i % APPEARANCE_GRID), step(i / APPEARANCE_GRID)]);
+            let [x, y] = frame.apply([step(i % TEMPLATE_GRID), step(i / TEMPLATE_GRID)]);
             image.intensity(x.round() as i64, y.round() as i64)
         })
         .collect()
 }
 
-/// Pearson's coefficient; 0 where one of the two has no contrast.
+/// Pearson's correlation coefficient; 0 if either template is constant.
 fn correlation(a: &[u8], b: &[u8]) -> f64 {
     let count = a.len() as f64;
     let mean = |v: &[u8]| v.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -324,7 +323,7 @@ fn correlation(a: &[u8], b: &[u8]) -> f64 {
     if aa * bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 }
 }
 
-/// Which point of the mirrored face each point is.
+/// Index in the mirrored face of each landmark.
 const MIRRORED: [usize; LANDMARKS] = [
     16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, // jaw
     26, 25, 24, 23, 22, 21, 20, 19, 18, 17, // eyebrows
@@ -334,16 +333,17 @@ const MIRRORED: [usize; LANDMARKS] = [
     64, 63, 62, 61, 60, 67, 66, 65, // lips, inner edge
 ];
 
-/// The points whose mean each anchor starts from. The eyebrows' ends (17, 21, 22, 26) and the tip of the nose
-/// (30) are left out: with them an arched brow or a turned head moves the mean against the reference's, and
-/// one constant no longer serves two people (2.7 % of the eyebrow distance instead of 1.8 %).
+/// Landmarks whose mean approximates each anchor. The ends of the eyebrows (17, 21, 22, 26) and the tip of
+/// the nose (30) are excluded: with them, an arched brow or a turned head moves the mean relative to the
+/// original's anchor, and the offsets below fit two people worse (error of 2.7 % of the brow distance instead
+/// of 1.8 %).
 const LEFT_BROW: Range<usize> = 18..21;
 const RIGHT_BROW: Range<usize> = 23..26;
 const NOSE: Range<usize> = 31..36;
 
-/// How far those means lie from where InsightFace's 106 points put the anchors: along the brow line and
-/// downwards, in eyebrow distances. Mean of what two videos with given anchors show, a woman's and a man's;
-/// found on one and checked on the other, 1.8 % of the eyebrow distance remain.
+/// Offsets of these means from the anchors by InsightFace's 106 points: along the brow line and downwards, in
+/// brow distances. Mean over two videos with known anchors, of a woman and a man. Fitted on one and applied
+/// to the other, the error is 1.8 % of the brow distance.
 const LEFT_BROW_OFFSET: [f32; 2] = [0.0014, -0.0315];
 const RIGHT_BROW_OFFSET: [f32; 2] = [-0.0113, -0.0334];
 const NOSE_OFFSET: [f32; 2] = [-0.0188, 0.0548];
@@ -355,7 +355,7 @@ fn anchors(landmarks: &[[f32; 2]]) -> Anchors {
         sum.map(|v| v / count)
     };
     let means = Anchors { left_brow: mean(LEFT_BROW), right_brow: mean(RIGHT_BROW), nose: mean(NOSE) };
-    // The brow line is the first axis of the face's own frame, its length the unit.
+    // In face coordinates the brow line is the first axis and its length the unit.
     let [x, y] = means.brow_line();
     let corrected = |point: [f32; 2], [along, down]: [f32; 2]| {
         [point[0] - (along * x - down * y), point[1] - (along * y + down * x)]

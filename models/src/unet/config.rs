@@ -1,20 +1,22 @@
-//! The configuration of the UNet, and the plan of its blocks that follows from it.
+//! The configuration of the UNet, and the layout of its blocks.
 
 use candle_core::{Result, bail};
 use serde::{Deserialize, Deserializer};
 
 use crate::layers::Convolution;
 
-/// Levels of the network; the original's rule for motion modules of the decoder is written for four.
+/// Resolutions of the network. The original places the motion modules of the decoder by a rule that assumes
+/// four.
 const MAX_LEVELS: usize = 4;
-/// Layers in a block, channels in a layer: several times what any published network has. A configuration is
-/// planned before a weight is read, and must not ask for more memory than there is.
+/// Layers per block: several times more than any published network has. The layout is built before any weight
+/// is read, so its size must be bounded.
 const MAX_LAYERS: usize = 64;
+/// Channels per layer.
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// The `model:` section of a `unet_config.yaml`. What a file leaves out has the original constructor's
-/// default; what only concerns training (`zero_initialize`, `sample_size`) or has no effect on the
-/// original's result (`only_cross_attention`, `upcast_attention`) is not read.
+/// The `model:` section of a `unet_config.yaml`. Missing options have the defaults of the original's
+/// constructor. Options of training (`zero_initialize`, `sample_size`) and options without effect on the
+/// original's output (`only_cross_attention`, `upcast_attention`) are ignored.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct UNet3DConfig {
@@ -53,7 +55,7 @@ pub struct UNet3DConfig {
     pub add_audio_layer: bool,
 }
 
-/// `attention_head_dim`, which in spite of its name is the NUMBER of heads: one for all levels or one each.
+/// `attention_head_dim`. Despite its name it is the number of heads, one for all levels or one per level.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum Heads {
@@ -134,25 +136,27 @@ impl Default for MotionModuleConfig {
     }
 }
 
-/// One resnet and what follows it.
+/// A resnet, and the spatial transformer and motion module after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LayerPlan {
     pub in_channels: usize,
     pub out_channels: usize,
-    /// Heads of the spatial transformer, where there is one.
+    /// Heads of the spatial transformer; `None`: no transformer.
     pub heads: Option<usize>,
     pub motion_module: bool,
 }
 
-/// The layers of one block, and whether it ends by changing the size of the image.
+/// The layers of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockPlan {
     pub layers: Vec<LayerPlan>,
+    /// Whether the block ends with a downsampler or an upsampler.
     pub resample: bool,
 }
 
 impl UNet3DConfig {
-    /// Channels of all attentions to the audio together: as many numbers are the keys of one token, and its values.
+    /// Sum of the channels of all audio cross-attentions: the number of elements of the keys of one audio
+    /// token, and of its values.
     pub fn audio_channels(&self) -> Result<usize> {
         self.validate()?;
         if !self.add_audio_layer {
@@ -164,7 +168,8 @@ impl UNet3DConfig {
         Ok(layers.filter(|layer| layer.heads.is_some()).map(|layer| layer.out_channels).sum())
     }
 
-    /// The 3×3 convolutions that keep the image's size or double it, all but the first and the last.
+    /// The 3×3 convolutions with stride 1, including those after upsampling, without `conv_in` and
+    /// `conv_out`.
     pub fn convolutions(&self) -> Result<Vec<Convolution>> {
         self.validate()?;
         let last = self.block_out_channels.len() - 1;
@@ -188,11 +193,11 @@ impl UNet3DConfig {
     }
 
     /// Channels of the time embedding.
-    pub(super) fn time_channels(&self) -> usize {
+    pub(super) fn time_embed_dim(&self) -> usize {
         4 * self.block_out_channels[0]
     }
 
-    /// Refuses, by the option's name, what this engine does not compute.
+    /// Rejects unsupported values; the error names the option.
     pub(super) fn validate(&self) -> Result<()> {
         let levels = self.block_out_channels.len();
         if levels == 0 || levels > MAX_LEVELS {
@@ -219,15 +224,15 @@ impl UNet3DConfig {
     }
 
     fn validate_sizes(&self) -> Result<()> {
-        for (name, value, most) in [
+        for (name, value, max) in [
             ("in_channels", self.in_channels, MAX_CHANNELS),
             ("out_channels", self.out_channels, MAX_CHANNELS),
             ("layers_per_block", self.layers_per_block, MAX_LAYERS),
             ("norm_num_groups", self.norm_num_groups, MAX_CHANNELS),
             ("cross_attention_dim", self.cross_attention_dim, MAX_CHANNELS),
         ] {
-            if !(1..=most).contains(&value) {
-                bail!("unet config: {name} is {value}, expected 1 to {most}");
+            if !(1..=max).contains(&value) {
+                bail!("unet config: {name} is {value}, expected 1 to {max}");
             }
         }
         for (level, &channels) in self.block_out_channels.iter().enumerate() {
@@ -237,7 +242,7 @@ impl UNet3DConfig {
             }
             if channels == 0 || channels % 2 != 0 || heads == 0 || channels % heads != 0 {
                 bail!(
-                    "unet config: block_out_channels {channels} at level {level} does not divide into {heads} heads"
+                    "unet config: block_out_channels {channels} at level {level} is not divisible by {heads} heads"
                 );
             }
         }
@@ -245,7 +250,7 @@ impl UNet3DConfig {
     }
 
     fn validate_unsupported(&self) -> Result<()> {
-        let refused = [
+        let unsupported = [
             ("center_input_sample", self.center_input_sample),
             ("dual_cross_attention", self.dual_cross_attention),
             ("class_embed_type", self.class_embed_type.is_some()),
@@ -256,8 +261,8 @@ impl UNet3DConfig {
             ("mid_block_scale_factor", self.mid_block_scale_factor != 1.0),
             ("mid_block_type", self.mid_block_type != "UNetMidBlock3DCrossAttn"),
         ];
-        for (name, is_refused) in refused {
-            if is_refused {
+        for (name, is_unsupported) in unsupported {
+            if is_unsupported {
                 bail!("unet config: this value of {name} is not supported");
             }
         }
@@ -271,12 +276,12 @@ impl UNet3DConfig {
         }
     }
 
-    /// Motion modules stand at some of the sizes 1, 2, 4, 8 by which the image is divided.
-    fn has_motion_module(&self, division: usize) -> bool {
-        self.use_motion_module && self.motion_module_resolutions.contains(&division)
+    /// Whether the layers at this downsampling factor (1, 2, 4 or 8) have motion modules.
+    fn has_motion_module(&self, downsampling: usize) -> bool {
+        self.use_motion_module && self.motion_module_resolutions.contains(&downsampling)
     }
 
-    /// The encoder's blocks, from the largest image to the smallest.
+    /// Blocks of the encoder, from the highest resolution to the lowest.
     pub(super) fn down_blocks(&self) -> Result<Vec<BlockPlan>> {
         let channels = &self.block_out_channels;
         let mut plans = Vec::with_capacity(channels.len());
@@ -297,7 +302,7 @@ impl UNet3DConfig {
         Ok(plans)
     }
 
-    /// The layer between the two resnets of the middle, and the first of them.
+    /// The first resnet of the mid block and the transformer after it; a second resnet follows.
     pub(super) fn mid_block(&self) -> LayerPlan {
         let level = self.block_out_channels.len() - 1;
         LayerPlan {
@@ -308,8 +313,8 @@ impl UNet3DConfig {
         }
     }
 
-    /// The decoder's blocks, from the smallest image to the largest. A layer's input is the previous
-    /// layer's output and one output of the encoder, side by side.
+    /// Blocks of the decoder, from the lowest resolution to the highest. The input of a layer is the output
+    /// of the previous one, concatenated with a skip connection from the encoder.
     pub(super) fn up_blocks(&self) -> Result<Vec<BlockPlan>> {
         let channels = &self.block_out_channels;
         let last = channels.len() - 1;
@@ -332,7 +337,7 @@ impl UNet3DConfig {
                     in_channels: previous + skip,
                     out_channels: channels[level],
                     heads,
-                    // The original counts down from 8 however many levels there are.
+                    // The original counts down from 8 for any number of levels.
                     motion_module: self.has_motion_module(1 << (MAX_LEVELS - 1 - i)),
                 }
             });
@@ -363,7 +368,7 @@ impl MotionModuleConfig {
     }
 }
 
-/// `1e-5` is a number to some YAML parsers and a string to others.
+/// Accepts a number or its text: some YAML parsers read `1e-5` as a string.
 fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,22 +1,23 @@
-//! The motion module: attention of every position over the frames of the video.
+//! The motion module: temporal self-attention, every position over the frames of the video.
 
 use candle_core::{IndexOp, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use kernels::{GroupNorm, LayerNorm, Linear};
 
+use super::config::{MotionModuleConfig, UNet3DConfig};
+use super::pass::Pass;
 use super::transformer::{Attention, AttentionShape};
-use super::{MotionModuleConfig, Pass, UNet3DConfig};
 use crate::layers::{self, FeedForward};
 
-/// The original does not take this number from its configuration.
+/// Fixed in the original, not part of its configuration.
 const NORM_GROUPS: usize = 32;
 
-/// A temporal self-attention with the norm before it.
+/// Temporal self-attention with the norm before it.
 #[derive(Debug)]
 struct TemporalAttention {
     norm: LayerNorm,
     attention: Attention,
-    /// `pos_encoder.pe`, (1, longest video, channels).
+    /// `pos_encoder.pe`, (1, temporal_position_encoding_max_len, channels).
     pe: Option<Tensor>,
 }
 
@@ -27,7 +28,7 @@ impl TemporalAttention {
             let frames = x.dim(1)?;
             if frames > pe.dim(1)? {
                 bail!(
-                    "motion module: {frames} frames at a time, at most {} (temporal_position_encoding_max_len)",
+                    "motion module: {frames} frames, at most {} (temporal_position_encoding_max_len)",
                     pe.dim(1)?
                 );
             }
@@ -48,7 +49,11 @@ struct TemporalTransformerBlock {
 
 impl TemporalTransformerBlock {
     fn load(cfg: &MotionModuleConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = AttentionShape { query: channels, context: channels, heads: cfg.num_attention_heads };
+        let shape = AttentionShape {
+            query_dim: channels,
+            cross_attention_dim: channels,
+            heads: cfg.num_attention_heads,
+        };
         let attention_blocks = (0..cfg.attention_block_types.len()).map(|i| {
             let block = vb.pp("attention_blocks").pp(i);
             let pe = if cfg.temporal_position_encoding {
@@ -80,7 +85,7 @@ impl TemporalTransformerBlock {
     }
 }
 
-/// A transformer over the frames at each position.
+/// Transformer over the frames at each position.
 #[derive(Debug)]
 pub(super) struct MotionModule {
     norm: GroupNorm,
@@ -112,7 +117,7 @@ impl MotionModule {
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let (images, height, width, _) = x.dims4()?;
         let positions = height * width;
-        // The norm is the frame's own, unlike those of the resnets.
+        // The statistics of this norm are per frame, unlike those of the resnets.
         let h = self.proj_in.forward(&self.norm.forward(x)?)?;
         let inner = self.proj_in.out_features();
         let mut h = h.reshape((images / pass.frames, pass.frames, positions, inner))?;

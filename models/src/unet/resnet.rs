@@ -1,13 +1,15 @@
-//! Residual blocks of convolutions, and the layers that change the size of the image.
+//! Resnet blocks, downsampling and upsampling.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use kernels::{Conv2d, GroupNorm, Linear, Padding};
 
-use super::{Pass, UNet3DConfig};
+use super::config::UNet3DConfig;
+use super::pass::Pass;
 use crate::layers::{self, ConvShape};
 
-/// A group norm followed by SiLU, whose statistics run over the frames of a video or over each frame.
+/// Group norm followed by SiLU. The statistics are over all frames of a video, or per frame with
+/// `use_inflated_groupnorm`.
 #[derive(Debug)]
 pub(super) struct VideoNorm {
     norm: GroupNorm,
@@ -33,7 +35,7 @@ impl VideoNorm {
     }
 }
 
-/// norm → SiLU → conv, the time embedding added, norm → SiLU → conv, the input added.
+/// norm → SiLU → conv → + time embedding → norm → SiLU → conv → + input.
 #[derive(Debug)]
 pub(super) struct ResnetBlock3D {
     norm1: VideoNorm,
@@ -54,7 +56,7 @@ impl ResnetBlock3D {
         Ok(Self {
             norm1: VideoNorm::load(cfg, input, vb.pp("norm1"))?,
             conv1: layers::conv2d(ConvShape::same(input, output), vb.pp("conv1"))?,
-            time_emb_proj: layers::linear(cfg.time_channels(), output, vb.pp("time_emb_proj"))?,
+            time_emb_proj: layers::linear(cfg.time_embed_dim(), output, vb.pp("time_emb_proj"))?,
             norm2: VideoNorm::load(cfg, output, vb.pp("norm2"))?,
             conv2: layers::conv2d(ConvShape::same(output, output), vb.pp("conv2"))?,
             conv_shortcut,
@@ -63,10 +65,10 @@ impl ResnetBlock3D {
 
     /// `x`: (batch · frames, h, w, in) → (batch · frames, h, w, out).
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let time = self.time_emb_proj.forward(&pass.time)?;
-        let time = time.reshape((1, 1, 1, time.dim(1)?))?;
+        let temb = self.time_emb_proj.forward(&pass.temb)?;
+        let temb = temb.reshape((1, 1, 1, temb.dim(1)?))?;
         let h = self.norm1.forward_silu(x, pass.frames)?;
-        let h = self.conv1.forward_add(&h, &time)?;
+        let h = self.conv1.forward_add(&h, &temb)?;
         let h = self.norm2.forward_silu(&h, pass.frames)?;
         match &self.conv_shortcut {
             Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
@@ -75,7 +77,7 @@ impl ResnetBlock3D {
     }
 }
 
-/// Half the size, rounded up.
+/// Convolution with stride 2: half the height and width, rounded up.
 #[derive(Debug)]
 pub(super) struct Downsample3D {
     conv: Conv2d,
@@ -93,7 +95,7 @@ impl Downsample3D {
     }
 }
 
-/// The size of the encoder's output that is joined next.
+/// Nearest-neighbour upsampling to the size of the next skip connection, then a convolution.
 #[derive(Debug)]
 pub(super) struct Upsample3D {
     conv: Conv2d,
@@ -104,8 +106,8 @@ impl Upsample3D {
         Ok(Self { conv: layers::conv2d(ConvShape::same(channels, channels), vb.pp("conv"))? })
     }
 
-    /// `x`: (batch · frames, h, w, channels) → (batch · frames, height, width, channels), `size` being
-    /// (height, width).
+    /// `size`: (height, width).
+    /// `x`: (batch · frames, h, w, channels) → (batch · frames, height, width, channels).
     pub fn forward(&self, x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
         let (_, h, w, _) = x.dims4()?;
         if size == (2 * h, 2 * w) {
@@ -118,7 +120,8 @@ impl Upsample3D {
     }
 }
 
-/// For each of `to` positions the nearest of `from`, by PyTorch's rule (rounded down, in f32).
+/// Source index of each of `to` positions when `from` positions are resized by PyTorch's `nearest` (rounded
+/// down, in f32).
 fn nearest(from: usize, to: usize) -> Vec<u32> {
     let scale = from as f32 / to as f32;
     (0..to).map(|i| ((i as f32 * scale) as u32).min(from as u32 - 1)).collect()
@@ -130,7 +133,7 @@ mod tests {
 
     /// The values of `torch.nn.functional.interpolate(arange(3.)[None, None], size=5)`.
     #[test]
-    fn nearest_rounds_down() {
+    fn nearest_neighbour_indices_equal_pytorchs() {
         assert_eq!(nearest(3, 5), [0, 0, 1, 1, 2]);
         assert_eq!(nearest(2, 3), [0, 0, 1]);
         assert_eq!(nearest(1, 2), [0, 0]);

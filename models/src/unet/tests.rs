@@ -1,13 +1,15 @@
-//! What the golden cases cannot show: odd sizes, refused options, norms per frame.
+//! Cases that the golden tensors do not cover: odd sizes, unsupported options, per-frame norms, guidance.
 
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Heads, MotionModuleConfig, UNet3D, UNet3DConfig};
+use crate::guidance::Guidance;
 use crate::synthetic::{Synthetic, unit_variance};
 
 const AUDIO_CHANNELS: usize = 16;
+const GUIDED: Guidance = Guidance::ClassifierFree { scale: 1.5 };
 
-/// Two levels, so that one goes down and one comes up again.
+/// Two resolutions, so that one downsampler and one upsampler are used.
 fn tiny() -> UNet3DConfig {
     UNet3DConfig {
         in_channels: 13,
@@ -43,12 +45,12 @@ fn audio(frames: usize) -> Result<Tensor> {
     unit_variance("test.audio", (1, frames, 6, AUDIO_CHANNELS), &Device::Cpu)
 }
 
-fn largest_difference(a: &Tensor, b: &Tensor) -> Result<f32> {
+fn max_abs_difference(a: &Tensor, b: &Tensor) -> Result<f32> {
     (a - b)?.abs()?.max_all()?.to_scalar()
 }
 
 #[test]
-fn any_size_comes_back_as_it_went_in() -> Result<()> {
+fn output_size_equals_input_size_for_odd_sizes() -> Result<()> {
     let unet = load(&tiny())?;
     let context = unet.context(&audio(2)?)?;
     for (h, w) in [(5, 7), (8, 3), (1, 1)] {
@@ -59,14 +61,14 @@ fn any_size_comes_back_as_it_went_in() -> Result<()> {
 }
 
 #[test]
-fn frames_are_alone_where_nothing_looks_across_them() -> Result<()> {
+fn frames_are_independent_only_with_per_frame_norms() -> Result<()> {
     for use_inflated_groupnorm in [true, false] {
         let unet = load(&UNet3DConfig { use_inflated_groupnorm, use_motion_module: false, ..tiny() })?;
         let (sample, audio) = (sample(2, 4, 4)?, audio(2)?);
         let both = unet.forward(&sample, 10, &unet.context(&audio)?)?;
         let context = unet.context(&audio.narrow(1, 1, 1)?)?;
         let second = unet.forward(&sample.narrow(1, 1, 1)?, 10, &context)?;
-        let difference = largest_difference(&both.narrow(1, 1, 1)?, &second)?;
+        let difference = max_abs_difference(&both.narrow(1, 1, 1)?, &second)?;
         assert_eq!(
             difference < 1e-5,
             use_inflated_groupnorm,
@@ -76,88 +78,89 @@ fn frames_are_alone_where_nothing_looks_across_them() -> Result<()> {
     Ok(())
 }
 
-/// The conditioning is given once, the latents at every step; with two audios, one batch of latents for both.
+/// The conditioning in the context and the latents shared by both halves of guidance give the same result as
+/// a batch of complete samples.
 #[test]
-fn what_does_not_change_is_computed_once_and_the_result_stays() -> Result<()> {
+fn guided_context_equals_a_batch_of_two_complete_samples() -> Result<()> {
     let unet = load(&tiny())?;
     let whole = sample(2, 6, 4)?;
     let (latents, conditioning) = (whole.narrow(4, 0, 4)?, whole.narrow(4, 4, 9)?);
-    let audio = Tensor::cat(&[audio(2)?.zeros_like()?, audio(2)?], 0)?;
-    let plain = unet.context(&audio)?;
+    let audio = audio(2)?;
+    let plain = unet.context(&Tensor::cat(&[&audio.zeros_like()?, &audio], 0)?)?;
     let both = Tensor::cat(&[&whole, &whole], 0)?;
-    let (want, feature) = unet.forward_full(&both, 10, &plain)?;
-    let shallow = unet.forward_shallow(&both, 7, &plain, &feature)?;
-    let context = unet.conditioned(plain.clone(), &conditioning)?;
+    let (want, hidden) = unet.forward_full(&both, 10, &plain)?;
+    let shallow = unet.forward_shallow(&both, 7, &plain, &hidden)?;
+    let guided = unet.guided_context(&audio, GUIDED)?;
+    let context = unet.conditioned(guided.clone(), &conditioning)?;
 
-    // How many images each block is given: those before the first attention to audio see the latents once.
-    let mut images = Vec::new();
+    // Batch size at each block: 1 up to the first cross-attention, 2 after it.
+    let mut batches = Vec::new();
     let mut observe = |name: &str, x: &Tensor| {
-        images.push((name.to_string(), x.dim(0)?));
+        batches.push((name.to_string(), x.dim(0)?));
         Ok(())
     };
-    let (got, feature) = unet.forward_observed(&latents, 10, &context, &mut observe)?;
-    assert!(largest_difference(&got, &want)? < 1e-5);
-    let count = |name: &str| images.iter().find(|(block, _)| block == name).map(|(_, count)| *count);
-    assert_eq!((count("conv_in"), count("down_blocks.0"), count("mid_block")), (Some(1), Some(2), Some(2)));
-    assert!(largest_difference(&unet.forward_shallow(&latents, 7, &context, &feature)?, &shallow)? < 1e-5);
-    assert!(largest_difference(&unet.forward(&whole, 10, &plain)?, &want)? < 1e-5);
+    let (got, hidden) = unet.forward_observed(&latents, 10, &context, &mut observe)?;
+    assert!(max_abs_difference(&got, &want)? < 1e-5);
+    let batch = |name: &str| batches.iter().find(|(block, _)| block == name).map(|(_, batch)| *batch);
+    assert_eq!((batch("conv_in"), batch("down_blocks.0"), batch("mid_block")), (Some(1), Some(2), Some(2)));
+    assert!(max_abs_difference(&unet.forward_shallow(&latents, 7, &context, &hidden)?, &shallow)? < 1e-5);
+    assert!(max_abs_difference(&unet.forward(&whole, 10, &guided)?, &want)? < 1e-5);
 
-    // Without a conditioning in the context the latents alone are not enough.
-    let error = unet.forward(&latents, 10, &plain).unwrap_err();
+    // Without the conditioning in the context, samples must have all channels.
+    let error = unet.forward(&latents, 10, &guided).unwrap_err();
     assert!(error.to_string().contains("width, 13)"), "{error}");
     Ok(())
 }
 
-/// Two videos with two audios each, as chunks with guidance are: first both without a voice, then both with theirs.
+/// Two videos with guidance: the batch is [uncond 0, uncond 1, cond 0, cond 1].
 #[test]
-fn videos_in_a_batch_see_nothing_of_each_other() -> Result<()> {
+fn videos_in_a_batch_are_independent() -> Result<()> {
     let unet = load(&tiny())?;
     let shape = (2, 2, 6, 4, 13);
-    let both = unit_variance("test.videos", shape, &Device::Cpu)?;
-    let voices = unit_variance("test.voices", (2, 2, 6, AUDIO_CHANNELS), &Device::Cpu)?;
-    let run = |samples: &Tensor, voices: &Tensor| -> Result<[Tensor; 2]> {
-        let context = unet.context(&Tensor::cat(&[&voices.zeros_like()?, voices], 0)?)?;
+    let samples = unit_variance("test.videos", shape, &Device::Cpu)?;
+    let audio = unit_variance("test.voices", (2, 2, 6, AUDIO_CHANNELS), &Device::Cpu)?;
+    let run = |samples: &Tensor, audio: &Tensor| -> Result<[Tensor; 2]> {
+        let context = unet.guided_context(audio, GUIDED)?;
         let (latents, conditioning) = (samples.narrow(4, 0, 4)?, samples.narrow(4, 4, 9)?);
         let context = unet.conditioned(context, &conditioning)?;
-        let (full, feature) = unet.forward_full(&latents, 10, &context)?;
-        Ok([full, unet.forward_shallow(&latents, 7, &context, &feature)?])
+        let (full, hidden) = unet.forward_full(&latents, 10, &context)?;
+        Ok([full, unet.forward_shallow(&latents, 7, &context, &hidden)?])
     };
-    let together = run(&both, &voices)?;
+    let batched = run(&samples, &audio)?;
     for video in 0..2 {
-        let alone = run(&both.narrow(0, video, 1)?, &voices.narrow(0, video, 1)?)?;
-        for (together, alone) in together.iter().zip(&alone) {
-            assert_eq!(together.dims(), [4, 2, 6, 4, 4]);
+        let single = run(&samples.narrow(0, video, 1)?, &audio.narrow(0, video, 1)?)?;
+        for (batched, single) in batched.iter().zip(&single) {
+            assert_eq!(batched.dims(), [4, 2, 6, 4, 4]);
             for half in 0..2 {
-                let difference = largest_difference(
-                    &together.narrow(0, 2 * half + video, 1)?,
-                    &alone.narrow(0, half, 1)?,
+                let difference = max_abs_difference(
+                    &batched.narrow(0, 2 * half + video, 1)?,
+                    &single.narrow(0, half, 1)?,
                 )?;
-                assert_eq!(difference, 0., "video {video}, half {half}");
+                assert_eq!(difference, 0.0, "video {video}, half {half}");
             }
         }
     }
-    // A batch that does not go into the audio's is nobody's.
-    let three = Tensor::cat(&[&voices, &voices.narrow(0, 0, 1)?], 0)?;
-    let error = unet.forward(&both, 10, &unet.context(&three)?).unwrap_err();
+    // Samples and audio must have the same batch.
+    let three = Tensor::cat(&[&audio, &audio.narrow(0, 0, 1)?], 0)?;
+    let error = unet.forward(&samples, 10, &unet.context(&three)?).unwrap_err();
     assert!(error.to_string().contains("expected (3, 2, height, width, 13)"), "{error}");
     Ok(())
 }
 
-/// Nothing attends to audio here: one pass serves both halves to the end.
+/// Without cross-attention the halves of guidance stay shared up to the output.
 #[test]
-fn a_network_without_audio_repeats_its_answer() -> Result<()> {
+fn a_network_without_audio_layers_predicts_the_same_for_both_halves() -> Result<()> {
     let unet = load(&UNet3DConfig { add_audio_layer: false, ..tiny() })?;
-    let audio = Tensor::cat(&[audio(2)?, audio(2)?], 0)?;
-    let context = unet.context(&audio)?;
-    let one = unet.forward(&sample(2, 4, 4)?, 10, &unet.context(&audio.narrow(0, 0, 1)?)?)?;
+    let context = unet.guided_context(&audio(2)?, GUIDED)?;
+    let one = unet.forward(&sample(2, 4, 4)?, 10, &unet.context(&audio(2)?)?)?;
     let two = unet.forward(&sample(2, 4, 4)?, 10, &context)?;
     assert_eq!(two.dims(), [2, 2, 4, 4, 4]);
-    assert_eq!(largest_difference(&two, &Tensor::cat(&[&one, &one], 0)?)?, 0.);
+    assert_eq!(max_abs_difference(&two, &Tensor::cat(&[&one, &one], 0)?)?, 0.0);
     Ok(())
 }
 
 #[test]
-fn an_observer_can_end_the_pass() -> Result<()> {
+fn an_error_from_the_hook_ends_the_pass() -> Result<()> {
     let unet = load(&tiny())?;
     let context = unet.context(&audio(2)?)?;
     let mut seen = Vec::new();
@@ -175,16 +178,16 @@ fn an_observer_can_end_the_pass() -> Result<()> {
 }
 
 #[test]
-fn more_frames_than_positions_are_refused() -> Result<()> {
+fn more_frames_than_position_embeddings_are_rejected() -> Result<()> {
     let unet = load(&tiny())?;
     let context = unet.context(&audio(4)?)?;
     let error = unet.forward(&sample(4, 4, 4)?, 10, &context).unwrap_err();
-    assert!(error.to_string().contains("4 frames at a time, at most 3"), "{error}");
+    assert!(error.to_string().contains("4 frames, at most 3"), "{error}");
     Ok(())
 }
 
 #[test]
-fn audio_of_another_length_is_refused() -> Result<()> {
+fn audio_with_another_number_of_frames_is_rejected() -> Result<()> {
     let unet = load(&tiny())?;
     let context = unet.context(&audio(3)?)?;
     let error = unet.forward(&sample(2, 4, 4)?, 10, &context).unwrap_err();
@@ -193,7 +196,7 @@ fn audio_of_another_length_is_refused() -> Result<()> {
 }
 
 #[test]
-fn unknown_options_are_refused_by_name() {
+fn unsupported_options_are_rejected_by_name() {
     type Change = fn(&mut UNet3DConfig);
     let changes: [(&str, Change); 12] = [
         ("dual_cross_attention", |cfg| cfg.dual_cross_attention = true),
@@ -219,22 +222,23 @@ fn unknown_options_are_refused_by_name() {
     }
 }
 
-/// A configuration is planned before a weight is read: `layers_per_block: 1e12` was an attempt at as many plans.
+/// The layout is built before any weight is read: `layers_per_block: 1e12` once tried to allocate that many
+/// layers.
 #[test]
-fn sizes_beyond_all_sense_are_refused_by_name() {
+fn excessive_sizes_are_rejected_by_name() {
     let huge = 1_usize << 60;
-    let refused = |change: fn(&mut UNet3DConfig, usize), name: &str| {
+    let rejected = |change: fn(&mut UNet3DConfig, usize), name: &str| {
         let mut cfg = tiny();
         change(&mut cfg, huge);
         let message = load(&cfg).map(drop).unwrap_err().to_string();
         assert!(message.contains(name), "{name}: {message}");
     };
-    refused(
+    rejected(
         |cfg, huge| cfg.layers_per_block = huge,
         "layers_per_block is 1152921504606846976, expected 1 to 64",
     );
-    refused(|cfg, huge| cfg.in_channels = huge, "in_channels");
-    refused(|cfg, huge| cfg.cross_attention_dim = huge, "cross_attention_dim");
-    refused(|cfg, huge| cfg.block_out_channels[1] = huge, "block_out_channels");
-    refused(|cfg, huge| cfg.motion_module_kwargs.num_transformer_block = huge, "num_transformer_block");
+    rejected(|cfg, huge| cfg.in_channels = huge, "in_channels");
+    rejected(|cfg, huge| cfg.cross_attention_dim = huge, "cross_attention_dim");
+    rejected(|cfg, huge| cfg.block_out_channels[1] = huge, "block_out_channels");
+    rejected(|cfg, huge| cfg.motion_module_kwargs.num_transformer_block = huge, "num_transformer_block");
 }

@@ -1,10 +1,11 @@
-//! The spatial transformer: self-attention inside a frame, attention to the audio, feed-forward.
+//! The spatial transformer: self-attention within a frame, cross-attention to the audio, feed-forward.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use kernels::{GroupNorm, LayerNorm, Linear, attention};
 
-use super::{UNet3DConfig, repeated};
+use super::config::UNet3DConfig;
+use crate::guidance::GuidedBatch;
 use crate::layers::{self, FeedForward};
 
 /// Keys and values of one cross-attention: (batch · frames, tokens, channels) each.
@@ -14,7 +15,7 @@ pub(super) struct KeyValue {
     value: Tensor,
 }
 
-/// The projections around an attention; no bias but the output's.
+/// The projections of an attention; only `to_out` has a bias.
 #[derive(Debug)]
 pub(super) struct Attention {
     to_q: Linear,
@@ -24,42 +25,43 @@ pub(super) struct Attention {
     heads: usize,
 }
 
-/// Channels of an attention's parts.
+/// Dimensions of an attention.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttentionShape {
-    /// Of the queries' input and of the output.
-    pub query: usize,
-    /// Of the input of keys and values.
-    pub context: usize,
+    /// Channels of the query input and of the output.
+    pub query_dim: usize,
+    /// Channels of the input of keys and values.
+    pub cross_attention_dim: usize,
     pub heads: usize,
 }
 
 impl Attention {
     pub fn load(shape: AttentionShape, vb: VarBuilder) -> Result<Self> {
-        let AttentionShape { query, context, heads } = shape;
+        let AttentionShape { query_dim, cross_attention_dim, heads } = shape;
         Ok(Self {
-            to_q: layers::linear_no_bias(query, query, vb.pp("to_q"))?,
-            to_k: layers::linear_no_bias(context, query, vb.pp("to_k"))?,
-            to_v: layers::linear_no_bias(context, query, vb.pp("to_v"))?,
-            to_out: layers::linear(query, query, vb.pp("to_out").pp(0))?,
+            to_q: layers::linear_no_bias(query_dim, query_dim, vb.pp("to_q"))?,
+            to_k: layers::linear_no_bias(cross_attention_dim, query_dim, vb.pp("to_k"))?,
+            to_v: layers::linear_no_bias(cross_attention_dim, query_dim, vb.pp("to_v"))?,
+            to_out: layers::linear(query_dim, query_dim, vb.pp("to_out").pp(0))?,
             heads,
         })
     }
 
-    /// `x`: (..., context) → keys and values, (..., query) each.
+    /// Projects `x`, (..., cross_attention_dim), to keys and values, (..., query_dim) each.
     pub fn key_value(&self, x: &Tensor) -> Result<KeyValue> {
         Ok(KeyValue { key: self.to_k.forward(x)?, value: self.to_v.forward(x)? })
     }
 
-    /// `x`, `residual`: (images, positions, channels) → `residual` + the attention of `x` to `others`.
-    pub fn forward_add(&self, x: &Tensor, others: &KeyValue, residual: &Tensor) -> Result<Tensor> {
+    /// Attention with queries from `x` and the keys and values `kv`, plus `residual`.
+    /// `x`, `residual`: (images, positions, channels) → the same shape.
+    pub fn forward_add(&self, x: &Tensor, kv: &KeyValue, residual: &Tensor) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
-        let y = attention(&q, &others.key, &others.value, self.heads)?;
+        let y = attention(&q, &kv.key, &kv.value, self.heads)?;
         self.to_out.forward_add(&y, residual)
     }
 
-    /// `x`, `residual`: (batch, frames, positions, channels) → `residual` + the attention of every
-    /// position to itself in the other frames.
+    /// Temporal self-attention (every position attends to the same position in all frames), plus `residual`.
+    /// `x`, `residual`: (batch, frames, positions, channels) → the same shape.
     pub fn forward_temporal_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let q = self.to_q.forward(x)?;
         let KeyValue { key, value } = self.key_value(x)?;
@@ -68,9 +70,9 @@ impl Attention {
     }
 }
 
-/// The attention to the audio and the norm before it.
+/// Cross-attention to the audio, with the norm before it.
 #[derive(Debug)]
-struct AudioAttention {
+struct AudioCrossAttention {
     norm2: LayerNorm,
     attn2: Attention,
 }
@@ -79,17 +81,17 @@ struct AudioAttention {
 struct BasicTransformerBlock {
     norm1: LayerNorm,
     attn1: Attention,
-    audio: Option<AudioAttention>,
+    audio: Option<AudioCrossAttention>,
     norm3: LayerNorm,
     ff: FeedForward,
 }
 
 impl BasicTransformerBlock {
     fn load(cfg: &UNet3DConfig, channels: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = AttentionShape { query: channels, context: channels, heads };
+        let shape = AttentionShape { query_dim: channels, cross_attention_dim: channels, heads };
         let audio = if cfg.add_audio_layer {
-            let shape = AttentionShape { context: cfg.cross_attention_dim, ..shape };
-            Some(AudioAttention {
+            let shape = AttentionShape { cross_attention_dim: cfg.cross_attention_dim, ..shape };
+            Some(AudioCrossAttention {
                 norm2: layers::layer_norm(channels, vb.pp("norm2"))?,
                 attn2: Attention::load(shape, vb.pp("attn2"))?,
             })
@@ -105,20 +107,22 @@ impl BasicTransformerBlock {
         })
     }
 
-    /// `x`: (images, positions, channels) → the same shape, or as many images as the audio has.
-    fn forward(&self, x: &Tensor, audio: Option<&KeyValue>) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let mut x = self.attn1.forward_add(&h, &self.attn1.key_value(&h)?, x)?;
-        if let (Some(AudioAttention { norm2, attn2 }), Some(audio)) = (&self.audio, audio) {
-            // Here the halves of guidance begin to differ.
-            let h = repeated(&norm2.forward(&x)?, audio.key.dim(0)?)?;
-            x = attn2.forward_add(&h, audio, &repeated(&x, audio.key.dim(0)?)?)?;
+    /// `x`: (images, positions, channels) → the same shape, expanded by the cross-attention.
+    fn forward(&self, x: &GuidedBatch, audio: Option<&KeyValue>) -> Result<GuidedBatch> {
+        let mut x = x.map(|x| {
+            let h = self.norm1.forward(x)?;
+            self.attn1.forward_add(&h, &self.attn1.key_value(&h)?, x)
+        })?;
+        if let (Some(AudioCrossAttention { norm2, attn2 }), Some(audio)) = (&self.audio, audio) {
+            // The unconditional and the conditional half differ from here on.
+            let h = x.map(|x| norm2.forward(x))?.expand()?;
+            x = GuidedBatch::expanded(attn2.forward_add(&h, audio, &x.expand()?)?);
         }
-        self.ff.forward_add(&self.norm3.forward(&x)?, &x)
+        x.map(|x| self.ff.forward_add(&self.norm3.forward(x)?, x))
     }
 }
 
-/// A transformer over the positions of each frame.
+/// Transformer over the positions of each frame.
 #[derive(Debug)]
 pub(super) struct Transformer3D {
     norm: GroupNorm,
@@ -134,13 +138,13 @@ impl Transformer3D {
         Ok(Self {
             norm: layers::group_norm(channels, cfg.norm_num_groups, 1e-6, vb.pp("norm"))?,
             proj_in: projection(channels, channels, vb.pp("proj_in"))?,
-            // The original has one block in every transformer.
+            // Every transformer of the original has one block.
             transformer_blocks: vec![BasicTransformerBlock::load(cfg, channels, heads, blocks.pp(0))?],
             proj_out: projection(channels, channels, vb.pp("proj_out"))?,
         })
     }
 
-    /// What the attentions to the audio need of it. `audio`: (batch · frames, tokens, cross_attention_dim).
+    /// Keys and values of every cross-attention. `audio`: (batch · frames, tokens, cross_attention_dim).
     pub fn key_values(&self, audio: &Tensor) -> Result<Vec<KeyValue>> {
         self.transformer_blocks
             .iter()
@@ -149,17 +153,16 @@ impl Transformer3D {
             .collect()
     }
 
-    /// `x`: (batch or a part · frames, h, w, channels) → the same shape, or as many images as the audio has.
-    pub fn forward(&self, x: &Tensor, audio: &[KeyValue]) -> Result<Tensor> {
-        let (images, height, width, channels) = x.dims4()?;
-        let residual = x.reshape((images, height * width, channels))?;
-        let mut h = self.proj_in.forward(&self.norm.forward(&residual)?)?;
+    /// `x`: (batch · frames, h, w, channels) → the same shape, expanded by the first cross-attention.
+    pub fn forward(&self, x: &GuidedBatch, audio: &[KeyValue]) -> Result<GuidedBatch> {
+        let (_, height, width, channels) = x.tensor().dims4()?;
+        let residual = x.map(|x| x.reshape(((), height * width, channels)))?;
+        let mut h = residual.map(|x| self.proj_in.forward(&self.norm.forward(x)?))?;
         for (i, block) in self.transformer_blocks.iter().enumerate() {
             h = block.forward(&h, audio.get(i))?;
         }
-        let images = h.dim(0)?;
-        self.proj_out
-            .forward_add(&h, &repeated(&residual, images)?)?
-            .reshape((images, height, width, channels))
+        h.zip(&residual, |h, residual| {
+            self.proj_out.forward_add(h, residual)?.reshape(((), height, width, channels))
+        })
     }
 }

@@ -1,1 +1,1 @@
-"""What is trained on: rendered clips, cut out as the engine cuts faces out."""
+"""Training data: rendered clips, aligned and cropped as in the engine."""

@@ -1,4 +1,4 @@
-"""Faces as the engine cuts them out of a frame: `src/stages/align_faces.rs` in numpy."""
+"""Face alignment and crop of the engine (`src/stages/align_faces.rs`) in NumPy."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,9 @@ TEMPLATE = np.array([[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]])
 SMOOTHING = 0.2
 OUTSIDE = 127.0
 
-# Where the engine's detector, and the similarity that it leads to, see brows and nose of the rendered heads: from the
-# renderer's landmarks, in parts of the distance between its brows, along and across the line from brow to brow.
-# Measured by `python -m train_demo.measure_anchors` on twelve people, 1060 frames, in all of which it found the face; the
-# spreads are those between people and between frames.
+# Offsets of the engine's anchors (after the similarity transform) from the renderer's landmarks: along and across the line
+# between the brows, relative to its length. Measured by `python -m train_demo.measure_anchors` on twelve people and 1060
+# frames, with a face found in every frame. The spreads are standard deviations between people and between frames.
 DETECTED = np.array([[-0.161, 0.107], [0.167, 0.106], [0.017, 0.051]])
 SPREAD_OF_PEOPLE = 0.021
 SPREAD_OF_FRAMES = 0.008
@@ -25,13 +24,13 @@ def crop_scale(resolution: int) -> float:
 
 
 def crop_size(resolution: int) -> tuple[int, int]:
-    """Height and width of a crop before it is made square."""
+    """Height and width of a crop before it is resized to a square."""
     return int(100 * crop_scale(resolution)), int(75 * crop_scale(resolution))
 
 
 @dataclass
 class Aligner:
-    """The faces of one video, in order."""
+    """Computes the affine matrices of one video's faces, in order."""
 
     resolution: int
     nose_bias: np.ndarray | None = None
@@ -48,21 +47,21 @@ class Aligner:
         if self.nose_bias is not None:
             bias = SMOOTHING * self.nose_bias + (1 - SMOOTHING) * bias
         self.nose_bias = bias
-        turn = np.array([[cosine, -sine], [sine, cosine]])
-        return np.concatenate([turn, (to_center - turn @ center + bias)[:, None]], 1)
+        rotation = np.array([[cosine, -sine], [sine, cosine]])
+        return np.concatenate([rotation, (to_center - rotation @ center + bias)[:, None]], 1)
 
 
 def normalised(points: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
     center = points.mean(0)
     centred = points - center
-    # Over all six coordinates together, unbiased.
+    # Unbiased, over all six coordinates.
     deviation = np.sqrt((centred**2).sum() / 5)
     return center, deviation, centred / deviation
 
 
 @njit(cache=True)
 def warp(frame, inverse, height, width, fill):
-    """(h, w, 3) u8 → (height, width, 3) u8: bilinear, truncated, `fill` outside of the frame."""
+    """(h, w, 3) u8 → (height, width, 3) u8: bilinear, truncated, `fill` outside the frame."""
     out = np.empty((height, width, 3), np.uint8)
     rows, columns, _ = frame.shape
     for y in range(height):
@@ -84,7 +83,7 @@ def warp(frame, inverse, height, width, fill):
 
 
 def lanczos_matrix(size: int, new_size: int) -> np.ndarray:
-    """(new_size, size): OpenCV's `INTER_LANCZOS4` along one side, its weights in 11 bits."""
+    """(new_size, size): weights of OpenCV's `INTER_LANCZOS4` along one dimension, rounded to 11 bits."""
     at = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     before = np.floor(at).astype(int)
     distance = (at - before)[:, None] + 3 - np.arange(8)
@@ -111,7 +110,7 @@ def crop(frame: np.ndarray, matrix: np.ndarray, resolution: int) -> np.ndarray:
 
 
 def detected_anchors(landmarks: Landmarks, offsets: np.ndarray) -> np.ndarray:
-    """What the engine's detector would say: the renderer's landmarks moved by `offsets`, (3, 2) as `DETECTED`."""
+    """Simulates the engine's detector: the renderer's landmarks moved by `offsets`, (3, 2), in the units of `DETECTED`."""
     points = np.stack([landmarks.left_brow, landmarks.right_brow, landmarks.nose])
     along = points[1] - points[0]
     across = np.array([-along[1], along[0]])

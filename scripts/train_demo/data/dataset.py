@@ -1,4 +1,4 @@
-"""The clips and recordings on disk, in memory."""
+"""Loads the clips into memory."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..config import WHISPER
 
 
 class Clips:
-    """`names`: the files; `faces`: (all frames, 128, 128, 3) u8; a clip's frames are `offsets[i]:offsets[i + 1]`."""
+    """`names`: file names. `faces`: (all frames, 128, 128, 3) u8; the frames of clip i are `offsets[i]:offsets[i + 1]`."""
 
     def __init__(self, work: Path, prefix: str = ""):
         folder = work / "clips"
@@ -38,7 +38,7 @@ class Clips:
 
 
 def padded_mel(mel: Tensor) -> Tensor:
-    """A recording of at most one window, filled with zeros as the engine does: (80, frames) → (80, 3000)."""
+    """Pads a recording of at most one window with zeros, as the engine does: (80, frames) → (80, 3000)."""
     frames = 2 * WHISPER.n_audio_ctx
     mel = mel[:, : min(frames, mel.shape[1] // 2 * 2)]
     return F.pad(mel, (0, frames - mel.shape[1]))

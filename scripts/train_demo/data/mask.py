@@ -1,4 +1,4 @@
-"""The mouth mask: `models/src/mouth_mask.rs` in numpy. It is read from the engine's own table."""
+"""The mouth mask of `models/src/mouth_mask.rs` in NumPy, read from the table in that file."""
 
 import re
 
@@ -15,23 +15,23 @@ def mouth_mask() -> np.ndarray:
     text = TABLE.read_text()
     spans = re.search(r"const SPANS: .*?= \[(.*?)\n\];", text, re.S)
     if not spans:
-        raise SystemExit(f"`{TABLE}` has no table of spans")
+        raise SystemExit(f"no table `SPANS` in `{TABLE}`")
     mask = np.full((256, 256), 255, np.uint8)
-    painted = None
+    current = None
     for row, begin, end in re.findall(r"\((\d+), (\d+), (\d+)\)", spans[1]):
-        # Each row paints down to the bottom, over what the row above it painted there.
-        if row != painted:
+        # Each group of spans fills all rows to the bottom, overwriting the previous group.
+        if row != current:
             mask[int(row) :] = 255
-            painted = row
+            current = row
         mask[int(row) :, int(begin) : int(end)] = 0
     return mask
 
 
 def pixel_mask(resolution: int) -> np.ndarray:
-    """(resolution, resolution) f32 in 0..1, grey at its edge."""
+    """(resolution, resolution) f32 in 0..1, with grey edges."""
     return resize_lanczos4(mouth_mask()[..., None], resolution, resolution)[..., 0].astype(np.float32) / 255
 
 
 def latent_mask(resolution: int) -> np.ndarray:
-    """(resolution / 8, resolution / 8) f32: the nearest pixels."""
+    """(resolution / 8, resolution / 8) f32, nearest-resized."""
     return pixel_mask(resolution)[::8, ::8].copy()

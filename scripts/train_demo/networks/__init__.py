@@ -1,1 +1,1 @@
-"""The networks of LatentSync in PyTorch, written for this project. Attribute names are the checkpoints' keys."""
+"""The networks of LatentSync in PyTorch, written for this project. Attribute names are checkpoint keys."""

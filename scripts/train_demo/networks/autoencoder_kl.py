@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5's autoencoder between pixels and latents, with diffusers' key names."""
+"""The VAE of Stable Diffusion 1.5, with diffusers' keys."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import attend
+from .layers import multi_head_attention
 
 
 @dataclass
@@ -76,7 +76,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, channels, h, w = x.shape
         y = self.group_norm(x).flatten(2).transpose(1, 2)
-        y = self.to_out[0](attend(self.to_q(y), self.to_k(y), self.to_v(y), 1))
+        y = self.to_out[0](multi_head_attention(self.to_q(y), self.to_k(y), self.to_v(y), 1))
         return x + y.transpose(1, 2).reshape(n, channels, h, w)
 
 
@@ -122,7 +122,7 @@ class Encoder(nn.Module):
             for resnet in level.resnets:
                 x = resnet(x)
             if hasattr(level, "downsamplers"):
-                # Zeros at the right and at the bottom only.
+                # Padding at the right and bottom only.
                 x = level.downsamplers[0].conv(F.pad(x, (0, 1, 0, 1)))
         return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
 
@@ -167,5 +167,5 @@ class AutoencoderKL(nn.Module):
         return mean, torch.exp(0.5 * logvar.clamp(-30, 20))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Unscaled latents → (n, 3, 8 · h, 8 · w), about -1..1."""
+        """Unscaled latents → (n, 3, 8 · h, 8 · w), approximately in -1..1."""
         return self.decoder(self.post_quant_conv(latents))

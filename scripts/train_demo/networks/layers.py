@@ -1,4 +1,4 @@
-"""What several networks share."""
+"""Layers that several networks share."""
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,15 @@ class FeedForward(nn.Module):
         return self.net[2](hidden * F.gelu(gate))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """(n, positions, channels), (n, others, channels) twice → (n, positions, channels)."""
+def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """`q`: (n, positions, channels); `k`, `v`: (n, kv_len, channels) → (n, positions, channels)."""
     n, positions, channels = q.shape
     q, k, v = (x.view(n, -1, heads, channels // heads).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, positions, channels)
 
 
 class Attention(nn.Module):
-    """Projections around an attention; no bias but the output's."""
+    """Attention with its projections; only `to_out` has a bias."""
 
     def __init__(self, channels: int, context: int, heads: int):
         super().__init__()
@@ -39,10 +39,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-        return self.to_out[0](attend(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+        return self.to_out[0](multi_head_attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
 
 
-def zero(module: nn.Module) -> nn.Module:
+def zero_module(module: nn.Module) -> nn.Module:
+    """Initialises all parameters with zeros."""
     for parameter in module.parameters():
         torch.nn.init.zeros_(parameter)
     return module

@@ -1,7 +1,7 @@
-"""LatentSync's UNet: Stable Diffusion 1.5's, inflated over frames, with attention to audio and motion modules.
+"""LatentSync's UNet: the UNet of Stable Diffusion 1.5 inflated over frames, with cross-attention to audio and motion modules.
 
-Inside, a video is a batch of images, (batch · frames, channels, h, w). The resnets' norms run over all frames of a
-video, those of transformers and motion modules over one frame.
+Activations of a video are a batch of images, (batch · frames, channels, h, w). The norms of the resnets run over all frames of
+a video, those of transformers and motion modules over one frame.
 """
 
 import math
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Attention, FeedForward, zero
+from .layers import Attention, FeedForward, zero_module
 
 
 @dataclass
 class UNet3DConfig:
-    """The part of a `unet_config.yaml`'s `model` section that differs between checkpoints."""
+    """The options of the `model` section of `unet_config.yaml` that differ between checkpoints."""
 
     in_channels: int = 13
     out_channels: int = 4
@@ -60,7 +60,7 @@ class UNet3DConfig:
 
 
 class VideoNorm(nn.GroupNorm):
-    """A group norm over all frames of a video at once."""
+    """Group norm with statistics over all frames of a video."""
 
     def forward(self, x: Tensor, frames: int) -> Tensor:  # type: ignore[override]
         if frames == 1:
@@ -82,10 +82,10 @@ class ResnetBlock3D(nn.Module):
         if into != out:
             self.conv_shortcut = nn.Conv2d(into, out, 1)
 
-    def forward(self, x: Tensor, time: Tensor, frames: int) -> Tensor:
-        """`time`: (batch · frames, 4 · first channels), after SiLU."""
+    def forward(self, x: Tensor, temb: Tensor, frames: int) -> Tensor:
+        """`temb`: (batch · frames, 4 · block_out_channels[0]), after SiLU."""
         h = self.conv1(F.silu(self.norm1(x, frames)))
-        h = h + self.time_emb_proj(time)[:, :, None, None]
+        h = h + self.time_emb_proj(temb)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h, frames)))
         return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
@@ -110,7 +110,7 @@ class BasicTransformerBlock(nn.Module):
 
 
 class Transformer3D(nn.Module):
-    """Self-attention within a frame, attention to its audio, feed-forward."""
+    """Self-attention within a frame, cross-attention to its audio, feed-forward."""
 
     def __init__(self, cfg: UNet3DConfig, channels: int):
         super().__init__()
@@ -128,13 +128,13 @@ class Transformer3D(nn.Module):
 
 
 class TemporalAttention(Attention):
-    """Attention of every position to itself in the other frames. The buffer `pos_encoder.pe` is a formula."""
+    """Temporal self-attention: every position attends to the same position in all frames. `pos_encoder.pe` is sinusoidal."""
 
-    def __init__(self, channels: int, heads: int, longest: int):
+    def __init__(self, channels: int, heads: int, max_len: int):
         super().__init__(channels, channels, heads)
-        position = torch.arange(longest).unsqueeze(1)
+        position = torch.arange(max_len).unsqueeze(1)
         rate = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
-        pe = torch.zeros(1, longest, channels)
+        pe = torch.zeros(1, max_len, channels)
         pe[0, :, 0::2] = torch.sin(position * rate)
         pe[0, :, 1::2] = torch.cos(position * rate)
         self.pos_encoder = nn.Module()
@@ -163,7 +163,7 @@ class TemporalTransformerBlock(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """A transformer over the frames at each position; adds nothing before it is trained."""
+    """Transformer over the frames at each position; initialised to the identity."""
 
     def __init__(self, cfg: UNet3DConfig, channels: int):
         super().__init__()
@@ -171,7 +171,7 @@ class MotionModule(nn.Module):
         inner.norm = nn.GroupNorm(32, channels, 1e-6)
         inner.proj_in = nn.Linear(channels, channels)
         inner.transformer_blocks = nn.ModuleList(TemporalTransformerBlock(cfg, channels) for _ in range(cfg.motion_blocks))
-        inner.proj_out = zero(nn.Linear(channels, channels))
+        inner.proj_out = zero_module(nn.Linear(channels, channels))
         self.temporal_transformer = inner
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
@@ -187,7 +187,7 @@ class MotionModule(nn.Module):
 
 
 class Block(nn.Module):
-    """Resnets, each with what follows it, and at the end a change of size."""
+    """Resnets, each with its transformer and motion module, and an optional downsampler or upsampler."""
 
     def __init__(self, cfg: UNet3DConfig, sizes: list[tuple[int, int]], attention: bool, motion: bool):
         super().__init__()
@@ -197,8 +197,8 @@ class Block(nn.Module):
         if motion:
             self.motion_modules = nn.ModuleList(MotionModule(cfg, out) for _, out in sizes)
 
-    def layer(self, i: int, x: Tensor, time: Tensor, audio: Tensor, frames: int, motion: bool) -> Tensor:
-        x = self.resnets[i](x, time, frames)
+    def layer(self, i: int, x: Tensor, temb: Tensor, audio: Tensor, frames: int, motion: bool) -> Tensor:
+        x = self.resnets[i](x, temb, frames)
         if hasattr(self, "attentions"):
             x = self.attentions[i](x, audio)
         if motion and hasattr(self, "motion_modules"):
@@ -212,13 +212,13 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(ResnetBlock3D(cfg, channels, channels) for _ in range(2))
         self.attentions = nn.ModuleList([Transformer3D(cfg, channels)])
 
-    def forward(self, x: Tensor, time: Tensor, audio: Tensor, frames: int) -> Tensor:
-        x = self.attentions[0](self.resnets[0](x, time, frames), audio)
-        return self.resnets[1](x, time, frames)
+    def forward(self, x: Tensor, temb: Tensor, audio: Tensor, frames: int) -> Tensor:
+        x = self.attentions[0](self.resnets[0](x, temb, frames), audio)
+        return self.resnets[1](x, temb, frames)
 
 
 def resampler(channels: int, stride: int) -> nn.ModuleList:
-    """One convolution with the key `0.conv`."""
+    """A convolution with the key `0.conv`."""
     sampler = nn.Module()
     sampler.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1)
     return nn.ModuleList([sampler])
@@ -260,7 +260,7 @@ class UNet3D(nn.Module):
         self.conv_out = nn.Conv2d(first, cfg.out_channels, 3, padding=1)
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
-        """(n) → (n, 4 · first channels)."""
+        """(n) → (n, 4 · block_out_channels[0])."""
         half = self.cfg.block_out_channels[0] // 2
         rate = torch.exp(-math.log(10000.0) * torch.arange(half, device=timesteps.device) / half)
         angle = timesteps[:, None].float() * rate
@@ -269,23 +269,23 @@ class UNet3D(nn.Module):
 
     def forward(self, sample: Tensor, timesteps: Tensor, audio: Tensor, motion: bool = True) -> Tensor:
         """`sample`: (batch, in_channels, frames, h, w); `timesteps`: (batch); `audio`: (batch · frames, tokens,
-        cross_attention_dim) → (batch, out_channels, frames, h, w). Without `motion`, motion modules are left out."""
+        cross_attention_dim) → (batch, out_channels, frames, h, w). Without `motion`, motion modules are skipped."""
         batch, channels, frames, h, w = sample.shape
         x = sample.transpose(1, 2).reshape(batch * frames, channels, h, w)
-        time = F.silu(self.embed_time(timesteps)).repeat_interleave(frames, 0)
+        temb = F.silu(self.embed_time(timesteps)).repeat_interleave(frames, 0)
         x = self.conv_in(x)
         skips = [x]
         for block in self.down_blocks:
             for i in range(len(block.resnets)):
-                x = block.layer(i, x, time, audio, frames, motion)
+                x = block.layer(i, x, temb, audio, frames, motion)
                 skips.append(x)
             if hasattr(block, "downsamplers"):
                 x = block.downsamplers[0].conv(x)
                 skips.append(x)
-        x = self.mid_block(x, time, audio, frames)
+        x = self.mid_block(x, temb, audio, frames)
         for block in self.up_blocks:
             for i in range(len(block.resnets)):
-                x = block.layer(i, torch.cat([x, skips.pop()], 1), time, audio, frames, motion)
+                x = block.layer(i, torch.cat([x, skips.pop()], 1), temb, audio, frames, motion)
             if hasattr(block, "upsamplers"):
                 x = block.upsamplers[0].conv(F.interpolate(x, size=skips[-1].shape[-2:]))
         x = self.conv_out(F.silu(self.conv_norm_out(x, frames)))

@@ -1,4 +1,4 @@
-"""Whisper's encoder and its log-mel spectrogram, with the keys of OpenAI's checkpoints."""
+"""Whisper's encoder and log-mel spectrogram, with the keys of OpenAI's checkpoints."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import attend
+from .layers import multi_head_attention
 
 HOP, N_FFT, SAMPLE_RATE = 160, 400, 16_000
 
 
 @dataclass
 class WhisperDims:
-    """The decoder's sizes are part of the format; there is no decoder."""
+    """`dims` of a checkpoint. The format includes the decoder's sizes; this model has no decoder."""
 
     n_mels: int = 80
     n_audio_ctx: int = 1500
@@ -41,7 +41,7 @@ class MultiHeadAttention(nn.Module):
         self.out = nn.Linear(state, state)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(attend(self.query(x), self.key(x), self.value(x), self.heads))
+        return self.out(multi_head_attention(self.query(x), self.key(x), self.value(x), self.heads))
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -75,15 +75,15 @@ class AudioEncoder(nn.Module):
         self.ln_post = nn.LayerNorm(state)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """`mel`: (n, bands, 2 · n_audio_ctx) → the residual stream, (n, n_audio_ctx, layers + 1, state)."""
+        """`mel`: (n, bands, 2 · n_audio_ctx) → hidden states, (n, n_audio_ctx, layers + 1, state)."""
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        stream = [x + self.positional_embedding]
+        hidden_states = [x + self.positional_embedding]
         for block in self.blocks:
-            stream.append(block(stream[-1]))
-        return torch.stack(stream, 2)
+            hidden_states.append(block(hidden_states[-1]))
+        return torch.stack(hidden_states, 2)
 
     def features(self, mel: Tensor) -> Tensor:
-        """`mel`: (bands, frames) of a whole recording → (frames / 2, layers + 1, state), windows end to end."""
+        """`mel`: (bands, frames) of a whole recording → (frames / 2, layers + 1, state), computed in consecutive windows."""
         size, parts = 2 * self.dims.n_audio_ctx, []
         for start in range(0, mel.shape[1] - 1, size):
             window = mel[:, start : start + size]
@@ -94,14 +94,14 @@ class AudioEncoder(nn.Module):
 
 
 def frame_windows(features: Tensor, frames: Tensor, reach: tuple[int, int] = (2, 2)) -> Tensor:
-    """What is heard at the frames with these numbers: (rows, layers, state), (frames) → (frames, tokens, state)."""
+    """Audio windows of video frames: `features` (rows, layers, state), `frames` (n) indices → (n, tokens, state)."""
     rows = 2 * frames[:, None] + torch.arange(-2 * reach[0], 2 * reach[1] + 2)
     rows = rows.to(features.device)
     return features[rows.clamp(0, len(features) - 1)].flatten(1, 2)
 
 
 def mel_filters(bands: int) -> np.ndarray:
-    """(bands, bins): `librosa.filters.mel` with its defaults: Slaney's scale, triangles of unit area."""
+    """(bands, bins): `librosa.filters.mel` with its defaults: Slaney's mel scale, triangles of unit area."""
     break_hz, step = 1000.0, np.log(6.4) / 27
 
     def to_mel(hz: float) -> float:
@@ -118,8 +118,8 @@ def mel_filters(bands: int) -> np.ndarray:
 
 
 def log_mel(samples: np.ndarray, bands: int = 80) -> Tensor:
-    """16 kHz mono → (bands, samples / 160). The floor is that of the whole recording."""
-    # As a file of 16 bits would have it.
+    """16 kHz mono → (bands, samples / 160). The floor is relative to the maximum of the whole recording."""
+    # Quantised as in a 16-bit file.
     samples = np.round(np.asarray(samples, np.float64) * 32768).clip(-32768, 32767) / 32768
     window = torch.hann_window(N_FFT, dtype=torch.float64)
     x = torch.from_numpy(samples)

@@ -1,1 +1,1 @@
-"""Spoken sentences that nobody recorded, with the time of every phoneme, and the mouth that goes with them."""
+"""Synthetic speech with the time of every phoneme, and the mouth movements that belong to it."""

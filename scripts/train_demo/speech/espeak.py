@@ -1,4 +1,4 @@
-"""espeak-ng's library: text → sound and the time of every phoneme."""
+"""Bindings of espeak-ng: text → audio and the time of every phoneme."""
 
 import ctypes
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +40,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Voice:
-    """`name`: language and variant, such as `en-us+f2`; `rate`: words a minute; `pitch`, `intonation`: 0..99."""
+    """`name`: language and variant, such as `en-us+f2`; `rate`: words per minute; `pitch`, `intonation`: 0..99."""
 
     name: str
     rate: int = 165
@@ -76,19 +76,19 @@ class _Library:
         self.rate = self.espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, None, options)
         self.espeak.espeak_Info.restype = ctypes.c_char_p
         if self.rate <= 0:
-            raise RuntimeError("espeak-ng does not start: is the package `espeak-ng-data` installed?")
+            raise RuntimeError("cannot initialise espeak-ng: is the package `espeak-ng-data` installed?")
         data = ctypes.c_char_p()
         self.espeak.espeak_Info(ctypes.byref(data))
         self.variants = Path((data.value or b"").decode()) / "voices/!v"
-        self.pieces: list[np.ndarray] = []
+        self.chunks: list[np.ndarray] = []
         self.events: list[tuple[int, str]] = []
-        # The library keeps a bare pointer: the callback must live as long as it.
+        # The library stores a raw pointer to the callback, so the callback must live as long as the library.
         self.callback = _Callback(self._receive)
         self.espeak.espeak_SetSynthCallback(self.callback)
 
     def _receive(self, samples, count, event) -> int:
         if samples and count > 0:
-            self.pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            self.chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())
         i = 0
         while event[i].type != _EVENT_END:
             if event[i].type == _EVENT_PHONEME:
@@ -98,12 +98,12 @@ class _Library:
         return 0
 
 
-def _spoken(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, str]], int]:
-    """→ samples, the first sample and symbol of every phoneme, the sampling rate."""
+def _synthesise(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, str]], int]:
+    """Returns samples, (first sample, symbol) of every phoneme, sampling rate."""
     library = _Library()
     espeak = library.espeak
     _, _, variant = voice.name.partition("+")
-    # It would speak without the variant and say nothing of it.
+    # espeak-ng ignores an unknown variant without an error.
     if variant and not (library.variants / variant).is_file():
         raise ValueError(f"espeak-ng has no variant `{variant}` in `{library.variants}`")
     if espeak.espeak_SetVoiceByName(voice.name.encode()) != 0:
@@ -113,14 +113,13 @@ def _spoken(text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, str]],
     encoded = text.encode()
     espeak.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
     espeak.espeak_Synchronize()
-    return np.concatenate([np.zeros(0, np.int16), *library.pieces]), library.events, library.rate
+    return np.concatenate([np.zeros(0, np.int16), *library.chunks]), library.events, library.rate
 
 
 def speak(text: str, voice: Voice) -> Speech:
-    """The same for the same, whatever was said before: the library keeps state between sentences, so each has a process of
-    its own."""
+    """Synthesises a sentence. Deterministic: the library keeps state between sentences, so each runs in its own process."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
-        samples, events, rate = process.submit(_spoken, text, voice).result()
+        samples, events, rate = process.submit(_synthesise, text, voice).result()
     samples = samples.astype(np.float32) / 32768
     starts = [sample / rate for sample, _ in events]
     ends = starts[1:] + [len(samples) / rate]
@@ -129,7 +128,7 @@ def speak(text: str, voice: Voice) -> Speech:
 
 
 def with_pauses(speech: Speech, before: float, after: float) -> Speech:
-    """`speech` with seconds of digital silence around it."""
+    """Pads `speech` with digital silence; `before`, `after`: seconds."""
     start, end = int(before * SAMPLE_RATE), int(after * SAMPLE_RATE)
     shift = start / SAMPLE_RATE
     phonemes = [Phoneme(p.symbol, p.start + shift, p.end + shift) for p in speech.phonemes]
@@ -138,12 +137,12 @@ def with_pauses(speech: Speech, before: float, after: float) -> Speech:
     return Speech(np.pad(speech.samples, (start, end)), phonemes)
 
 
-def joined(parts: list[Speech]) -> Speech:
-    """One after the other."""
+def concatenate(parts: list[Speech]) -> Speech:
+    """Concatenates `parts`."""
     samples, phonemes, start = [], [], 0.0
     for part in parts:
         phonemes += [Phoneme(p.symbol, p.start + start, p.end + start) for p in part.phonemes]
-        # What follows the last phoneme is silence.
+        # Silence follows the last phoneme.
         phonemes.append(Phoneme("", start + part.seconds, start + part.seconds + 1e-3))
         samples.append(part.samples)
         start += part.seconds

@@ -1,4 +1,4 @@
-"""Sentences of made-up words, and who says them."""
+"""Random sentences and voices."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ village violin voice walk want warm watch water weather welcome well what wheel 
 wonderful wood world yellow yes you young zebra
 """.split()
 
-# What is never trained on: kept for the evaluation.
+# Excluded from training, for the evaluation.
 HELD_OUT_LANGUAGES = ("en-gb-scotland", "nl", "ro")
 HELD_OUT_VARIANTS = ("f3", "m5", "Andrea", "Michael")
 
@@ -39,7 +39,7 @@ VARIANTS = (
 
 def random_voice(rng: np.random.Generator, held_out: bool = False) -> Voice:
     languages, variants = (HELD_OUT_LANGUAGES, HELD_OUT_VARIANTS) if held_out else (LANGUAGES, VARIANTS)
-    # English, of which there are the most words, is half of what is trained on.
+    # Half of the sentences are in English, because most of the words are.
     language = languages[rng.integers(0, 3)] if rng.random() < 0.5 else languages[rng.integers(0, len(languages))]
     variant = variants[rng.integers(0, len(variants))]
     return Voice(
@@ -60,7 +60,7 @@ def random_word(rng: np.random.Generator) -> str:
 
 
 def random_sentence(rng: np.random.Generator, words: int) -> str:
-    """`words` words, a comma here and there."""
+    """A sentence of `words` words, with random commas."""
     chosen = [random_word(rng) for _ in range(words)]
     marks = [", " if rng.random() < 0.12 else " " for _ in chosen[1:]] + ["."]
     return "".join(word + mark for word, mark in zip(chosen, marks)).capitalize()

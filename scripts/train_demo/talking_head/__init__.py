@@ -1,1 +1,1 @@
-"""A procedural talking head: random people, rendered with shading, whose mouths follow viseme curves."""
+"""Procedural talking head: shaded renders of random people whose mouths follow viseme curves."""

@@ -1,7 +1,7 @@
-"""The skin of head and face as one grid of points, and the shapes that move it.
+"""Mesh of head and face as one grid of points, and its blend shapes.
 
-Rows run from the crown to below the chin, columns around the head. x points to the picture's right, y up, z to the
-camera. Two rows lie on the line between the lips; the cells between them are the mouth's opening.
+Rows run from the crown to below the chin, columns around the head. x points right in the picture, y up, z to the camera. Two
+rows coincide on the line between the lips; the cells between them form the opening of the mouth.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from scipy.interpolate import PchipInterpolator
 
 from .identity import Identity
 
-# Height, depth of the front, half width, depth of the back: the outline of a head without features.
+# Outline of a head without features: height, depth of the front, half width, depth of the back.
 PROFILE = np.array(
     [
         [1.10, 0.03, 0.02, 0.03],
@@ -31,7 +31,7 @@ PROFILE = np.array(
     ]
 )
 
-# What moves the mouth, in the order of `HeadMesh.shapes`.
+# Blend shapes of the mouth, in the order of `HeadMesh.shapes`.
 SHAPES = ("jaw", "lower", "upper", "wide", "round", "press", "tuck")
 
 
@@ -45,7 +45,7 @@ def bump(x: np.ndarray, y: np.ndarray, at: tuple[float, float], size: tuple[floa
 
 
 def row_heights(mouth: float) -> tuple[np.ndarray, int]:
-    """Heights of the rows, and the index of the upper lip's edge; the row after it is the lower lip's."""
+    """Heights of the rows, and index of the upper lip's edge; the next row is the lower lip's edge."""
     above = [
         np.linspace(1.10, 0.36, 22, endpoint=False),
         np.linspace(0.36, -0.10, 30, endpoint=False),
@@ -58,7 +58,7 @@ def row_heights(mouth: float) -> tuple[np.ndarray, int]:
 
 
 def column_fractions() -> tuple[np.ndarray, np.ndarray]:
-    """Sine-like and cosine-like coordinates of the columns, from the left ear's back around the face."""
+    """Sine and cosine of the columns' angles, from behind the left ear around the face."""
     front = np.concatenate([np.linspace(0, 0.48, 23, endpoint=False), np.linspace(0.48, 0.985, 14)])
     angle = np.arcsin(front)
     angle = np.concatenate([angle, np.linspace(np.radians(88), np.radians(165), 9)])
@@ -68,7 +68,7 @@ def column_fractions() -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class HeadMesh:
-    """`rest`: (rows, columns, 3); `plane`: rest x and y, which paint and holes go by; `shapes`: (7, rows, columns, 3)."""
+    """`rest`: (rows, columns, 3). `plane`: x and y at rest, the texture coordinates. `shapes`: (7, rows, columns, 3)."""
 
     rest: np.ndarray
     plane: np.ndarray
@@ -105,7 +105,7 @@ class HeadMesh:
 
 
 def skull(who: Identity, heights: np.ndarray, sine: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-    """(rows, columns, 3): the outline, with rounded-square sections that make the face flatter than an ellipse."""
+    """(rows, columns, 3): head without features. Its cross-sections are superellipses, flatter in front than an ellipse."""
     outline = PchipInterpolator(PROFILE[::-1, 0], PROFILE[::-1, 1:])(heights)
     front, width, back = outline.T
     jaw = smoothstep(-0.15, -0.75, heights)
@@ -115,13 +115,13 @@ def skull(who: Identity, heights: np.ndarray, sine: np.ndarray, cosine: np.ndarr
     depth = np.sign(cosine) * np.abs(cosine) ** 0.80
     x = width[:, None] * flat
     z = np.where(depth > 0, front[:, None] * depth, back[:, None] * depth)
-    # The chin's length only moves what is below the mouth.
+    # The length of the chin affects only points below the mouth.
     y = np.where(heights < -0.6, -0.6 + (heights + 0.6) * who.chin_length, heights)
     return np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1)
 
 
 def features(who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How far brows, sockets, nose, cheeks and chin stand out, along z."""
+    """Displacement along z of brows, sockets, nose, cheeks and chin."""
     side = np.abs(x)
     dz = 0.035 * bump(side, y, (0.24, 0.27), (0.20, 0.07))
     dz -= 0.085 * bump(side, y, (who.eye_distance - 0.02, 0.10), (0.15, 0.10))
@@ -139,14 +139,14 @@ def features(who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dz += who.nose_height * np.nan_to_num(ridge) * np.exp(-np.abs(side / width) ** 2.4)
     dz += 0.095 * bump(side, y, (0.092 * who.nose_width, tip - 0.02), (0.052 * who.nose_width, 0.058))
 
-    # The fold from the nose's wings past the mouth's corners.
+    # The nasolabial folds.
     fold = 0.17 + 0.35 * np.clip(tip + 0.02 - y, 0, 0.35)
     dz -= 0.014 * who.wrinkles * np.exp(-(((side - fold) / 0.035) ** 2)) * bump(0 * y, y, (0, tip - 0.14), (1, 0.13))
     return dz
 
 
 def sink_eyes(who: Identity, rest: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
-    """Lays the lids over the eyeballs; → centres (2, 3), left one first, and radius."""
+    """Fits the lids to the eyeballs. Returns centres (2, 3), left one first, and radius."""
     radius = 0.15
     centres = []
     for sign in (-1, 1):
@@ -164,7 +164,7 @@ def sink_eyes(who: Identity, rest: np.ndarray, x: np.ndarray, y: np.ndarray) -> 
 
 
 def lips(who: Identity, x: np.ndarray, y: np.ndarray, heights: np.ndarray, lip_row: int) -> np.ndarray:
-    """The two bulges, rolled in towards the line between them, along z."""
+    """Displacement along z of the lips."""
     along = np.clip(1 - (x / (1.04 * who.mouth_width)) ** 2, 0, 1) ** 0.55
     rows = np.arange(len(heights))[:, None]
     upper = np.clip((y - who.mouth_height) / who.upper_lip, 0, 3)
@@ -172,12 +172,12 @@ def lips(who: Identity, x: np.ndarray, y: np.ndarray, heights: np.ndarray, lip_r
     profile_upper = np.interp(upper, [0, 0.25, 0.6, 1.0, 1.5, 3], [0.010, 0.052, 0.060, 0.045, 0.018, 0.0])
     profile_lower = np.interp(lower, [0, 0.25, 0.6, 1.0, 1.4, 3], [0.008, 0.055, 0.070, 0.042, 0.005, 0.0])
     dz = who.lip_bulge * along * np.where(rows <= lip_row, profile_upper, profile_lower)
-    # The groove below the nose.
+    # The philtrum.
     return dz - 0.014 * bump(x, y, (0, who.mouth_height + 0.115), (0.03, 0.05))
 
 
 def mouth_shapes(who: Identity, x: np.ndarray, y: np.ndarray, lip_row: int, in_front: np.ndarray) -> np.ndarray:
-    """(7, rows, columns, 3): how far each of `SHAPES` at 1 moves every point."""
+    """(7, rows, columns, 3): displacement of every point by each of `SHAPES` at weight 1."""
     rows = np.arange(x.shape[0])[:, None]
     below = np.broadcast_to(rows > lip_row, x.shape)
     distance = np.abs(y - who.mouth_height)
@@ -192,13 +192,13 @@ def mouth_shapes(who: Identity, x: np.ndarray, y: np.ndarray, lip_row: int, in_f
         return np.stack(parts, -1) * in_front[..., None]
 
     chin = np.exp(-((np.abs(x) / 0.50) ** 4))
-    dropped = below * (lens + (chin - lens) * smoothstep(0.0, 0.22, distance))
-    # A dropped jaw also takes the cheeks a little along.
+    jaw_weight = below * (lens + (chin - lens) * smoothstep(0.0, 0.22, distance))
+    # Opening the jaw also moves the cheeks slightly.
     cheeks = 0.16 * ~below * bump(np.abs(x), y, (0.36, who.mouth_height), (0.18, 0.18))
     corner = u * np.exp(-(u**2) / 2.4)
     return np.stack(
         [
-            motion(dy=-0.21 * dropped - 0.21 * cheeks, dz=-0.07 * dropped),
+            motion(dy=-0.21 * jaw_weight - 0.21 * cheeks, dz=-0.07 * jaw_weight),
             motion(dy=-0.060 * below * lens * near(0.11), dz=0.012 * below * lens * near(0.08)),
             motion(dy=0.050 * ~below * lens * near(0.11), dz=0.010 * ~below * lens * near(0.08)),
             motion(dx=0.085 * corner * near(0.16), dy=0.022 * np.abs(corner) * near(0.14), dz=-0.05 * u**2 * np.exp(-(u**2) / 2) * near(0.16)),

@@ -1,4 +1,4 @@
-"""Who is rendered: every number that stays the same during a clip, drawn from one seed."""
+"""Parameters of a person that are constant during a clip, drawn from one seed."""
 
 from dataclasses import dataclass, field
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 def srgb(*values: float) -> np.ndarray:
-    """sRGB in 0..1 → linear light."""
+    """sRGB in 0..1 → linear."""
     return np.asarray(values, np.float32) ** 2.2
 
 
 def muted(colour: np.ndarray, share: float) -> np.ndarray:
-    """`share` of a colour, the rest grey of the same brightness."""
+    """Reduces the saturation of a colour to `share`, at the same brightness."""
     return colour.mean() + share * (colour - colour.mean())
 
 
-# Albedos from pale to dark, (red, green, blue) in sRGB.
+# Albedos from light to dark, (red, green, blue) in sRGB.
 SKIN_TONES = np.array(
     [[0.96, 0.82, 0.74], [0.93, 0.76, 0.65], [0.87, 0.68, 0.55], [0.78, 0.58, 0.44], [0.64, 0.45, 0.33], [0.48, 0.33, 0.25]]
 )
@@ -27,7 +27,7 @@ IRIS_COLOURS = np.array([[0.30, 0.18, 0.10], [0.42, 0.28, 0.14], [0.36, 0.42, 0.
 
 @dataclass
 class Identity:
-    """Lengths in units of half a head's height; colours in linear light."""
+    """Lengths are in units of half the height of a head; colours are linear."""
 
     seed: int
     skin: np.ndarray
@@ -76,10 +76,10 @@ class Identity:
         u = rng.uniform
 
         def between(table: np.ndarray) -> np.ndarray:
-            """A colour between two neighbours of `table`."""
-            place = u(0, len(table) - 1)
-            low = min(int(place), len(table) - 2)
-            return table[low] + (place - low) * (table[low + 1] - table[low])
+            """A random colour, interpolated between two neighbours of `table`."""
+            position = u(0, len(table) - 1)
+            low = min(int(position), len(table) - 2)
+            return table[low] + (position - low) * (table[low + 1] - table[low])
 
         tone = between(SKIN_TONES) * u(0.95, 1.05) * np.array([1, u(0.97, 1.02), u(0.94, 1.04)])
         woman = u() < 0.5

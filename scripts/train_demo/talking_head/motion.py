@@ -1,4 +1,4 @@
-"""Slow movements of a head, and the eyes."""
+"""Random slow head movements, blinks and gaze."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from .renderer import Eyes, Pose
 
 
 def drift(rng: np.random.Generator, frames: int, size: float, seconds: float) -> np.ndarray:
-    """(frames): a smooth wandering around 0 with standard deviation `size`, slower than `seconds`."""
+    """(frames): smooth random motion around 0 with standard deviation `size` and periods of at least `seconds`."""
     t = np.arange(frames) / 25
     waves = 4
     frequency = rng.uniform(0.15, 1.0, waves) / seconds
@@ -15,7 +15,7 @@ def drift(rng: np.random.Generator, frames: int, size: float, seconds: float) ->
 
 
 def random_poses(rng: np.random.Generator, frames: int, scale: float) -> list[Pose]:
-    """`scale`: half a head's height in parts of the frame's."""
+    """`scale`: half the height of the head, relative to the height of the frame."""
     u = rng.uniform
     lively = u(0.3, 1.0)
     yaw = u(-0.22, 0.22) + drift(rng, frames, 0.07 * lively, 1.6)
@@ -28,7 +28,7 @@ def random_poses(rng: np.random.Generator, frames: int, scale: float) -> list[Po
 
 
 def random_eyes(rng: np.random.Generator, frames: int) -> list[Eyes]:
-    """Blinks of a fifth of a second every few seconds, and a gaze that rests and jumps."""
+    """Blinks of 0.2 s every few seconds, and a gaze that alternates between fixations and saccades."""
     closed = np.zeros(frames)
     blink = np.array([0.35, 0.9, 1.0, 0.7, 0.3])
     at = int(rng.integers(0, 60))
@@ -37,9 +37,9 @@ def random_eyes(rng: np.random.Generator, frames: int) -> list[Eyes]:
         closed[at : at + len(part)] = part
         at += int(rng.integers(45, 130))
     gaze = np.zeros((frames, 2))
-    at, look = 0, rng.normal(0, 0.05, 2)
+    at, direction = 0, rng.normal(0, 0.05, 2)
     while at < frames:
-        gaze[at:] = look
+        gaze[at:] = direction
         at += int(rng.integers(12, 60))
-        look = rng.normal(0, 0.08, 2) * (1, 0.6)
+        direction = rng.normal(0, 0.08, 2) * (1, 0.6)
     return [Eyes(float(c), (float(g[0]), float(g[1]))) for c, g in zip(closed, gaze)]

@@ -1,4 +1,4 @@
-"""What is not skin: eyes, teeth, tongue, hair, ears, neck and shoulders, each a grid of points (rows, columns, 3)."""
+"""Parts other than the face: eyes, teeth, tongue, hair, ears, neck and shoulders, each a grid of points (rows, columns, 3)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .identity import Identity
 
 @dataclass
 class Part:
-    """`points`: (rows, columns, 3) at rest; `paint`: (rows, columns, 2), what its material colours by."""
+    """`points`: (rows, columns, 3) at rest. `paint`: (rows, columns, 2), texture coordinates of its material."""
 
     points: np.ndarray
     paint: np.ndarray
@@ -21,9 +21,9 @@ class Part:
 
 
 def ellipsoid(centre, radii, rows: int, columns: int, whole: bool = True) -> Part:
-    """Longitudes by latitudes; `whole` or only the half towards the camera. Paint: the unit direction's x and y."""
-    reach = np.pi if whole else np.pi / 2
-    longitude, latitude = np.meshgrid(np.linspace(-reach, reach, columns), np.linspace(np.pi / 2, -np.pi / 2, rows))
+    """Grid of longitudes and latitudes; without `whole` only the half that faces the camera. Paint: x and y of the direction."""
+    max_longitude = np.pi if whole else np.pi / 2
+    longitude, latitude = np.meshgrid(np.linspace(-max_longitude, max_longitude, columns), np.linspace(np.pi / 2, -np.pi / 2, rows))
     unit = np.stack([np.sin(longitude) * np.cos(latitude), np.sin(latitude), np.cos(longitude) * np.cos(latitude)], -1)
     return Part.of(np.asarray(centre) + unit * np.asarray(radii), unit[..., :2])
 
@@ -33,13 +33,13 @@ def eyeball(centre: np.ndarray, radius: float) -> Part:
 
 
 def teeth(who: Identity, mouth: np.ndarray, upper: bool) -> Part:
-    """A strip along the dental arch, from the gums to the edge. Paint: teeth counted from the middle; 0 gum … 1 edge."""
+    """Strip along the dental arch, from the gum to the edge. Paint: tooth number from the middle; 0 at the gum, 1 at the edge."""
     angle = np.linspace(-1.15, 1.15, 33)
     t = np.linspace(0, 1, 9)
     arch = 0.82 * who.mouth_width
     x = np.broadcast_to(arch * np.sin(angle), (len(t), len(angle)))
     z = mouth[2] - 0.05 + 0.26 * (np.cos(angle) - 1)
-    # The gums lie further back than the teeth's edges, so that closed lips cover them.
+    # The gums are behind the edges of the teeth, so that closed lips cover them.
     z = z - 0.07 * (1 - t)[:, None] ** 2 + 0.010 * np.sin(np.pi * t)[:, None]
     from_y, to_y = (0.085, -0.030) if upper else (-0.135, -0.046)
     y = np.broadcast_to((mouth[1] + from_y + (to_y - from_y) * t)[:, None], x.shape)
@@ -53,11 +53,11 @@ def tongue(who: Identity, mouth: np.ndarray) -> Part:
 
 
 def cavity(who: Identity, mouth: np.ndarray) -> Part:
-    """The dark behind the teeth: a bowl that opens to the camera."""
+    """The oral cavity behind the teeth: a bowl that opens towards the camera."""
     front = mouth[2] - 0.10
     bowl = ellipsoid((0, mouth[1] - 0.10, front), (1.5 * who.mouth_width, 0.235, 0.26), 13, 17, whole=False)
     points = bowl.points.copy()
-    # Hollow, and curved around the jaws so that it stays inside the cheeks.
+    # Inverted, and curved around the jaws so that it stays inside the cheeks.
     points[..., 2] = 2 * front - points[..., 2] - 2.2 * points[..., 0] ** 2
     return Part.of(points, bowl.paint)
 
@@ -71,7 +71,7 @@ def ear(who: Identity, sign: int) -> Part:
 
 
 def scalp_hair(who: Identity, head: HeadMesh) -> Part:
-    """A shell over the head. Paint: how far inside the hairline (negative: no hair); the strand's number."""
+    """Shell over the head. Paint: signed distance inside the hairline (negative: no hair); strand coordinate."""
     rest = head.rest.copy()
     x, y, z = np.moveaxis(rest, -1, 0)
     around = np.abs(np.arctan2(x, z))
@@ -89,7 +89,7 @@ def scalp_hair(who: Identity, head: HeadMesh) -> Part:
 
 
 def back_hair(who: Identity) -> Part:
-    """What hangs behind the face. Paint: always inside; the strand's number."""
+    """Long hair behind the face. Paint: 1; strand coordinate."""
     length = 0.55 + 0.95 * who.back_hair
     part = ellipsoid((0, 0.05, -0.32), (1, 1, 1), 25, 41)
     unit = part.points - np.array([0, 0.05, -0.32], np.float32)
@@ -111,6 +111,6 @@ def neck() -> Part:
 def shoulders(who: Identity) -> Part:
     part = ellipsoid((0, -2.15, -0.25), (1.45, 0.72, 0.62), 21, 41)
     points = part.points.copy()
-    # A trapezius instead of an egg: towards the neck they rise.
+    # The shoulders rise towards the neck.
     points[..., 1] += 0.16 * np.exp(-((points[..., 0] / 0.5) ** 2))
     return Part.of(points, part.paint * np.array([1.45, 1.0]))

@@ -1,4 +1,4 @@
-"""Triangles to pixels, and pixels to colours: the two inner loops, compiled."""
+"""Rasterisation and shading, compiled with Numba."""
 
 import numpy as np
 from numba import njit
@@ -8,7 +8,7 @@ BACKGROUND, SKIN, EYE, UPPER_TEETH, LOWER_TEETH, TONGUE, CAVITY, HAIR, BACK_HAIR
 
 @njit(cache=True, fastmath=True)
 def grid_normals(points, seam):
-    """(rows, columns, 3) → unit normals to the outside; no slope is taken across the rows `seam` and `seam` + 1."""
+    """(rows, columns, 3) → outward unit normals. Differences are not taken across rows `seam` and `seam` + 1."""
     rows, columns, _ = points.shape
     normals = np.empty_like(points)
     for r in range(rows):
@@ -30,7 +30,7 @@ def grid_normals(points, seam):
 
 @njit(cache=True, fastmath=True)
 def lid_edges(u, eye):
-    """Heights of the upper and the lower lid above the eye's centre at `u`, -1 … 1 from corner to corner."""
+    """Heights of upper and lower lid relative to the eye's centre at `u`, from -1 to 1 between the corners."""
     arch = max(0.0, 1.0 - u * u)
     tilt = 0.006 * u
     return eye[3] * arch**0.75 + tilt, -eye[4] * arch + tilt
@@ -38,14 +38,14 @@ def lid_edges(u, eye):
 
 @njit(cache=True, fastmath=True)
 def strands(b):
-    """-1..1: an uneven ripple over the strands' number `b`."""
+    """Irregular ripple in -1..1 over the strand coordinate `b`."""
     warped = b + 0.35 * np.sin(1.7 * b + 0.6) + 0.13 * np.sin(5.3 * b)
     return 0.45 * np.sin(11.0 * warped) + 0.33 * np.sin(29.0 * warped + 4.0 * np.sin(2.3 * b)) + 0.22 * np.sin(71.0 * warped)
 
 
 @njit(cache=True, fastmath=True)
 def is_cut_out(kind, a, b, eye):
-    """Whether paint coordinates (a, b) are in a hole: between the lids, or beyond the hairline."""
+    """Whether texture coordinates (a, b) are in a hole: between the lids, or outside the hairline."""
     if kind == SKIN:
         u = (abs(a) - eye[0]) / eye[2]
         if u > -1.0 and u < 1.0:
@@ -59,7 +59,7 @@ def is_cut_out(kind, a, b, eye):
 
 @njit(cache=True, fastmath=True)
 def draw_grid(screen, normals, paint, hole_row, holes, kind, eye, depth, kinds, normal_buffer, paint_buffer):
-    """Rasterises one grid. `screen`: (rows, columns, 3), pixels and depth; cells of row `hole_row` with `holes` are left out."""
+    """Rasterises one grid. `screen`: (rows, columns, 3), pixel position and depth. Cells of row `hole_row` in `holes` are skipped."""
     rows, columns, _ = screen.shape
     height, width = depth.shape
     corner = np.empty((3, 2), np.int64)
@@ -75,7 +75,7 @@ def draw_grid(screen, normals, paint, hole_row, holes, kind, eye, depth, kinds, 
                     corner[1, 0], corner[1, 1], corner[2, 0], corner[2, 1] = r + 1, c + 1, r, c + 1
                 p, q, s = screen[corner[0, 0], corner[0, 1]], screen[corner[1, 0], corner[1, 1]], screen[corner[2, 0], corner[2, 1]]
                 area = (q[0] - p[0]) * (s[1] - p[1]) - (q[1] - p[1]) * (s[0] - p[0])
-                # Facing away (screen rows go down), or no area at all.
+                # Back-facing (the y axis of the screen points down) or degenerate.
                 if area > -1e-6:
                     continue
                 left = max(int(np.ceil(min(p[0], q[0], s[0]) - 0.5)), 0)
@@ -117,11 +117,11 @@ def draw_grid(screen, normals, paint, hole_row, holes, kind, eye, depth, kinds, 
 
 
 @njit(cache=True, fastmath=True)
-def sample(texture, x, y, reach, out):
-    """Bilinear look-up of the face's paint at rest coordinates."""
+def sample(texture, x, y, extent, out):
+    """Bilinear texture lookup at coordinates of the rest pose."""
     size = texture.shape[0]
-    u = min(max((x + reach) / (2 * reach) * (size - 1), 0.0), size - 1.001)
-    v = min(max((reach - y) / (2 * reach) * (size - 1), 0.0), size - 1.001)
+    u = min(max((x + extent) / (2 * extent) * (size - 1), 0.0), size - 1.001)
+    v = min(max((extent - y) / (2 * extent) * (size - 1), 0.0), size - 1.001)
     i, j = int(v), int(u)
     fv, fu = v - i, u - j
     for k in range(texture.shape[2]):
@@ -132,7 +132,7 @@ def sample(texture, x, y, reach, out):
 
 @njit(cache=True, fastmath=True)
 def step(low, high, x):
-    # A shut lid, the middle of a tooth: an edge without a width.
+    # Zero width occurs for a closed lid and in the middle of a tooth.
     if low == high:
         return 1.0 if x >= low else 0.0
     t = min(max((x - low) / (high - low), 0.0), 1.0)
@@ -140,9 +140,9 @@ def step(low, high, x):
 
 
 @njit(cache=True, fastmath=True)
-def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, light_colour, levels, background, out):
-    """Colours of all pixels in linear light. `look`: (8, 3), colours of skin, iris, hair, cloth, teeth, tongue, gum, cavity;
-    `levels`: ambient light, openness of the mouth, depth of the lips, brightness of the background's light."""
+def shade(kinds, depth, normals, paint, texture, extent, eye, gaze, materials, light, light_colour, levels, background, out):
+    """Shades all pixels, in linear colours. `materials`: (8, 3), colours of skin, iris, hair, cloth, teeth, tongue, gum, cavity.
+    `levels`: ambient light, opening of the mouth, depth of the lips."""
     height, width = kinds.shape
     albedo = np.empty(4)
     length = np.sqrt(light[0] ** 2 + light[1] ** 2 + (light[2] + 1.0) ** 2)
@@ -158,9 +158,9 @@ def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, 
             nx, ny, nz = normals[y, x, 0], normals[y, x, 1], normals[y, x, 2]
             length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9
             nx, ny, nz = nx / length, ny / length, nz / length
-            wrap, gloss, shine, hidden = 0.25, 18.0, 0.0, 1.0
+            wrap, gloss, shine, occlusion = 0.25, 18.0, 0.0, 1.0
             if kind == SKIN:
-                sample(texture, a, b, reach, albedo)
+                sample(texture, a, b, extent, albedo)
                 shine = albedo[3]
                 u = (abs(a) - eye[0]) / eye[2]
                 if abs(u) < 1.12:
@@ -178,12 +178,12 @@ def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, 
                 radius = np.sqrt(du * du + dv * dv)
                 for k in range(3):
                     white = 0.72 - 0.05 * k * min(abs(a) * 2.0, 1.0)
-                    iris = look[1, k] * (0.55 + 1.2 * step(0.15, 0.33, radius)) * (0.85 + 0.15 * np.sin(23.0 * np.arctan2(dv, du)))
+                    iris = materials[1, k] * (0.55 + 1.2 * step(0.15, 0.33, radius)) * (0.85 + 0.15 * np.sin(23.0 * np.arctan2(dv, du)))
                     colour = iris + (white - iris) * step(0.36, 0.40, radius)
                     colour *= 1.0 - 0.75 * step(0.30, 0.36, radius) * step(0.42, 0.37, radius)
                     albedo[k] = colour * step(0.145, 0.175, radius) + 0.006
-                # The upper lid's shadow.
-                hidden = 0.45 + 0.55 * step(eye[3] * 1.02, eye[3] * 0.25, b * 0.15)
+                # Shadow of the upper lid.
+                occlusion = 0.45 + 0.55 * step(eye[3] * 1.02, eye[3] * 0.25, b * 0.15)
                 shine, gloss = 0.9, 160.0
             elif kind == UPPER_TEETH or kind == LOWER_TEETH:
                 gap = a - np.floor(a)
@@ -191,44 +191,44 @@ def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, 
                 edge = 0.93 + 0.07 * np.cos(2.0 * np.pi * gap) if kind == UPPER_TEETH else 0.95
                 gum = step(0.36, 0.30, b + 0.05 * np.sin(2.0 * np.pi * gap))
                 for k in range(3):
-                    tooth = look[4, k] * (1.0 - 0.45 * step(0.10, 0.0, seam)) * (1.0 - 0.25 * step(edge, 1.0, b))
-                    albedo[k] = tooth + gum * (look[6, k] - tooth)
-                hidden = 0.30 + 0.55 * levels[1]
-                hidden *= step(-0.34, -0.02, depth[y, x] - levels[2])
+                    tooth = materials[4, k] * (1.0 - 0.45 * step(0.10, 0.0, seam)) * (1.0 - 0.25 * step(edge, 1.0, b))
+                    albedo[k] = tooth + gum * (materials[6, k] - tooth)
+                occlusion = 0.30 + 0.55 * levels[1]
+                occlusion *= step(-0.34, -0.02, depth[y, x] - levels[2])
                 shine, gloss = 0.12, 30.0
             elif kind == TONGUE:
                 groove = 1.0 - 0.25 * step(0.10, 0.0, abs(a))
                 for k in range(3):
-                    albedo[k] = look[5, k] * groove
-                hidden = (0.25 + 0.45 * levels[1]) * (0.25 + 0.75 * step(-0.22, -0.03, depth[y, x] - levels[2]))
+                    albedo[k] = materials[5, k] * groove
+                occlusion = (0.25 + 0.45 * levels[1]) * (0.25 + 0.75 * step(-0.22, -0.03, depth[y, x] - levels[2]))
                 shine, gloss = 0.10, 20.0
             elif kind == CAVITY:
                 for k in range(3):
-                    albedo[k] = look[7, k]
-                hidden = 0.30
+                    albedo[k] = materials[7, k]
+                occlusion = 0.30
             elif kind == HAIR or kind == BACK_HAIR:
                 strand = 0.5 + 0.5 * strands(b + 0.25 * np.sin(2.0 * a))
                 for k in range(3):
-                    albedo[k] = look[2, k] * (0.45 + 0.85 * strand)
+                    albedo[k] = materials[2, k] * (0.45 + 0.85 * strand)
                 shine, gloss = 0.10 + 0.25 * strand, 9.0
                 if kind == HAIR:
-                    hidden = 0.45 + 0.55 * step(0.0, 0.12, a)
+                    occlusion = 0.45 + 0.55 * step(0.0, 0.12, a)
                 else:
-                    hidden = 0.50
+                    occlusion = 0.50
             elif kind == CLOTH:
                 weave = 1.0 - 0.25 * step(0.10, 0.0, abs(np.sqrt(a * a * 1.2 + (b - 0.95) ** 2) - 0.52))
                 for k in range(3):
-                    albedo[k] = look[3, k] * weave
+                    albedo[k] = materials[3, k] * weave
                 wrap = 0.1
             else:
                 for k in range(3):
-                    albedo[k] = look[0, k]
+                    albedo[k] = materials[0, k]
                 shine = 0.08
                 if kind == NECK:
-                    # In the chin's shadow.
-                    hidden = 0.42 + 0.58 * step(0.10, 0.75, b)
+                    # Shadow of the chin.
+                    occlusion = 0.42 + 0.58 * step(0.10, 0.75, b)
                 else:
-                    hidden = 0.80 - 0.30 * step(0.5, 0.0, np.sqrt(a * a + b * b))
+                    occlusion = 0.80 - 0.30 * step(0.5, 0.0, np.sqrt(a * a + b * b))
                     albedo[1] *= 0.88
                     albedo[2] *= 0.86
 
@@ -238,16 +238,16 @@ def shade(kinds, depth, normals, paint, texture, reach, eye, gaze, look, light, 
             grazing = max(1.0 - max(nz, 0.0), 0.0)
             glint = shine * (half**gloss + 0.35 * grazing**4)
             for k in range(3):
-                # Red light spreads furthest under the skin.
+                # Approximates subsurface scattering, which is strongest for red.
                 soft = wrap * (1.35 - 0.35 * k) if kind == SKIN or kind >= EAR else wrap
                 diffuse = max((facing + soft) / (1.0 + soft), 0.0)
-                value = albedo[k] * (ambient + 0.92 * diffuse * light_colour[k]) * hidden + glint * light_colour[k] * hidden
+                value = albedo[k] * (ambient + 0.92 * diffuse * light_colour[k]) * occlusion + glint * light_colour[k] * occlusion
                 out[y, x, k] = value
 
 
 @njit(cache=True, fastmath=True)
 def resolve(linear, table, out):
-    """2 × 2 pixels of linear light → one of sRGB, u8."""
+    """Averages 2 × 2 linear samples and converts to sRGB u8."""
     height, width, _ = out.shape
     last = table.shape[0] - 1
     for y in range(height):

@@ -1,4 +1,4 @@
-"""One person, rendered frame by frame."""
+"""Renders one person frame by frame."""
 
 from dataclasses import dataclass, field
 
@@ -8,11 +8,11 @@ from scipy.ndimage import gaussian_filter
 from . import parts, raster
 from .head_mesh import SHAPES, HeadMesh
 from .identity import Identity, srgb
-from .skin import REACH, paint_skin
+from .skin import EXTENT, paint_skin
 
-# Samples for one pixel, along each side.
+# Samples per pixel and dimension.
 SAMPLES = 2
-# How far the jaw's bone moves at 1.
+# Translation of the lower jaw at weight 1 of `jaw`.
 JAW_DROP = np.array([0, -0.185, -0.06], np.float32)
 PIVOT = np.array([0, -0.55, -0.25], np.float32)
 PERSPECTIVE = 0.10
@@ -22,7 +22,8 @@ NO_HOLES = np.zeros(0, np.bool_)
 
 @dataclass
 class Pose:
-    """Angles in radians; `x`, `y`: the head's centre, `scale`: half a head's height, both in parts of the frame's height."""
+    """Angles in radians. `x`: centre of the head relative to the frame's width, `y`: relative to its height, `scale`: half the
+    height of the head relative to the frame's height."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -34,7 +35,7 @@ class Pose:
 
 @dataclass
 class Mouth:
-    """`shapes`: how much of each of `SHAPES`, about 0..1 (`wide` also below 0); `tongue`: 0 down … 1 at the teeth."""
+    """`shapes`: weights of `SHAPES`, about 0..1 (`wide` may be negative). `tongue`: 0 (down) to 1 (at the teeth)."""
 
     shapes: np.ndarray = field(default_factory=lambda: np.zeros(len(SHAPES), np.float32))
     tongue: float = 0.0
@@ -42,7 +43,7 @@ class Mouth:
 
 @dataclass
 class Eyes:
-    """`closed`: 0 open … 1 shut; `gaze`: to the right and up, in radians."""
+    """`closed`: 0 (open) to 1 (closed). `gaze`: angles to the right and up, in radians."""
 
     closed: float = 0.0
     gaze: tuple[float, float] = (0.0, 0.0)
@@ -50,8 +51,8 @@ class Eyes:
 
 @dataclass
 class Landmarks:
-    """Where things are in the frame, in pixels from its top left corner; left is the picture's left. `opening` is the gap
-    between the lips' inner edges in the middle, in parts of the distance between the brows."""
+    """Positions in the frame, in pixels from its top left corner; left and right are as seen in the picture. `opening`: gap
+    between the inner edges of the lips at the centre, relative to the distance between the brows."""
 
     left_brow: np.ndarray
     right_brow: np.ndarray
@@ -61,7 +62,7 @@ class Landmarks:
 
 
 class Renderer:
-    """`height`, `width`: of the frames, in pixels."""
+    """`height`, `width`: size of the frames in pixels."""
 
     def __init__(self, who: Identity, height: int, width: int | None = None):
         self.who, self.height, self.width = who, height, width or height
@@ -77,7 +78,7 @@ class Renderer:
         self.hair = parts.scalp_hair(who, self.head)
         self.back_hair = parts.back_hair(who) if who.back_hair > 0 else None
         self.neck, self.shoulders = parts.neck(), parts.shoulders(who)
-        self.look = np.stack(
+        self.materials = np.stack(
             [
                 who.skin,
                 who.iris,
@@ -89,35 +90,35 @@ class Renderer:
                 srgb(0.24, 0.07, 0.07),
             ]
         ).astype(np.float64)
-        big = (SAMPLES * self.height, SAMPLES * self.width)
-        self.background = paint_background(who, *big)
-        self.depth = np.empty(big, np.float32)
-        self.kinds = np.empty(big, np.uint8)
-        self.normals = np.empty((*big, 3), np.float32)
-        self.paint = np.empty((*big, 2), np.float32)
-        self.linear = np.empty((*big, 3), np.float32)
+        sampled_size = (SAMPLES * self.height, SAMPLES * self.width)
+        self.background = paint_background(who, *sampled_size)
+        self.depth = np.empty(sampled_size, np.float32)
+        self.kinds = np.empty(sampled_size, np.uint8)
+        self.normals = np.empty((*sampled_size, 3), np.float32)
+        self.paint = np.empty((*sampled_size, 2), np.float32)
+        self.linear = np.empty((*sampled_size, 3), np.float32)
 
     def render(self, pose: Pose, mouth: Mouth, eyes: Eyes) -> tuple[np.ndarray, Landmarks]:
-        """→ (height, width, 3) u8, and where the face is in it. `self.kinds` keeps what each sample shows."""
+        """Returns the frame, (height, width, 3) u8, and its landmarks. `self.kinds` holds the material of each sample."""
         self.depth.fill(-1e9)
         self.kinds.fill(raster.BACKGROUND)
-        rotation = turn_of(pose)
+        rotation = rotation_matrix(pose)
         lids = self._lids(eyes)
-        # The trunk follows the head a little.
-        still = np.eye(3, dtype=np.float32) + 0.25 * (rotation - np.eye(3, dtype=np.float32))
+        # The torso follows the rotation of the head slightly.
+        torso_rotation = np.eye(3, dtype=np.float32) + 0.25 * (rotation - np.eye(3, dtype=np.float32))
 
-        def draw(kind, points, paint, turn=rotation, hole_row=-1, holes=NO_HOLES, seam=-9):
-            turned = (points - PIVOT) @ turn.T + PIVOT
-            screen = self._project(turned, pose)
-            normals = raster.grid_normals(turned, seam)
+        def draw(kind, points, paint, rotation=rotation, hole_row=-1, holes=NO_HOLES, seam=-9):
+            rotated = (points - PIVOT) @ rotation.T + PIVOT
+            screen = self._project(rotated, pose)
+            normals = raster.grid_normals(rotated, seam)
             raster.draw_grid(
                 screen, normals, paint, hole_row, holes, kind, lids, self.depth, self.kinds, self.normals, self.paint
             )
-            return turned, screen
+            return rotated, screen
 
         face = self._face(mouth)
         lip_row = self.head.lip_row
-        turned, screen = draw(
+        rotated, screen = draw(
             raster.SKIN, face, self.head.plane, hole_row=lip_row, holes=self.head.opening, seam=lip_row
         )
         for ball in self.eyeballs:
@@ -132,18 +133,18 @@ class Renderer:
             draw(raster.EAR, ear.points, ear.paint)
         draw(raster.HAIR, self.hair.points, self.hair.paint)
         if self.back_hair is not None:
-            draw(raster.BACK_HAIR, self.back_hair.points, self.back_hair.paint, turn=0.5 * (rotation + still))
-        draw(raster.NECK, self.neck.points, self.neck.paint, turn=still)
-        draw(raster.CLOTH, self.shoulders.points, self.shoulders.paint, turn=still)
+            draw(raster.BACK_HAIR, self.back_hair.points, self.back_hair.paint, rotation=0.5 * (rotation + torso_rotation))
+        draw(raster.NECK, self.neck.points, self.neck.paint, rotation=torso_rotation)
+        draw(raster.CLOTH, self.shoulders.points, self.shoulders.paint, rotation=torso_rotation)
 
         middle = face.shape[1] // 2
-        gap = self._gap(turned)
-        lips_depth = float(turned[lip_row, middle, 2])
+        gap = self._gap(rotated)
+        lips_depth = float(rotated[lip_row, middle, 2])
         levels = np.array([self.who.ambient, min(1.0, gap / 0.12), lips_depth], np.float64)
-        # Paint of the eyeball is a unit direction.
+        # The texture coordinates of the eyeball are a unit direction.
         gaze = np.sin(np.asarray(eyes.gaze, np.float64))
         raster.shade(
-            self.kinds, self.depth, self.normals, self.paint, self.skin, REACH, lids, gaze, self.look,
+            self.kinds, self.depth, self.normals, self.paint, self.skin, EXTENT, lids, gaze, self.materials,
             self.who.light, self.who.light_colour, levels, self.background, self.linear,
         )  # fmt: skip
         frame = np.empty((self.height, self.width, 3), np.uint8)
@@ -151,19 +152,19 @@ class Renderer:
         return frame, self._landmarks(screen, pose, gap)
 
     def locate(self, pose: Pose, mouth: Mouth) -> Landmarks:
-        """Where the face would be, without drawing it."""
-        turned = (self._face(mouth) - PIVOT) @ turn_of(pose).T + PIVOT
-        return self._landmarks(self._project(turned, pose), pose, self._gap(turned))
+        """Landmarks of a frame, without rendering it."""
+        rotated = (self._face(mouth) - PIVOT) @ rotation_matrix(pose).T + PIVOT
+        return self._landmarks(self._project(rotated, pose), pose, self._gap(rotated))
 
     def _face(self, mouth: Mouth) -> np.ndarray:
         return self.head.rest + np.tensordot(mouth.shapes.astype(np.float32), self.head.shapes, 1)
 
-    def _gap(self, turned: np.ndarray) -> float:
-        row, middle = self.head.lip_row, turned.shape[1] // 2
-        return float(np.linalg.norm(turned[row, middle] - turned[row + 1, middle]))
+    def _gap(self, rotated: np.ndarray) -> float:
+        row, middle = self.head.lip_row, rotated.shape[1] // 2
+        return float(np.linalg.norm(rotated[row, middle] - rotated[row + 1, middle]))
 
     def _project(self, points: np.ndarray, pose: Pose) -> np.ndarray:
-        """Points of the scene → samples of the big picture, and depth."""
+        """Projects points of the scene to sample coordinates and depth."""
         size = np.float32(pose.scale * self.height * SAMPLES)
         zoom = size * (1 + PERSPECTIVE * points[..., 2:])
         centre = np.array([pose.x * self.width, pose.y * self.height], np.float32) * SAMPLES
@@ -171,14 +172,14 @@ class Renderer:
         return np.concatenate([xy, points[..., 2:]], -1).astype(np.float32)
 
     def _lids(self, eyes: Eyes) -> np.ndarray:
-        """As `raster.lid_edges` takes them: centre, half width, and how far up and down the lids are open."""
+        """Argument `eye` of `raster.lid_edges`: centre, half width, upper and lower height of the opening."""
         who = self.who
         low = 0.52 * who.eye_height
         up = who.eye_height * (1 - eyes.closed * 1.40) + 0.10 * eyes.gaze[1]
         return np.array([who.eye_distance, 0.10, who.eye_width, up, low], np.float64)
 
     def _landmarks(self, screen: np.ndarray, pose: Pose, gap: float) -> Landmarks:
-        plane, lip_row = self.head.plane, self.head.lip_row
+        plane = self.head.plane
         middle = plane.shape[1] // 2
 
         def at(x: float, y: float) -> np.ndarray:
@@ -198,8 +199,8 @@ class Renderer:
         )
 
 
-def turn_of(pose: Pose) -> np.ndarray:
-    """(3, 3): yaw, then pitch, then roll."""
+def rotation_matrix(pose: Pose) -> np.ndarray:
+    """Rotation matrix (3, 3): yaw, then pitch, then roll."""
     (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (pose.yaw, pose.pitch, pose.roll))
     yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
@@ -208,7 +209,7 @@ def turn_of(pose: Pose) -> np.ndarray:
 
 
 def paint_background(who: Identity, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) f32, linear: a wall out of focus."""
+    """(height, width, 3) f32, linear: a blurred wall."""
     rng = np.random.default_rng([who.seed, 0xB6])
     small = rng.uniform(0, 1, (12, 12))
     spots = gaussian_filter(np.kron(small, np.ones((height // 12 + 1, width // 12 + 1))), height / 20)[:height, :width]

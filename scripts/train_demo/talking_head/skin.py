@@ -1,4 +1,4 @@
-"""The paint of the face: a picture over its rest plane, drawn once for each person."""
+"""Texture of the face over its x-y plane at rest, generated once per person."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -6,14 +6,14 @@ from scipy.ndimage import gaussian_filter
 from .head_mesh import bump, smoothstep
 from .identity import Identity
 
-# The picture covers x and y from -REACH to REACH.
-REACH = 1.15
+# The texture covers x and y from -EXTENT to EXTENT.
+EXTENT = 1.15
 SIZE = 512
 
 
 def paint_skin(who: Identity) -> np.ndarray:
-    """→ (SIZE, SIZE, 4), f32: albedo in linear light, and how much it shines. Row 0 is the top."""
-    axis = np.linspace(-REACH, REACH, SIZE)
+    """Returns (SIZE, SIZE, 4), f32: linear albedo and specular strength. Row 0 is the top."""
+    axis = np.linspace(-EXTENT, EXTENT, SIZE)
     x, y = np.meshgrid(axis, -axis)
     rng = np.random.default_rng([who.seed, 0x5C])
     colour = np.broadcast_to(who.skin, (SIZE, SIZE, 3)).astype(np.float64).copy()
@@ -33,7 +33,7 @@ def paint_skin(who: Identity) -> np.ndarray:
     freckle = (noise(1.1) > 1.9) * (bump(side, y, (0.25, -0.10), (0.30, 0.12)) + bump(x, y, (0, -0.05), (0.2, 0.1)))
     blend(gaussian_filter(who.freckles * freckle, 0.6), who.skin * np.array([0.55, 0.42, 0.35]))
 
-    # Where light hardly gets: sockets, the wings of the nose, the nostrils, the folds.
+    # Ambient occlusion: sockets, wings of the nose, nostrils, folds.
     shade = 0.32 * bump(side, y, (who.eye_distance, 0.155), (0.13, 0.045))
     shade += 0.25 * bump(side, y, (0.14, 0.10), (0.05, 0.06))
     shade += 0.18 * who.wrinkles * bump(side, y, (who.eye_distance - 0.02, 0.005), (0.11, 0.022))
@@ -46,7 +46,7 @@ def paint_skin(who: Identity) -> np.ndarray:
     nostrils = smoothstep(1.1, 0.6, np.hypot((side - 0.052 * who.nose_width) / 0.034, (y - tip + 0.068) / 0.019))
     blend(0.92 * nostrils, who.skin * np.array([0.10, 0.05, 0.04]))
 
-    # The shadow of a beard, in short hairs.
+    # Stubble.
     beard = smoothstep(tip - 0.06, tip - 0.12, y) * smoothstep(0.62, 0.5, side) * smoothstep(0.18, 0.30, side - 0.3 * (y + 0.3))
     chin = smoothstep(tip - 0.07, tip - 0.12, y) * smoothstep(0.60, 0.45, side)
     beard = np.maximum(beard, chin) * (0.75 + 0.25 * np.clip(noise(0.8), -1, 1))
@@ -67,7 +67,7 @@ def paint_skin(who: Identity) -> np.ndarray:
 
 
 def lip_area(who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """0..1: inside the red of the lips, with the bow of the upper one."""
+    """Coverage of the lips in 0..1, with a cupid's bow."""
     u = np.clip(np.abs(x) / (1.01 * who.mouth_width), 0, 1)
     top = who.upper_lip * 1.12 * (1 - u**1.7) * (1 - 0.20 * np.exp(-((u / 0.13) ** 2)) + 0.08 * np.exp(-(((u - 0.25) / 0.15) ** 2)))
     bottom = who.lower_lip * 1.10 * (1 - u**2.3)
@@ -85,7 +85,7 @@ def brow_area(who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def eye_paint(who: Identity, side: np.ndarray, y: np.ndarray, blend) -> None:
-    """The lids' crease and shadow. Lashes move with the lids and are drawn with the opening, not here."""
+    """Crease and shadow of the lids. Lashes move with the lids and are drawn by `raster.shade`."""
     u = (side - who.eye_distance) / who.eye_width
     crease = 0.10 + 0.055 + 0.028 * np.clip(1 - u**2, 0, 1)
     blend(0.45 * np.exp(-(((y - crease) / 0.010) ** 2)) * (np.abs(u) < 1.05), who.skin * np.array([0.35, 0.24, 0.2]))

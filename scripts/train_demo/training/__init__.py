@@ -1,1 +1,1 @@
-"""The stages of the demo model's training, each resumable after a stop at any moment."""
+"""Stages of the demo model's training; each can resume after an interruption."""

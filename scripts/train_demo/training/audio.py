@@ -1,4 +1,4 @@
-"""Stage 2: the ears, trained to say what the mouth does from the very tokens that the UNet will attend to."""
+"""Stage 2: the audio encoder, trained to predict the mouth curves from the tokens that the UNet attends to."""
 
 from pathlib import Path
 
@@ -8,22 +8,23 @@ from torch import Tensor, nn
 
 from ..config import WHISPER, StagePlan
 from ..data.dataset import Clips, padded_mel
-from ..networks.layers import attend
+from ..networks.layers import multi_head_attention
 from ..networks.whisper import AudioEncoder, frame_windows
 from ..speech.visemes import CHANNELS
-from .loop import Batches, Stage
+from .loop import StepRandom, Stage
 
 QUERIES = 8
 
 
-class Listener(nn.Module):
-    """The encoder, and a stand-in for the UNet: a few queries that attend to a frame's window, as every layer of it does."""
+class AudioProbe(nn.Module):
+    """The encoder, and a probe in place of the UNet: learned queries with cross-attention to a frame's window, like every layer of
+    the UNet."""
 
     def __init__(self):
         super().__init__()
         state = WHISPER.n_audio_state
         self.encoder = AudioEncoder(WHISPER)
-        # Unlike a published encoder's, its positions may be learned.
+        # Unlike in a published encoder, the position embedding is trained.
         positions = self.encoder.positional_embedding
         del self.encoder.positional_embedding
         self.encoder.positional_embedding = nn.Parameter(0.3 * positions)
@@ -34,16 +35,16 @@ class Listener(nn.Module):
             nn.LayerNorm(QUERIES * state), nn.Linear(QUERIES * state, state), nn.GELU(), nn.Linear(state, len(CHANNELS))
         )
 
-    def read(self, windows: Tensor) -> Tensor:
+    def predict(self, windows: Tensor) -> Tensor:
         """(frames, tokens, state) → (frames, 8) curves."""
         queries = self.queries.expand(len(windows), -1, -1)
-        return self.head(attend(queries, self.to_k(windows), self.to_v(windows), WHISPER.n_audio_head).flatten(1))
+        return self.head(multi_head_attention(queries, self.to_k(windows), self.to_v(windows), WHISPER.n_audio_head).flatten(1))
 
     def forward(self, mels: Tensor, frames: list[int]) -> Tensor:
-        """(n, 80, 3000) → curves of the first `frames` of each, one after the other."""
-        streams = self.encoder(mels)
-        windows = [frame_windows(stream[: 2 * count], torch.arange(count)) for stream, count in zip(streams, frames)]
-        return self.read(torch.cat(windows))
+        """(n, 80, 3000) → curves of the first `frames[i]` frames of each recording, concatenated."""
+        features = self.encoder(mels)
+        windows = [frame_windows(rows[: 2 * count], torch.arange(count)) for rows, count in zip(features, frames)]
+        return self.predict(torch.cat(windows))
 
 
 class AudioStage(Stage):
@@ -57,26 +58,26 @@ class AudioStage(Stage):
                 with np.load(path) as file:
                     self.recordings.append((file["mel"], torch.from_numpy(file["curves"])))
         torch.manual_seed(2)
-        self.network: nn.Module = Listener().to(device)
+        self.network: nn.Module = AudioProbe().to(device)
         curves = torch.cat([curves for _, curves in self.recordings])
         self.std = curves.std(0).to(device)
 
-    def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
-        chosen = [self.recordings[i] for i in batches.numpy.integers(0, len(self.recordings), self.plan.batch)]
-        mels, wanted = [], []
+    def loss(self, rng: StepRandom, progress: float) -> dict[str, Tensor]:
+        chosen = [self.recordings[i] for i in rng.numpy.integers(0, len(self.recordings), self.plan.batch)]
+        mels, targets = [], []
         for mel, curves in chosen:
-            # Another beginning: otherwise a position would tell the sentence.
-            start = int(batches.numpy.integers(0, max(1, len(curves) // 2)))
+            # A random start, so that the position does not identify the sentence.
+            start = int(rng.numpy.integers(0, max(1, len(curves) // 2)))
             mels.append(padded_mel(torch.from_numpy(mel[:, 4 * start :]).float()))
             rows = min(mel.shape[1] // 4 - start, len(curves) - start)
-            wanted.append(curves[start : start + rows])
-        got = self.network(torch.stack(mels).to(self.device), [len(curves) for curves in wanted])
-        want = torch.cat(wanted).to(self.device)
+            targets.append(curves[start : start + rows])
+        got = self.network(torch.stack(mels).to(self.device), [len(curves) for curves in targets])
+        want = torch.cat(targets).to(self.device)
         error = ((got - want) / self.std) ** 2
         return {"loss": error.mean(), "jaw": error[:, 0].mean()}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Correlation over time with the truth, mean over clips of unseen people's sentences."""
+        """Correlation over time with the ground truth, mean over clips of unseen people."""
         jaw, width = [], []
         clips = self.validation
         for i in range(len(clips)):

@@ -1,4 +1,4 @@
-"""Between the stages: what autoencoder and ears make of every clip, so that the UNet's steps need neither."""
+"""Precomputed VAE latents and audio features of every clip, so that the UNet's stages do not run these networks."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from ..networks.whisper import AudioEncoder
 
 
 class Latents:
-    """`posterior`: (all frames, 4, 4, 16, 16) f16: mean and deviation of the masked and of the whole face, unscaled;
-    `features`: one (rows, layers + 1, state) for each clip."""
+    """`posterior`: (all frames, 4, 4, 16, 16) f16: mean and standard deviation of the masked face and of the whole face,
+    unscaled. `features`: (rows, layers + 1, state) per clip."""
 
     def __init__(self, clips: Clips, posterior: Tensor, features: list[Tensor], scaling: float):
         self.clips, self.posterior, self.features, self.scaling = clips, posterior, features, scaling
@@ -30,7 +30,7 @@ class Latents:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Of its weights."""
+    """SHA-256 of the weights."""
     digest = hashlib.sha256()
     for value in network.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -39,7 +39,7 @@ def fingerprint(network: nn.Module) -> str:
 
 @torch.no_grad()
 def encode_clips(work: Path, prefix: str, clips: Clips, vae: AutoencoderKL, whisper: AudioEncoder) -> Latents:
-    """Computed once for these clips and networks, where the networks are, and kept in `work`."""
+    """Encodes all clips on the networks' device. The result is cached in `work`, keyed by clips and weights."""
     device = next(vae.parameters()).device
     path = work / f"latents{prefix}.pt"
     networks = [fingerprint(vae), fingerprint(whisper)]

@@ -1,4 +1,4 @@
-"""What all stages share: steps, checkpoints, the rate's course, an averaged copy of the weights, the log."""
+"""Training loop of all stages: steps, checkpoints, learning rate schedule, EMA of the weights, log."""
 
 import json
 import math
@@ -17,13 +17,13 @@ from ..config import SEED, StagePlan
 CHECKPOINT_SECONDS = 120
 LOG_STEPS = 50
 VALIDATION_STEPS = 500
-# Steps that a budget is turned into a number of steps by; the first ones, in which memory and kernels are chosen, do not count.
+# A time budget is converted to a number of steps by timing the first `TIMED_STEPS`, without the `WARM_STEPS` of warm-up.
 WARM_STEPS, TIMED_STEPS = 5, 25
-AVERAGE = 0.999
+EMA_DECAY = 0.999
 
 
-class Batches:
-    """All that is random in one step is a function of the seed, the stage and the step."""
+class StepRandom:
+    """Random numbers of one step, determined by seed, stage and step."""
 
     def __init__(self, stage: str, step: int):
         key = [SEED, *stage.encode(), step]
@@ -35,30 +35,30 @@ class Batches:
 
 
 class Stage(ABC):
-    """`name` is a key of `config.STAGES`; `network`, on `device`, is what is trained. Batches are drawn on the CPU, so that
-    they are the same on every device."""
+    """`name`: key of `config.STAGES`. `network`: the trained network, on `device`. StepRandom are drawn on the CPU, so that they
+    are identical for every device."""
 
     name: str
     network: nn.Module
     device: torch.device
 
     @abstractmethod
-    def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
-        """One step's losses, of which `loss` is minimised; `progress`: 0..1."""
+    def loss(self, rng: StepRandom, progress: float) -> dict[str, Tensor]:
+        """Losses of one step; `loss` is minimised, the others are logged. `progress`: 0..1."""
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Figures of the averaged weights on people that are not trained on."""
+        """Metrics of the EMA weights on unseen people."""
         return {}
 
 
-def rate_at(progress: float, step: int) -> float:
-    """Of the stage's rate: a short rise, level, a fall over the last third."""
-    rise = min(1.0, (step + 1) / 100)
-    return rise if progress < 0.65 else rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.65) / 0.35)))
+def learning_rate_factor(progress: float, step: int) -> float:
+    """Factor on the learning rate: linear warm-up over 100 steps, constant, cosine decay from 65 % of the steps on."""
+    warm_up = min(1.0, (step + 1) / 100)
+    return warm_up if progress < 0.65 else warm_up * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.65) / 0.35)))
 
 
 class Trainer:
-    """Runs one stage in `work`; `seconds`: what it may take, instead of the plan's steps."""
+    """Runs one stage in `work`. `seconds`: time budget, replaces the plan's number of steps."""
 
     def __init__(self, stage: Stage, plan: StagePlan, work: Path, seconds: float | None):
         self.stage, self.plan, self.work, self.seconds = stage, plan, work, seconds
@@ -66,18 +66,18 @@ class Trainer:
         decayed = [p for p in stage.network.parameters() if p.requires_grad and p.dim() > 1]
         others = [p for p in stage.network.parameters() if p.requires_grad and p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
         self.average = {key: value.detach().clone() for key, value in stage.network.state_dict().items()}
         self.step, self.steps, self.spent, self.warm = 0, 0 if seconds else plan.steps, 0.0, 0.0
         self.finished = False
         if self.path.exists():
             self._restore(torch.load(self.path, weights_only=True, map_location=stage.device))
-        self._forget_lost_steps()
+        self._truncate_log()
 
     def _restore(self, state: dict) -> None:
         self.stage.network.load_state_dict(state["network"])
         self.average = state["average"]
-        # More steps than the last time continue what was finished.
+        # A finished stage continues if the plan now has more steps.
         self.step, self.steps = state["step"], self.steps or state["steps"]
         self.spent, self.warm = state["spent"], state["warm"]
         self.finished = bool(self.steps) and self.step >= self.steps
@@ -100,7 +100,7 @@ class Trainer:
         os.replace(unfinished, self.path)
 
     def run(self) -> None:
-        """Goes on where the last checkpoint was written; ends with the averaged weights in the network."""
+        """Trains from the last checkpoint to the end. Afterwards the network has the EMA weights."""
         network = self.stage.network
         saved = logged = time.monotonic()
         sums: dict[str, Tensor | float] = {}
@@ -108,13 +108,13 @@ class Trainer:
             began = time.monotonic()
             progress = self.step / self.steps if self.steps else 0.0
             for group in self.optimizer.param_groups:
-                group["lr"] = self.plan.rate * rate_at(progress, self.step)
-            losses = self.stage.loss(Batches(self.stage.name, self.step), progress)
+                group["lr"] = self.plan.learning_rate * learning_rate_factor(progress, self.step)
+            losses = self.stage.loss(StepRandom(self.stage.name, self.step), progress)
             self.optimizer.zero_grad(set_to_none=True)
             losses["loss"].backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             self.optimizer.step()
-            self._follow(min(AVERAGE, (1 + self.step) / (10 + self.step)))
+            self._update_average(min(EMA_DECAY, (1 + self.step) / (10 + self.step)))
             self.step += 1
             if self.step <= TIMED_STEPS and self.stage.device.type == "cuda":
                 torch.cuda.synchronize()
@@ -140,9 +140,9 @@ class Trainer:
         network.load_state_dict(self.average)
 
     @torch.no_grad()
-    def _follow(self, share: float) -> None:
+    def _update_average(self, decay: float) -> None:
         state = self.stage.network.state_dict()
-        torch._foreach_lerp_([self.average[key] for key in state], list(state.values()), 1 - share)
+        torch._foreach_lerp_([self.average[key] for key in state], list(state.values()), 1 - decay)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -155,11 +155,11 @@ class Trainer:
         network.load_state_dict(kept)
         return figures
 
-    def _forget_lost_steps(self) -> None:
-        """Steps after the checkpoint will be taken, and logged, again."""
+    def _truncate_log(self) -> None:
+        """Removes the log entries after the checkpoint, because these steps are repeated."""
         log = self.work / "log.jsonl"
         lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-        # A stop may have torn the last line.
+        # An interruption may have truncated the last line.
         entries = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
         kept = [line for line, entry in entries if entry["stage"] != self.stage.name or entry["step"] <= self.step]
         if kept != lines:

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, on faces and on masked faces."""
+"""Stage 1: the VAE, on faces and on masked faces."""
 
 import numpy as np
 import torch
@@ -9,19 +9,19 @@ from ..config import RESOLUTION, VAE, StagePlan
 from ..data.dataset import Clips
 from ..data.mask import pixel_mask
 from ..networks.autoencoder_kl import AutoencoderKL
-from .loop import Batches, Stage
+from .loop import StepRandom, Stage
 
-# Until here pieces of half the side are trained on, four times as fast.
-PIECES_UNTIL = 0.7
-PIECE = RESOLUTION // 2
-MASKED = 0.25
+# Up to this progress, training uses crops of half the side length, which are four times as fast.
+CROPS_UNTIL = 0.7
+CROP = RESOLUTION // 2
+MASKED_FRACTION = 0.25
 KL_WEIGHT = 1e-4
-# Sides of the squares whose mean colours are compared: a wrong one of skin is a seam around the mouth.
+# Side lengths of the squares whose mean colours are compared: a wrong skin colour would cause a seam around the mouth.
 COARSE = (4, 16)
 
 
 def image_loss(got: Tensor, want: Tensor) -> Tensor:
-    """Differences of pixels, of mean colours and, so that edges are sharp, of slopes."""
+    """L1 losses of pixels, of mean colours, and of gradients for sharp edges."""
     loss = (got - want).abs().mean()
     for side in COARSE:
         loss = loss + F.avg_pool2d(got - want, side).abs().mean()
@@ -39,27 +39,27 @@ class VaeStage(Stage):
         self.network: nn.Module = AutoencoderKL(VAE).to(device, memory_format=torch.channels_last)
         self.mask = torch.from_numpy(pixel_mask(RESOLUTION))
 
-    def loss(self, batches: Batches, progress: float) -> dict[str, Tensor]:
-        pieces = progress < PIECES_UNTIL
-        count = self.plan.batch * (4 if pieces else 1)
-        images = self.clips.images(batches.numpy.integers(0, len(self.clips.faces), count))
-        masked = int(MASKED * count)
+    def loss(self, rng: StepRandom, progress: float) -> dict[str, Tensor]:
+        cropped = progress < CROPS_UNTIL
+        count = self.plan.batch * (4 if cropped else 1)
+        images = self.clips.images(rng.numpy.integers(0, len(self.clips.faces), count))
+        masked = int(MASKED_FRACTION * count)
         images[:masked] *= self.mask
-        if pieces:
-            # More of them around the mouth than elsewhere.
-            tops = np.where(batches.numpy.random(count) < 0.5, 52, batches.numpy.integers(0, PIECE + 1, count))
-            lefts = np.where(batches.numpy.random(count) < 0.4, 32, batches.numpy.integers(0, PIECE + 1, count))
-            images = torch.stack([image[:, t : t + PIECE, l : l + PIECE] for image, t, l in zip(images, tops, lefts)])
+        if cropped:
+            # Half of the crops are around the mouth.
+            tops = np.where(rng.numpy.random(count) < 0.5, 52, rng.numpy.integers(0, CROP + 1, count))
+            lefts = np.where(rng.numpy.random(count) < 0.4, 32, rng.numpy.integers(0, CROP + 1, count))
+            images = torch.stack([image[:, t : t + CROP, l : l + CROP] for image, t, l in zip(images, tops, lefts)])
         images = images.to(self.device, memory_format=torch.channels_last)
         mean, std = self.network.encode(images)
-        latents = mean + std * batches.normal(*mean.shape).to(self.device)
+        latents = mean + std * rng.normal(*mean.shape).to(self.device)
         got = self.network.decode(latents)
         pixels = image_loss(got, images)
         kl = 0.5 * (mean**2 + std**2 - 1 - 2 * std.log()).mean()
         return {"loss": pixels + KL_WEIGHT * kl, "pixels": pixels, "kl": kl}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """PSNR of unseen people, in the part that will be generated."""
+        """PSNR on unseen people, in the generated region."""
         images = self.validation.images(np.arange(0, len(self.validation.faces), 11))
         got = torch.cat([network.decode(network.encode(part)[0]) for part in images.to(self.device).split(8)])
         got = got.cpu().clamp(-1, 1)

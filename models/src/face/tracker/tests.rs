@@ -1,9 +1,9 @@
 use candle_core::Device;
 
 use super::*;
-use crate::face::Anchors;
+use crate::face::types::Anchors;
 
-/// Somebody in a made-up scene: who (a pattern and a colour), and the face's middle and side.
+/// A person in a synthetic scene: identity (a pattern and a colour), centre and side length of the face.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Actor {
     who: usize,
@@ -18,7 +18,7 @@ fn actor(who: usize, x: f32) -> Actor {
     Actor { who, x, side: 48.0 }
 }
 
-/// Later actors stand in front.
+/// Draws the actors, later ones in front.
 fn scene(actors: &[Actor]) -> Tensor {
     let mut data = vec![90u8; WIDTH * HEIGHT * 3];
     for Actor { who, x, side } in actors {
@@ -49,7 +49,8 @@ fn face(Actor { who, x, side }: Actor) -> Face {
     Face::new([x - half, 60.0 - half, x + half, 60.0 + half], who as f32, anchors, Vec::new())
 }
 
-/// Knows who is to be seen in each frame. Follows whoever is nearest, person or not, as landmarks do.
+/// Detector that knows the actors of each frame. Follows the nearest face, whoever it is, like a landmark
+/// tracker.
 struct Scripted {
     frames: Vec<Vec<Actor>>,
     at: usize,
@@ -64,8 +65,8 @@ impl Scripted {
     }
 }
 
-/// The detector does not know which frame it is given: the first pixel says it.
-fn number(frame: &Tensor) -> usize {
+/// Frame number, encoded in the first pixel.
+fn frame_number(frame: &Tensor) -> usize {
     let pixel = frame.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap().flatten_all().unwrap();
     let pixel = pixel.to_vec1::<u8>().unwrap();
     usize::from(pixel[0]) + 256 * usize::from(pixel[1])
@@ -73,25 +74,26 @@ fn number(frame: &Tensor) -> usize {
 
 impl FaceDetector for Scripted {
     fn detect(&mut self, frame: &Tensor) -> Result<Vec<Face>> {
-        self.at = number(frame);
+        self.at = frame_number(frame);
         self.searches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(self.visible())
     }
 
     fn follow(&mut self, frame: &Tensor, previous: &Face) -> Result<Option<Face>> {
-        self.at = number(frame);
-        let near = self.visible().into_iter().filter(|face| gap(face, previous) < 0.5);
-        Ok(near.min_by(|a, b| gap(a, previous).total_cmp(&gap(b, previous))))
+        self.at = frame_number(frame);
+        let near = self.visible().into_iter().filter(|face| center_distance(face, previous) < 0.5);
+        Ok(near.min_by(|a, b| center_distance(a, previous).total_cmp(&center_distance(b, previous))))
     }
 }
 
-struct Played {
+struct TrackResult {
+    /// Identity of the followed face in each frame.
     who: Vec<Option<usize>>,
     searches: usize,
 }
 
-/// Who is followed in each frame; `cuts` start a shot.
-fn play(choice: FaceChoice, frames: &[Vec<Actor>], cuts: &[usize]) -> Played {
+/// Tracks through `frames`; `cuts` are the first frames of new shots.
+fn track(choice: FaceChoice, frames: &[Vec<Actor>], cuts: &[usize]) -> TrackResult {
     let searches = std::sync::Arc::default();
     let detector = Scripted { frames: frames.to_vec(), at: 0, searches: std::sync::Arc::clone(&searches) };
     let mut tracker = FaceTracker::choosing(Box::new(detector), choice);
@@ -105,22 +107,23 @@ fn play(choice: FaceChoice, frames: &[Vec<Actor>], cuts: &[usize]) -> Played {
         tracker.next(&frame).unwrap().map(|face| face.score as usize)
     });
     let who = who.collect();
-    Played { who, searches: searches.load(std::sync::atomic::Ordering::Relaxed) }
+    TrackResult { who, searches: searches.load(std::sync::atomic::Ordering::Relaxed) }
 }
 
 fn still(actors: &[Actor], frames: usize) -> Vec<Vec<Actor>> {
     vec![actors.to_vec(); frames]
 }
 
-/// 0 goes from left to right behind 1, who goes from right to left.
+/// Actor 0 moves from left to right behind actor 1, who moves from right to left.
 fn crossing() -> Vec<Vec<Actor>> {
     (0..60).map(|i| vec![actor(0, 60.0 + 3.4 * i as f32), actor(1, 260.0 - 3.4 * i as f32)]).collect()
 }
 
 #[test]
-fn a_rule_names_one_of_several() {
+fn every_choice_selects_its_face_among_several() {
     let frames = still(&[actor(0, 60.0), Actor { side: 60.0, ..actor(1, 160.0) }, actor(2, 260.0)], 3);
-    let look = |who| Appearance::of(&scene(&[actor(who, 100.0)]), &face(actor(who, 100.0)).anchors).unwrap();
+    let appearance =
+        |who| Appearance::of(&scene(&[actor(who, 100.0)]), &face(actor(who, 100.0)).anchors).unwrap();
     for (choice, who) in [
         (FaceChoice::Largest, Some(1)),
         (FaceChoice::Left, Some(0)),
@@ -129,55 +132,55 @@ fn a_rule_names_one_of_several() {
         (FaceChoice::Index(3), None),
         (FaceChoice::At([250.0, 50.0]), Some(2)),
         (FaceChoice::At([100.0, 0.0]), Some(0)),
-        (FaceChoice::Like(look(2)), Some(2)),
-        (FaceChoice::Like(look(0)), Some(0)),
+        (FaceChoice::Like(appearance(2)), Some(2)),
+        (FaceChoice::Like(appearance(0)), Some(0)),
     ] {
-        assert_eq!(play(choice.clone(), &frames, &[]).who, [who; 3], "{choice:?}");
+        assert_eq!(track(choice.clone(), &frames, &[]).who, [who; 3], "{choice:?}");
     }
 }
 
 #[test]
-fn an_index_waits_until_enough_people_are_there() {
+fn an_index_selects_nobody_until_enough_faces_are_visible() {
     let mut frames = still(&[actor(0, 60.0)], 7);
     frames.extend(still(&[actor(0, 60.0), actor(1, 200.0)], 8));
-    let who = play(FaceChoice::Index(1), &frames, &[]).who;
+    let who = track(FaceChoice::Index(1), &frames, &[]).who;
     assert!(who[..7].iter().all(Option::is_none), "{who:?}");
     assert_eq!(who[14], Some(1), "{who:?}");
 }
 
 #[test]
-fn people_who_cross_are_not_mixed_up() {
+fn crossing_people_are_not_confused() {
     for (choice, person) in [(FaceChoice::Left, 0), (FaceChoice::Right, 1)] {
-        let who = play(choice, &crossing(), &[]).who;
+        let who = track(choice, &crossing(), &[]).who;
         assert!(who.iter().all(|who| who.is_none_or(|who| who == person)), "{person}: {who:?}");
         assert!(who[..20].iter().chain(&who[40..]).all(Option::is_some), "{person}: {who:?}");
     }
 }
 
 #[test]
-fn who_is_away_for_two_seconds_is_not_replaced() {
+fn a_person_missing_for_two_seconds_is_not_replaced() {
     let large = Actor { side: 56.0, ..actor(0, 80.0) };
     let mut frames = still(&[large, actor(1, 240.0)], 10);
     frames.extend(still(&[actor(1, 240.0)], 50));
     frames.extend(still(&[Actor { x: 120.0, ..large }, actor(1, 240.0)], 5));
-    let who = play(FaceChoice::Largest, &frames, &[]).who;
+    let who = track(FaceChoice::Largest, &frames, &[]).who;
     assert_eq!(who[..10], [Some(0); 10]);
     assert!(who[10..60].iter().all(Option::is_none), "{who:?}");
     assert_eq!(who[60..], [Some(0); 5]);
 }
 
 #[test]
-fn after_three_seconds_a_rule_names_somebody_new_but_a_place_does_not() {
+fn after_three_seconds_the_largest_choice_takes_another_face_but_a_position_does_not() {
     let mut frames = still(&[actor(0, 80.0)], 5);
     frames.extend(still(&[actor(1, 240.0)], 90));
-    let who = |choice| play(choice, &frames, &[]).who;
+    let who = |choice| track(choice, &frames, &[]).who;
     let largest = who(FaceChoice::Largest);
     assert_eq!((largest[70], largest[94]), (None, Some(1)), "{largest:?}");
     assert!(who(FaceChoice::At([80.0, 60.0]))[5..].iter().all(Option::is_none));
 }
 
 #[test]
-fn at_a_cut_the_choice_is_made_again() {
+fn the_choice_is_repeated_at_a_cut() {
     let mut frames = still(&[actor(0, 80.0)], 4);
     frames.extend(still(&[actor(1, 90.0)], 4));
     frames.extend(still(&[actor(1, 80.0), Actor { side: 40.0, ..actor(0, 240.0) }], 4));
@@ -190,14 +193,14 @@ fn at_a_cut_the_choice_is_made_again() {
         (FaceChoice::Index(0), None),
         (FaceChoice::At([80.0, 60.0]), None),
     ] {
-        assert_eq!(play(choice.clone(), &frames, &cuts).who, expected(middle), "{choice:?}");
+        assert_eq!(track(choice.clone(), &frames, &cuts).who, expected(middle), "{choice:?}");
     }
 }
 
 #[test]
-fn a_person_alone_is_searched_for_once_in_two_seconds() {
+fn a_single_person_is_searched_for_once_in_two_seconds() {
     let frames = still(&[actor(0, 80.0)], 200);
-    let played = play(FaceChoice::Largest, &frames, &[]);
-    assert_eq!(played.who, [Some(0); 200]);
-    assert!(played.searches <= 4, "{} searches", played.searches);
+    let result = track(FaceChoice::Largest, &frames, &[]);
+    assert_eq!(result.who, [Some(0); 200]);
+    assert!(result.searches <= 4, "{} searches", result.searches);
 }
