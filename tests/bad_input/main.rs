@@ -509,7 +509,8 @@ mod permissions {
         fs::create_dir(to).expect("a directory");
         set(to, 0o755);
         for entry in fs::read_dir(from).expect("a directory") {
-            let (from, to) = (entry.as_ref().expect("an entry").path(), to.join(entry.unwrap().file_name()));
+            let entry = entry.expect("an entry");
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
             if from.is_dir() {
                 copy(&from, &to);
             } else {

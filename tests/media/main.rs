@@ -1,36 +1,36 @@
-//! Reading and writing media files, on the shared clips and on files that the tests make with the `ffmpeg`
-//! program. A test whose material is missing says so and is skipped.
+//! Reading and writing media files: the clip of `models/demo`, and files that the program `ffmpeg` makes.
+//!
+//! `shared::…` needs real clips of the shared material, `system::…` the right to mount a file system. Both are ignored by
+//! default: `cargo test --release --test media -- --ignored shared:: system::`.
 #![cfg(feature = "media")]
 
-#[path = "media/common.rs"]
-mod common;
-#[path = "media/read.rs"]
-mod read;
-#[path = "media/formats.rs"]
-mod formats;
-#[path = "media/chart.rs"]
 mod chart;
-#[path = "media/pictures.rs"]
-mod pictures;
-#[path = "media/write.rs"]
-mod write;
-#[path = "media/encode.rs"]
+mod common;
 mod encode;
-#[path = "media/segments.rs"]
-mod segments;
-#[path = "media/sound.rs"]
-mod sound;
-#[path = "media/refuse.rs"]
+mod formats;
+mod pictures;
+mod read;
 mod refuse;
-#[path = "media/voices.rs"]
+mod segments;
+mod shared;
+mod sound;
+mod system;
 mod voices;
+mod write;
 
-/// Every stage may run on a thread of its own.
+#[path = "../support/demo_clip.rs"]
+mod demo_clip;
+#[path = "../support/programs.rs"]
+mod programs;
+#[path = "../support/shared.rs"]
+mod shared_material;
+
+/// Each stage of a job runs on its own thread.
 #[test]
-fn readers_writers_and_pictures_can_move_between_threads() {
-    fn movable<T: Send>() {}
-    movable::<latentsync::stages::decode_video::VideoReader>();
-    movable::<latentsync::stages::mux_video::VideoWriter>();
-    movable::<latentsync::media::picture::Picture>();
-    movable::<latentsync::frame_store::FrameStore>();
+fn readers_writers_and_pictures_are_send() {
+    fn assert_send<T: Send>() {}
+    assert_send::<latentsync::stages::decode_video::VideoReader>();
+    assert_send::<latentsync::stages::mux_video::VideoWriter>();
+    assert_send::<latentsync::media::picture::Picture>();
+    assert_send::<latentsync::frame_store::FrameStore>();
 }

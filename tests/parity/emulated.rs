@@ -17,7 +17,8 @@ const MAX_ERROR_OVER_CPU: f64 = 1.1;
 #[cfg_attr(not(feature = "cuda-emulator"), ignore = "needs the feature `cuda-emulator`")]
 fn the_unet_equals_the_original() -> Result<()> {
     let set = GoldenSet::in_repository();
-    let UnetCase { sample, audio, timestep, output: want, .. } = unet_cases(&set)?.remove("b1f16hw8").unwrap();
+    let UnetCase { sample, audio, timestep, output: want, .. } =
+        unet_cases(&set)?.remove("b1f16hw8").unwrap();
     for (dtype, tolerance) in TOLERANCES {
         let (sample, audio) = (sample.to_dtype(dtype)?, audio.to_dtype(dtype)?);
         let output = emulated(|| {

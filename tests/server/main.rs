@@ -1,36 +1,25 @@
-//! The server, over a real port, with an engine that does nothing but take its time; and, at the end, the
-//! program itself with a small model, killed while it works.
+//! The job server on a real port: mostly in this process with an engine that only waits; in `program` and `crash` also
+//! the program `latentsync serve` with a small model, killed while it works.
 #![cfg(feature = "server")]
 
-#[path = "server/common.rs"]
-mod common;
-#[path = "server/core.rs"]
-mod core;
-#[path = "server/limits.rs"]
-mod limits;
-#[path = "server/engine.rs"]
-mod engine;
-#[path = "server/cleaning.rs"]
 mod cleaning;
-#[path = "server/webhooks.rs"]
-mod webhooks;
-#[path = "server/fal.rs"]
-mod fal;
-#[path = "server/storage.rs"]
-mod storage;
-#[path = "server/eachlabs.rs"]
-mod eachlabs;
-#[path = "server/wavespeed.rs"]
-mod wavespeed;
-#[path = "server/jogg.rs"]
-mod jogg;
-#[path = "server/sync_so.rs"]
-mod sync_so;
-#[path = "server/local.rs"]
-mod local;
-#[path = "server/crash.rs"]
+mod common;
+mod core;
 mod crash;
-#[path = "server/load.rs"]
+mod eachlabs;
+mod engine;
+mod fal;
+mod jogg;
+mod limits;
 mod load;
-#[path = "server/program.rs"]
+mod local;
 mod program;
+mod storage;
+mod sync_so;
+mod wavespeed;
+mod webhooks;
+
+#[path = "../support/demo_clip.rs"]
+mod demo_clip;
+#[path = "../support/small_model.rs"]
+mod small_model;

@@ -11,6 +11,7 @@ pub fn video() -> PathBuf {
     file("face.mp4")
 }
 
+#[allow(dead_code, reason = "not every test program needs the anchors")]
 pub fn anchors() -> PathBuf {
     file("face.anchors.json")
 }

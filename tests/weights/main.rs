@@ -1,14 +1,15 @@
-//! Weights: a hub that the tests serve themselves, checkpoints in the layouts people have, and what is refused.
+//! Weights: downloads from a hub that the tests serve, checkpoints in all layouts, and checkpoints that are refused.
+//!
+//! `shared::…` needs the checkpoint of the complete golden set and is ignored by default:
+//! `cargo test --release --test weights -- --ignored shared::`.
 
-#[path = "weights/hub.rs"]
-mod hub;
-#[path = "weights/pt.rs"]
-mod pt;
-#[path = "weights/pull.rs"]
-mod pull;
-#[path = "weights/checkpoint.rs"]
 mod checkpoint;
-#[path = "weights/convert.rs"]
 mod convert;
-#[path = "weights/memory.rs"]
+mod hub;
 mod memory;
+mod pt;
+mod pull;
+mod shared;
+
+#[path = "../support/shared.rs"]
+mod shared_material;

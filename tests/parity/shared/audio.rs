@@ -98,7 +98,9 @@ fn compare(case: &Case, path: &Path, encoder: &WhisperEncoder) -> Result<()> {
     let want_frames = case.shape("mel_frames")?.map(|want| want[0]);
     let padding = want_frames.map_or(0, |want| want.saturating_sub(mel_frames));
     if !case.exact && (1..=MAX_PADDING_FRAMES).contains(&padding) {
-        eprintln!("not compared: the end of `{name}`, where the original kept {padding} mel frames of padding");
+        eprintln!(
+            "not compared: the end of `{name}`, where the original kept {padding} mel frames of padding"
+        );
     } else if let Some(want) = want_frames {
         assert_eq!(mel_frames, want, "{name}: mel frames");
     }

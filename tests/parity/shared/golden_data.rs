@@ -77,7 +77,10 @@ fn files(shared: &GoldenSet) -> Result<Vec<(&'static str, Tensors)>> {
             "small/unet_golden.safetensors",
             without("unet", |key| key.ends_with(".sample") || key.ends_with(".audio")),
         ),
-        ("small/vae_golden.safetensors", without("vae", |key| ["image", "noise", "latent_in"].contains(&key))),
+        (
+            "small/vae_golden.safetensors",
+            without("vae", |key| ["image", "noise", "latent_in"].contains(&key)),
+        ),
         ("small/ddim_golden.safetensors", without("ddim", |_| false)),
         (
             "small/whisper_golden.safetensors",
@@ -132,14 +135,14 @@ fn generated_inputs_equal_the_stored_ones() -> Result<()> {
     let shared = GoldenSet::shared();
     let unet = shared.outputs("unet");
     for case in ["b1f16", "b1f16hw8", "b1f5", "b2f16"] {
-        let [sample, audio] =
-            generated_unet_inputs(&shared, case, unet[&format!("{case}.output")].dims5()?)?;
+        let [sample, audio] = generated_unet_inputs(&shared, case, unet[&format!("{case}.output")].dims5()?)?;
         for (name, generated) in [("sample", sample), ("audio", audio)] {
             assert!(bits(&generated)? == bits(&unet[&format!("{case}.{name}")])?, "{case}.{name}");
         }
     }
     let vae = shared.outputs("vae");
-    for (name, generated) in ["image", "noise", "latent_in"].into_iter().zip(generated_vae_inputs(&shared, &vae)?)
+    for (name, generated) in
+        ["image", "noise", "latent_in"].into_iter().zip(generated_vae_inputs(&shared, &vae)?)
     {
         assert!(bits(&generated)? == bits(&vae[name])?, "vae: {name}");
     }
