@@ -108,8 +108,8 @@ fn the_work_of_the_published_encoder_is_as_counted() {
 mod slow {
     use super::*;
 
-    /// Independent counts at 256 × 256 pixels: 4.05 TFLOP for one UNet step of 16 frames, 0.27 for one encoded image, 0.62 for one
-    /// decoded image.
+    /// Independent counts at 256 × 256 pixels: 4.05 TFLOP for one UNet step of 16 frames, 0.27 for one encoded image,
+    /// 0.62 for one decoded image.
     #[test]
     #[ignore = "needs 4 GB of memory and a minute"]
     fn the_work_of_the_published_networks_is_as_counted() {

@@ -1,5 +1,5 @@
-//! The fuzzing corpus: no input makes its parser panic, run long, or use much memory. The bugs that fuzzing found have tests
-//! beside the code.
+//! The fuzzing corpus: no input makes its parser panic, run long, or use much memory. The bugs that fuzzing found
+//! have tests beside the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};

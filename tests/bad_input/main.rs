@@ -574,8 +574,8 @@ mod system {
         assert_eq!(report["frames_without_face"], ranges, "{report}");
     }
 
-    /// Runs a job whose output is on a disk of 16 KiB, in a mount namespace of its own. Returns the result and the names of
-    /// the files that are left on the disk.
+    /// Runs a job whose output is on a disk of 16 KiB, in a mount namespace of its own. Returns the result and the
+    /// names of the files that are left on the disk.
     #[cfg(target_os = "linux")]
     fn run_on_a_tiny_disk(place: &Place, changes: &[(&str, &str)]) -> (Ran, String) {
         const SCRIPT: &str = r#"directory=$1; list=$2; shift 2

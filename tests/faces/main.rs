@@ -1,8 +1,8 @@
 //! The built-in face detector: accuracy and steadiness of its anchors, tracking of several people, and cuts.
 //!
-//! All tests need dlib's landmark model (`LATENTSYNC_DLIB_MODEL`, or the path of Debian's package libdlib-data), and those in `shared`
-//! real clips of the shared material. They are ignored by default:
-//! `cargo test --release --test faces -- --ignored shared:: system::`.
+//! All tests need dlib's landmark model (`LATENTSYNC_DLIB_MODEL`, or the path of Debian's package libdlib-data), and
+//! those in `shared` real clips of the shared material. They are ignored by default: `cargo test --release --test
+//! faces -- --ignored shared:: system::`.
 #![cfg(feature = "media")]
 
 mod shared;

@@ -1,4 +1,5 @@
-//! The detector on real clips: do its anchors agree with the reference's, are they steady, and does it report a face that is gone?
+//! The detector on real clips: do its anchors agree with the reference's, are they steady, and does it report a face
+//! that is gone?
 
 mod people;
 

@@ -1,5 +1,5 @@
-//! The fuzzed functions: every parser of untrusted bytes. The fuzz targets search for inputs that panic, hang or exhaust the
-//! memory; `tests/fuzz_corpus.rs` repeats the inputs that they found. Results of the parsers are ignored.
+//! The fuzzed functions: every parser of untrusted bytes. The fuzz targets search for inputs that panic, hang or
+//! exhaust the memory; `tests/fuzz_corpus.rs` repeats the inputs that they found. Results of the parsers are ignored.
 
 use std::io::Write;
 use std::path::Path;
@@ -56,8 +56,8 @@ pub fn manifest(bytes: &[u8]) {
     }
 }
 
-/// `unet_config.yaml`, the VAE's `config.json` and Whisper's dimensions, and loading of the networks that they describe with
-/// a limited number of weights.
+/// `unet_config.yaml`, the VAE's `config.json` and Whisper's dimensions, and loading of the networks that they
+/// describe with a limited number of weights.
 pub fn network_config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(config) = fuzzing::unet_config(text) {

@@ -46,8 +46,8 @@ fn model(bench: &Bench, batch_chunks: &str) -> LipSync {
     LipSync::load(&ModelChoice::Directory(bench.model.clone()), &options).expect("the model loads")
 }
 
-/// The anchors of the clip without the face of its last frame, which is shown only in the fourth chunk, twice: at the turn of
-/// ping-pong.
+/// The anchors of the clip without the face of its last frame, which is shown only in the fourth chunk, twice: at the
+/// turn of ping-pong.
 fn anchors(bench: &Bench) -> PathBuf {
     let text = std::fs::read_to_string(&bench.anchors).unwrap();
     let mut anchors: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();

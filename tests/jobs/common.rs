@@ -133,7 +133,8 @@ impl Bench {
         path
     }
 
-    /// Anchors of `frames` frames with a face in every `every`-th frame only (`0`: in none), so that long jobs are quick.
+    /// Anchors of `frames` frames with a face in every `every`-th frame only (`0`: in none), so that long jobs are
+    /// quick.
     pub fn sparse_anchors(&self, frames: usize, every: usize) -> PathBuf {
         let path = self.directory.path().join(format!("made_anchors_{frames}_{every}.json"));
         let face = |frame: usize| match every > 0 && frame.is_multiple_of(every) {

@@ -1,7 +1,7 @@
 //! Reading and writing media files: the clip of `models/demo`, and files that the program `ffmpeg` makes.
 //!
-//! `shared::…` needs real clips of the shared material, `system::…` the right to mount a file system. Both are ignored by
-//! default: `cargo test --release --test media -- --ignored shared:: system::`.
+//! `shared::…` needs real clips of the shared material, `system::…` the right to mount a file system. Both are
+//! ignored by default: `cargo test --release --test media -- --ignored shared:: system::`.
 #![cfg(feature = "media")]
 
 mod chart;

@@ -28,8 +28,8 @@ fn a_pipe_is_refused() {
     assert!(error.to_string().contains("not a regular file"), "{error}");
 }
 
-/// A playlist in an untrusted file must not give access to local files. FFmpeg would find these playlists behind the tag and the
-/// comment.
+/// A playlist in an untrusted file must not give access to local files. FFmpeg would find these playlists behind the
+/// tag and the comment.
 #[test]
 fn hidden_playlists_are_not_followed() {
     let dir = tempdir().unwrap();

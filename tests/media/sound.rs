@@ -20,8 +20,8 @@ fn pictures() -> (VideoInfo, Vec<Picture>) {
     (open(&video).info().clone(), [pictures, more].concat())
 }
 
-/// Start of the first picture in seconds. Matroska has no negative timestamps: if the audio codec has a priming period, the
-/// pictures start after it.
+/// Start of the first picture in seconds. Matroska has no negative timestamps: if the audio codec has a priming
+/// period, the pictures start after it.
 fn lead(path: &Path) -> f64 {
     number(path, "v", "start_time")
 }

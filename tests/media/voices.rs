@@ -26,8 +26,8 @@ fn correlation(got: &[f32], want: &[f32], lags: RangeInclusive<isize>) -> f32 {
     lags.map(at).fold(-1.0, f32::max)
 }
 
-/// File name, `ffmpeg` arguments that make it from a 16 kHz recording, smallest accepted correlation, and accepted delays in samples of
-/// 16 kHz.
+/// File name, `ffmpeg` arguments that make it from a 16 kHz recording, smallest accepted correlation, and accepted
+/// delays in samples of 16 kHz.
 type Format = (&'static str, &'static str, f32, RangeInclusive<isize>);
 
 const FORMATS: [Format; 20] = [
@@ -143,8 +143,8 @@ impl Scene {
         Speech { duration_seconds: samples.len() as f64 / 16_000.0, samples, damaged: 0 }
     }
 
-    /// Error rates over pieces of 20 ms: loud speech that is missed, and silence, at least half a second from speech, that is
-    /// detected as speech.
+    /// Error rates over pieces of 20 ms: loud speech that is missed, and silence, at least half a second from speech,
+    /// that is detected as speech.
     fn error_rates(&self, activity: &VoiceActivity) -> [f32; 2] {
         let level = |at: usize| {
             let piece = &self.samples[at..(at + 320).min(self.samples.len())];

@@ -9,8 +9,8 @@ use crate::golden::GoldenSet;
 /// Side of the face crop of the golden job, in pixels.
 const RESOLUTION: usize = 128;
 
-/// Compares the affine matrix of every frame with `want`, (frames, 2, 3). The aligner smooths a bias from frame to frame, so the
-/// order matters.
+/// Compares the affine matrix of every frame with `want`, (frames, 2, 3). The aligner smooths a bias from frame to
+/// frame, so the order matters.
 pub fn check_affine_matrices(anchors: &[Anchors], resolution: usize, want: &Tensor) -> Result<()> {
     let want = want.to_vec3::<f32>()?;
     assert_eq!(anchors.len(), want.len(), "one matrix per frame");

@@ -21,8 +21,8 @@ pub const AUDIO: &[u8] = b"RIFF\x24\x00\x00\x00WAVEfmt a voice";
 /// Limit of every wait.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An engine that waits `steps` times `step` and writes some bytes. It refuses a video that contains `broken`, and panics
-/// for one that contains `panic`.
+/// An engine that waits `steps` times `step` and writes some bytes. It refuses a video that contains `broken`, and
+/// panics for one that contains `panic`.
 #[derive(Clone, Copy)]
 pub struct Stub {
     pub steps: usize,

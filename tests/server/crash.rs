@@ -1,5 +1,5 @@
-//! A server that is killed repeatedly while it runs jobs. It is a process of its own: this test program, started with the
-//! name of one test, or (in the slow test) the program `latentsync`.
+//! A server that is killed repeatedly while it runs jobs. It is a process of its own: this test program, started with
+//! the name of one test, or (in the slow test) the program `latentsync`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -154,8 +154,8 @@ impl ObservedJobs {
         job.is_some_and(|job| self.accepted.insert(job["id"].as_str().unwrap().to_string()))
     }
 
-    /// Checks all jobs: a completed job must stay completed, with the same result. `Some(true)` if all are completed, `None` if
-    /// the server is gone.
+    /// Checks all jobs: a completed job must stay completed, with the same result. `Some(true)` if all are completed,
+    /// `None` if the server is gone.
     fn check(&mut self, url: &str) -> Option<bool> {
         let jobs = ask_json("GET", &format!("{url}/v2/generations"), Vec::new())?;
         let jobs = jobs.as_array().unwrap();

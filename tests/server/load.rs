@@ -1,4 +1,5 @@
-//! Many concurrent clients of an engine that takes no time: no job is lost, the only error is 429, and memory does not grow.
+//! Many concurrent clients of an engine that takes no time: no job is lost, the only error is 429, and memory does
+//! not grow.
 
 use std::collections::HashSet;
 use std::sync::Arc;

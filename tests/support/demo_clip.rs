@@ -1,5 +1,5 @@
-//! The clip of `models/demo`: a drawn face of 480 × 480 pixels, 125 frames at 25 fps without sound, its anchors, and two
-//! spoken sentences.
+//! The clip of `models/demo`: a drawn face of 480 × 480 pixels, 125 frames at 25 fps without sound, its anchors, and
+//! two spoken sentences.
 
 use std::path::{Path, PathBuf};
 

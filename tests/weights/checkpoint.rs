@@ -296,7 +296,8 @@ fn the_memory_of_a_model_is_estimated_before_loading() {
         open(dir.path()).unwrap().memory_needs(dtype, &CPU).unwrap().bytes(BatchSize::ONE)
     };
     let small = needed(64, DType::F32);
-    // 4 MB of weights in the file, and 236 MB for the CPU's packed weights of the upsampling convolutions, by the configuration.
+    // 4 MB of weights in the file, and 236 MB for the CPU's packed weights of the upsampling convolutions, by the
+    // configuration.
     assert!((240_000_000..280_000_000).contains(&small), "{small}");
     assert!(needed(64, DType::BF16) < small * 6 / 10);
     assert!(needed(512, DType::F32) - small > 500_000_000, "larger faces need more memory");

@@ -1,4 +1,5 @@
-//! Several people in one frame, composed of two real clips: side by side, crossing, leaving. Also cuts, blank frames, fades and flashes.
+//! Several people in one frame, composed of two real clips: side by side, crossing, leaving. Also cuts, blank frames,
+//! fades and flashes.
 
 use std::time::Instant;
 

@@ -21,8 +21,8 @@ const MEL_TOLERANCE: f64 = 1e-4;
 /// Relative error of features and windows of a recording that was compressed or has another sample rate: resamplers
 /// differ.
 const RESAMPLED_TOLERANCE: f64 = 2e-2;
-/// Mel frames that an AAC encoder may append to fill its last frame. The engine skips this padding in MP4 files; FFmpeg 5,
-/// and so the original, does not.
+/// Mel frames that an AAC encoder may append to fill its last frame. The engine skips this padding in MP4 files;
+/// FFmpeg 5, and so the original, does not.
 const MAX_PADDING_FRAMES: usize = 13;
 
 struct Case<'a> {
@@ -174,8 +174,8 @@ fn median(values: &[f32]) -> f32 {
     sorted[sorted.len() / 2]
 }
 
-/// Compares end-to-end and overlapping windows near their seams: the steps between neighbouring rows as multiples of the
-/// median step, and the error against windows that are centred on each row.
+/// Compares end-to-end and overlapping windows near their seams: the steps between neighbouring rows as multiples of
+/// the median step, and the error against windows that are centred on each row.
 #[test]
 #[ignore = "needs the shared material"]
 fn overlapping_windows_take_the_jump_out_of_long_recordings() -> Result<()> {

@@ -1,4 +1,5 @@
-//! The small model's checkpoint: its weights as the published files store them, and the generator's agreement with them.
+//! The small model's checkpoint: its weights as the published files store them, and the generator's agreement with
+//! them.
 
 use std::collections::HashMap;
 

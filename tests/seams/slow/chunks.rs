@@ -1,6 +1,6 @@
-//! The seam between two chunks: the change of the latents from the last frame of a chunk to the first of the next one, beside
-//! the changes within chunks. The small model is untrained: its figures show the effect of the noise and of the range of
-//! temporal attention, not that of a trained model.
+//! The seam between two chunks: the change of the latents from the last frame of a chunk to the first of the next
+//! one, beside the changes within chunks. The small model is untrained: its figures show the effect of the noise and
+//! of the range of temporal attention, not that of a trained model.
 
 use std::sync::Mutex;
 

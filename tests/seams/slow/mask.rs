@@ -116,8 +116,8 @@ fn colour_match_on_known_casts() -> Result<()> {
     Ok(())
 }
 
-/// The steepest step across the edge of the mask that the original does not have, and the cost of a soft edge if the generated
-/// mouth differs: the mouth of another frame takes its place.
+/// The steepest step across the edge of the mask that the original does not have, and the cost of a soft edge if the
+/// generated mouth differs: the mouth of another frame takes its place.
 #[test]
 #[ignore = "a measurement, which needs the shared material"]
 fn soft_edges_of_the_mask() -> Result<()> {
