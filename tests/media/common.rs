@@ -29,7 +29,7 @@ pub fn demo_video() -> PathBuf {
         let made = tempfile::tempdir_in(directory).unwrap();
         let inputs = format!("-i {} -i {}", demo_clip::video().display(), demo_clip::voice().display());
         let codecs = "-c:v libx264 -pix_fmt yuv420p -c:a aac";
-        let path = make(&made, "demo.mp4", &format!("{inputs} -frames:v 50 -t 2 {codecs}"));
+        let path = make(&made, "demo.mp4", &format!("{inputs} -t 2 {codecs}"));
         let target = directory.join("media-demo.mp4");
         std::fs::rename(path, &target).unwrap();
         target

@@ -9,7 +9,7 @@ use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 
 use crate::common::{open, samples};
 use crate::shared_material;
-use crate::voices::check_voice_activity;
+use crate::voices::{check_formats, check_voice_activity};
 use crate::write::{check_copied_sound, check_stream_times};
 
 fn media(name: &str) -> PathBuf {
@@ -81,6 +81,12 @@ fn both_streams_start_at_zero_and_end_with_the_last_frame() {
 fn the_sound_is_the_original_at_its_place() {
     let voices = ["speech_3s_stereo44k.mp3", "woman_2s.mp4", "speech_3s.wav"];
     check_copied_sound(&media("woman_2s.mp4"), &voices.map(media));
+}
+
+#[test]
+#[ignore = "needs the shared material"]
+fn a_voice_is_the_same_in_any_format() {
+    check_formats(&media("speech_3s.wav"), 0.95);
 }
 
 #[test]
