@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Tensor};
 use latentsync::demo::{DemoInputs, Sentence};
-use latentsync::noise::{LatentShape, NoiseFor, NoiseSource, SeededNoise};
+use latentsync::stages::noise::{NoiseFor, NoiseSource, SeededNoise};
+use latentsync::weights::LatentShape;
 use latentsync::pipeline::Hooks;
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 

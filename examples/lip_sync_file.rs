@@ -8,7 +8,8 @@
 
 use std::error::Error;
 
-use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options, preflight};
+use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
+use latentsync::pipeline::preflight;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

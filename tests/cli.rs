@@ -1,9 +1,14 @@
-//! The program as a user meets it: messages, exit codes, what goes to stdout and what does not. Each test
-//! owns a directory, and a home without models.
+//! The program `latentsync`: messages, exit codes, and what goes to stdout. Each test has a directory of its own, and a
+//! home directory without models.
 #![cfg(feature = "media")]
 
+#[path = "support/demo_clip.rs"]
+mod demo_clip;
+#[path = "support/small_model.rs"]
+mod small_model;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +17,7 @@ use assert_cmd::cargo::cargo_bin;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A directory to work in, and a program that sees neither the user's models nor the network.
+/// A working directory for the program, which sees neither the user's models nor the network.
 struct Place(TempDir);
 
 impl Place {
@@ -20,7 +25,7 @@ impl Place {
         Self(tempfile::tempdir().expect("a temporary directory"))
     }
 
-    /// With files that are there, but are no media.
+    /// With files that exist but are not media files.
     fn with_files(names: &[&str]) -> Self {
         let place = Self::new();
         for name in names {
@@ -80,7 +85,7 @@ impl Ran {
         }
     }
 
-    /// The exit code, a part of the message, and silence on stdout.
+    /// Asserts the exit code, a part of the message, and an empty stdout.
     fn fails(&self, code: i32, message: &str) {
         assert_eq!(self.code, Some(code), "{self:#?}");
         assert!(self.stderr.contains(message), "expected `{message}` in {self:#?}");
@@ -92,31 +97,18 @@ impl Ran {
     }
 }
 
-/// The small golden checkpoint and the demonstration clips, where they are.
-fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
-    match root.join("golden/small").is_dir() {
-        true => root.canonicalize().ok(),
-        false => {
-            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", root.join("golden/small").display());
-            None
-        }
-    }
-}
-
-/// The main job's arguments, with one step: the pictures do not matter here.
-fn main_job(shared: &Path) -> Vec<String> {
-    let file = |name: &str| shared.join(name).display().to_string();
+/// Arguments of a job with the demo clip and the small model.
+fn demo_job() -> Vec<String> {
     [
         "sync".into(),
         "--video".into(),
-        file("media/woman_2s.mp4"),
+        demo_clip::video().display().to_string(),
         "--audio".into(),
-        file("media/speech_3s.wav"),
+        demo_clip::voice().display().to_string(),
         "--anchors".into(),
-        file("media/woman_2s.landmarks3.json"),
+        demo_clip::anchors().display().to_string(),
         "--model".into(),
-        file("golden/small"),
+        small_model::directory().display().to_string(),
         "-o".into(),
         "out.mp4".into(),
     ]
@@ -178,7 +170,7 @@ fn wrong_paths_are_found_before_a_model_is_loaded() {
 }
 
 #[test]
-fn a_model_that_is_not_here_is_an_error_with_the_command_that_fetches_it() {
+fn a_missing_model_is_an_error_with_the_command_that_fetches_it() {
     let place = Place::with_files(&["v.mp4", "a.wav"]);
     let ran = place.run(&["sync", "--video", "v.mp4", "--audio", "a.wav", "-o", "o.mp4"]);
     ran.fails(4, "latentsync-1.6");
@@ -186,58 +178,53 @@ fn a_model_that_is_not_here_is_an_error_with_the_command_that_fetches_it() {
     assert!(!place.path().join("o.mp4").exists());
 }
 
-/// The UNet can be opened, but not loaded: whatever is said before that did not wait for it.
+/// The UNet's file can be opened but has no weights, so every other error is found before loading.
 #[test]
-fn a_job_s_mistakes_are_found_before_a_model_is_loaded() {
-    let Some(shared) = shared() else { return };
+fn errors_of_a_job_are_found_before_a_model_is_loaded() {
     let place = Place::with_files(&["v.mp4", "a.wav"]);
     let model = place.path().join("model");
     for folder in ["vae", "whisper"] {
         fs::create_dir_all(model.join(folder)).expect("a directory");
     }
     let vae = ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"];
-    for name in ["unet_config.yaml", "whisper/tiny.pt"].iter().chain(&vae) {
-        fs::copy(shared.join("golden/small").join(name), model.join(name)).expect("a copy");
+    for name in ["unet_config.yaml", "whisper/tiny.safetensors"].iter().chain(&vae) {
+        fs::copy(small_model::directory().join(name), model.join(name)).expect("a copy");
     }
     place.write("model/latentsync_unet.safetensors", "\u{2}\0\0\0\0\0\0\0{}");
-    let file = |name: &str| shared.join("media").join(name).display().to_string();
+    let [video, audio, anchors] =
+        [demo_clip::video(), demo_clip::voice(), demo_clip::anchors()].map(|path| path.display().to_string());
     let sync = |changes: &[(&str, &str)]| {
-        let (video, audio) = (file("woman_2s.mp4"), file("speech_3s.wav"));
-        let anchors = file("woman_2s.landmarks3.json");
         let mut job =
             vec![("--video", &*video), ("--audio", &audio), ("--anchors", &anchors), ("--model", "model")];
         for change in changes {
             job.retain(|(name, _)| *name != change.0);
             job.push(*change);
         }
-        let typed = job.into_iter().filter(|(_, value)| !value.is_empty());
-        let typed: Vec<&str> = typed.flat_map(|(name, value)| [name, value]).collect();
-        place.run(&[&["sync", "-o", "o.mp4"], &typed[..]].concat())
+        let given = job.into_iter().filter(|(_, value)| !value.is_empty());
+        let given: Vec<&str> = given.flat_map(|(name, value)| [name, value]).collect();
+        place.run(&[&["sync", "-o", "o.mp4"], &given[..]].concat())
     };
     sync(&[]).fails(4, "missing key");
     sync(&[("--video", "v.mp4")]).fails(3, "`v.mp4` is not a media file");
     sync(&[("--audio", "a.wav")]).fails(3, "`a.wav` is not a media file");
-    let silent = shared.join("golden/mask.png").display().to_string();
-    sync(&[("--audio", &silent)]).fails(3, "has no audio stream");
+    image::RgbImage::new(64, 64).save(place.path().join("picture.png")).expect("a picture");
+    sync(&[("--audio", "picture.png")]).fails(3, "has no audio stream");
     sync(&[("--anchors", "v.mp4")]).fails(3, "cannot use the anchors in `v.mp4`");
     sync(&[("--anchors", ""), ("--face-detector", "insightface")]).fails(4, "--accept-insightface-license");
     sync(&[("--model", "model/latentsync_unet.safetensors")]).fails(4, "give the directory that it is in");
 }
 
 #[test]
-fn a_device_that_this_build_lacks_is_an_error_of_its_own() {
-    let Some(shared) = shared() else { return };
-    if cfg!(feature = "metal") {
-        return eprintln!("skipped: this build has Metal");
-    }
-    let mut job = main_job(&shared);
+#[cfg_attr(feature = "metal", ignore = "needs a build without Metal")]
+fn a_device_that_the_build_does_not_support_has_its_own_exit_code() {
+    let mut job = demo_job();
     job.extend(["--device".into(), "metal".into()]);
     Place::new().run(&args(&job)).fails(5, "device `metal` cannot be used");
 }
 
-/// Each body names files that are not there: the message shows that it was understood.
+/// Each body names a file that does not exist: the error shows that the body was parsed.
 #[test]
-fn every_hosted_api_s_request_is_understood() {
+fn the_request_body_of_every_hosted_api_is_accepted() {
     let place = Place::new();
     let table = [
         json!({"video_url": "v.mp4", "audio_url": "a.wav", "guidance_scale": 1, "seed": 3, "loop_mode": "loop"}),
@@ -254,7 +241,7 @@ fn every_hosted_api_s_request_is_understood() {
 }
 
 #[test]
-fn a_request_s_mistakes_name_the_field() {
+fn errors_in_a_request_name_the_field() {
     let place = Place::with_files(&["v.mp4", "a.wav"]);
     let table = [
         (
@@ -284,7 +271,7 @@ fn a_request_s_mistakes_name_the_field() {
 }
 
 #[test]
-fn what_is_typed_overrides_the_request() {
+fn options_override_the_request() {
     let place = Place::new();
     place.write(
         "request.json",
@@ -306,9 +293,9 @@ fn json_errors_go_to_stdout_as_one_object() {
     assert!(ran.stderr.starts_with("error: cannot read `v.mp4`: "), "{ran:#?}");
 }
 
-/// Whoever read the output is gone: that is no reason to crash, and none to forget what went wrong.
+/// The reader of stdout may be gone. The program must not panic, and its exit code must be that of the job.
 #[test]
-fn a_closed_stdout_is_no_crash() {
+fn a_closed_stdout_does_not_change_the_exit_code() {
     let place = Place::new();
     let missing = ["sync", "--video", "v.mp4", "--audio", "a.wav", "-o", "o.mp4", "--json"];
     for (args, code) in [(&missing[..], 3), (&["doctor", "--json", "--no-estimate"], 0)] {
@@ -328,7 +315,7 @@ fn a_closed_stdout_is_no_crash() {
 
 #[cfg(unix)]
 #[test]
-fn names_need_not_be_utf_8() {
+fn file_names_may_be_other_than_utf_8() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let place = Place::with_files(&["v.mp4", "a.wav"]);
@@ -344,7 +331,7 @@ fn names_need_not_be_utf_8() {
 }
 
 #[test]
-fn quiet_is_quiet_whatever_rust_log_says() {
+fn quiet_overrides_rust_log() {
     let place = Place::with_files(&["v.mp4", "a.wav"]);
     let args = ["sync", "--video", "v.mp4", "--audio", "a.wav", "-o", "o.mp4", "--quiet"];
     let ran = Ran::of(place.command(&args).env("RUST_LOG", "trace").output().expect("the program starts"));
@@ -352,7 +339,7 @@ fn quiet_is_quiet_whatever_rust_log_says() {
 }
 
 #[test]
-fn models_say_what_is_here_and_how_to_get_the_rest() {
+fn models_lists_what_is_installed_and_how_to_get_the_rest() {
     let place = Place::new();
     let list = place.run(&["models", "list"]);
     assert_eq!(list.code, Some(0), "{list:#?}");
@@ -374,11 +361,11 @@ fn models_say_what_is_here_and_how_to_get_the_rest() {
     let verify = place.run(&["models", "verify", "latentsync-1.5"]);
     assert_eq!(verify.code, Some(4), "{verify:#?}");
     assert!(verify.stdout.contains("missing  latentsync-1.5 latentsync_unet.pt"), "{verify:#?}");
-    assert_eq!(place.names(), Vec::<String>::new(), "looking leaves nothing behind");
+    assert_eq!(place.names(), Vec::<String>::new(), "these commands write no files");
 }
 
 #[test]
-fn the_doctor_reports() {
+fn doctor_reports_its_findings() {
     let place = Place::new();
     let ran = place.run(&["doctor", "--json", "--no-estimate", "--device", "cpu"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
@@ -390,12 +377,12 @@ fn the_doctor_reports() {
     );
     assert_eq!(findings["models"].as_array().map(Vec::len), Some(4), "{findings}");
     assert_eq!(findings["estimate"], Value::Null);
-    let needs = findings["memory_needs"].as_array().expect("what models take");
+    let needs = findings["memory_needs"].as_array().expect("memory by model");
     assert_eq!(needs.len(), 2, "{findings}");
     assert!(needs.iter().all(|need| need["bytes"].as_u64() > Some(2_500_000_000)), "{findings}");
     if !cfg!(feature = "metal") {
         let ran = place.run(&["doctor", "--no-estimate", "--device", "metal"]);
-        assert_eq!(ran.code, Some(0), "a device that cannot be used is a finding: {ran:#?}");
+        assert_eq!(ran.code, Some(0), "an unavailable device is a finding, not an error: {ran:#?}");
         assert!(ran.stdout.contains("device `metal` cannot be used"), "{ran:#?}");
         assert!(ran.stdout.contains("encoders"), "{ran:#?}");
     }
@@ -404,10 +391,9 @@ fn the_doctor_reports() {
 }
 
 #[test]
-fn the_main_job_leaves_its_output_and_nothing_else() {
-    let Some(shared) = shared() else { return };
+fn a_job_leaves_its_output_and_nothing_else() {
     let place = Place::new();
-    let mut job = main_job(&shared);
+    let mut job = demo_job();
     job.extend(["--steps", "1", "--seed", "5", "--json"].map(String::from));
     let ran = place.run(&args(&job));
     assert_eq!(ran.code, Some(0), "{ran:#?}");
@@ -424,10 +410,9 @@ fn the_main_job_leaves_its_output_and_nothing_else() {
 }
 
 #[test]
-fn the_seed_is_printed_even_when_quiet() {
-    let Some(shared) = shared() else { return };
+fn the_seed_is_printed_even_with_quiet() {
     let place = Place::new();
-    let mut job = main_job(&shared);
+    let mut job = demo_job();
     job.extend(["--steps", "1", "--sync-mode", "cut_off", "--quiet"].map(String::from));
     let ran = place.run(&args(&job));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:#?}");
@@ -435,13 +420,12 @@ fn the_seed_is_printed_even_when_quiet() {
     assert!(seed.is_some_and(|(_, seed)| seed.parse::<u64>().is_ok()), "{ran:#?}");
 }
 
-/// A job of minutes, interrupted in its first seconds.
+/// A job of several minutes, interrupted after a few seconds.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_job_stops_within_a_second_and_leaves_nothing() {
-    let Some(shared) = shared() else { return };
     let place = Place::new();
-    let mut job = main_job(&shared);
+    let mut job = demo_job();
     job.extend(["--steps", "999", "--json"].map(String::from));
     let mut child = std::process::Command::new(cargo_bin("latentsync"))
         .args(&job)
@@ -452,12 +436,12 @@ fn an_interrupted_job_stops_within_a_second_and_leaves_nothing() {
         .spawn()
         .expect("the program starts");
     let begin = Instant::now();
-    // Once the output's directory has something in it, the job is under way.
+    // A file in the output directory shows that the job has started.
     while place.names().is_empty() && begin.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(50));
     }
     std::thread::sleep(Duration::from_secs(2));
-    assert!(child.try_wait().expect("a child").is_none(), "the job ended by itself");
+    assert!(child.try_wait().expect("a child").is_none(), "the job ended before the signal");
     let asked = Instant::now();
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill").success());
@@ -466,7 +450,7 @@ fn an_interrupted_job_stops_within_a_second_and_leaves_nothing() {
     assert_eq!(ran.code, Some(130), "{ran:#?}");
     assert!(ran.stderr.ends_with("error: interrupted\n"), "{ran:#?}");
     assert_eq!(ran.json()["error"]["exit_code"], 130);
-    // A second is the promise; the other is for a machine that does something else as well.
+    // One second is the documented limit; the second one is for a busy machine.
     assert!(took < Duration::from_secs(2), "stopping took {took:?}");
     assert_eq!(place.names(), Vec::<String>::new());
 }

@@ -1,6 +1,10 @@
-//! The built-in model as a user meets it: `latentsync demo`, and whether the mouth follows the voice.
-
+//! `latentsync demo` and the built-in model: does the mouth follow the voice?
+//!
+//! `shared::…` needs the shared material, `system::…` dlib's landmark model; both are ignored by default.
 #![cfg(feature = "demo")]
+
+#[path = "support/shared.rs"]
+mod shared_material;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +22,7 @@ use latentsync::weights::{self, ConvertOptions, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options, Report};
 use models::face::{Anchors, FaceChoice};
 
-/// What `latentsync demo` printed and where it wrote, once for all tests.
+/// Output of one run of `latentsync demo`, which all tests share.
 struct Demo {
     directory: PathBuf,
     stdout: String,
@@ -27,8 +31,8 @@ struct Demo {
 static DEMO: LazyLock<Demo> = LazyLock::new(|| {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("demo");
     let _ = fs::remove_dir_all(&directory);
-    let directory = directory.join("made by it");
-    // Nowhere to fetch from, nowhere to keep anything: it needs neither.
+    let directory = directory.join("new directory");
+    // The demo needs neither a home directory nor the network.
     let ran = Command::new(cargo_bin("latentsync"))
         .args(["demo", "-q", "--out"])
         .arg(&directory)
@@ -41,7 +45,8 @@ static DEMO: LazyLock<Demo> = LazyLock::new(|| {
 });
 
 impl Demo {
-    fn spoken(&self, sentence: Sentence) -> Vec<f64> {
+    /// Mouth opening in each output frame.
+    fn openings(&self, sentence: Sentence) -> Vec<f64> {
         let name = match sentence {
             Sentence::First => "spoken-1.mp4",
             Sentence::Second => "spoken-2.mp4",
@@ -54,10 +59,10 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Frames by which `got` is late, where it is most like `want`.
-fn best_offset(got: &[f64], want: &[f64]) -> i32 {
-    let at = |late: i32| {
-        let (skip_got, skip_want) = (late.max(0) as usize, (-late).max(0) as usize);
+/// Delay of `got` against `want`, in frames, at which their correlation is largest.
+fn best_delay(got: &[f64], want: &[f64]) -> i32 {
+    let at = |delay: i32| {
+        let (skip_got, skip_want) = (delay.max(0) as usize, (-delay).max(0) as usize);
         correlation(&got[skip_got..], &want[skip_want..])
     };
     (-6..=6).max_by(|a, b| at(*a).total_cmp(&at(*b))).unwrap()
@@ -65,33 +70,34 @@ fn best_offset(got: &[f64], want: &[f64]) -> i32 {
 
 #[test]
 fn the_mouth_follows_both_sentences() {
-    let follow = Sentence::ALL.map(|sentence| {
-        let (got, want) = (DEMO.spoken(sentence), sentence.wanted_openings().unwrap());
+    let correlations = Sentence::ALL.map(|sentence| {
+        let (got, want) = (DEMO.openings(sentence), sentence.wanted_openings().unwrap());
         assert_eq!(got.len(), want.len(), "{sentence:?}");
-        let (follows, offset) = (correlation(&got, &want), best_offset(&got, &want));
-        eprintln!("{sentence:?}: correlation {follows:.3}, offset {offset}");
-        assert!(follows >= 0.6, "{sentence:?}: correlation {follows:.3}");
-        assert!(offset.abs() <= 1, "{sentence:?}: {offset} frames late");
-        follows
+        let (correlation, delay) = (correlation(&got, &want), best_delay(&got, &want));
+        eprintln!("{sentence:?}: correlation {correlation:.3}, delay {delay}");
+        assert!(correlation >= 0.6, "{sentence:?}: correlation {correlation:.3}");
+        assert!(delay.abs() <= 1, "{sentence:?}: a delay of {delay} frames");
+        correlation
     });
-    assert!(mean(&follow) >= 0.85, "correlations {follow:?}");
+    assert!(mean(&correlations) >= 0.85, "correlations {correlations:?}");
 }
 
-/// It is the voice that moves the mouth: the same face follows the other sentence no more than the sentences are alike.
+/// The voice moves the mouth, not the clip: with the other sentence, the openings correlate hardly more than the two
+/// sentences do.
 #[test]
-fn the_other_sentence_moves_the_mouth_otherwise() {
+fn the_mouth_does_not_follow_the_other_sentence() {
     let [first, second] = Sentence::ALL;
     let (first_wants, second_wants) = (first.wanted_openings().unwrap(), second.wanted_openings().unwrap());
-    let alike = correlation(&first_wants, &second_wants);
-    assert!(alike.abs() < 0.15, "the sentences are alike: {alike:.3}");
-    for (sentence, others) in [(first, &second_wants), (second, &first_wants)] {
-        let strays = correlation(&DEMO.spoken(sentence), others);
-        eprintln!("{sentence:?}: {strays:.3} with the other sentence");
-        assert!(strays < 0.2, "{sentence:?}: {strays:.3} with the other sentence");
+    let between = correlation(&first_wants, &second_wants);
+    assert!(between.abs() < 0.15, "the sentences correlate: {between:.3}");
+    for (sentence, other) in [(first, &second_wants), (second, &first_wants)] {
+        let correlation = correlation(&DEMO.openings(sentence), other);
+        eprintln!("{sentence:?}: {correlation:.3} with the other sentence");
+        assert!(correlation < 0.2, "{sentence:?}: {correlation:.3} with the other sentence");
     }
 }
 
-/// A clip of `seconds` in which nobody says anything.
+/// Writes a silent WAV file.
 fn silence(path: &Path, seconds: u32) {
     let spec = hound::WavSpec {
         channels: 1,
@@ -104,7 +110,7 @@ fn silence(path: &Path, seconds: u32) {
     wav.finalize().unwrap();
 }
 
-/// What a model says of a video and its anchors after `seconds` of silence, written to `output`.
+/// Runs a job with `seconds` of silence as its voice.
 fn silent_job(model: &ModelChoice, video: &Path, anchors: &Path, seconds: u32, output: &Path) -> Report {
     let voice = output.with_extension("wav");
     silence(&voice, seconds);
@@ -120,46 +126,46 @@ fn silent_job(model: &ModelChoice, video: &Path, anchors: &Path, seconds: u32, o
 }
 
 #[test]
-fn silence_leaves_the_mouth_shut_and_a_drawn_face_unremarked() {
+fn the_mouth_stays_shut_in_silence_and_a_drawn_face_gives_no_warning() {
     let directory = tempfile::tempdir().unwrap();
     let inputs = DemoInputs::write(directory.path()).unwrap();
     let out = directory.path().join("silent.mp4");
     let report = silent_job(&ModelChoice::Demo, &inputs.face, &inputs.anchors, 2, &out);
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
-    let (silent, speaking) = (mean(&openings(&out).unwrap()), mean(&DEMO.spoken(Sentence::First)));
-    eprintln!("open in silence {silent:.4}, speaking {speaking:.4}");
+    let (silent, speaking) = (mean(&openings(&out).unwrap()), mean(&DEMO.openings(Sentence::First)));
+    eprintln!("mean opening {silent:.4} in silence, {speaking:.4} speaking");
     assert!(silent < 0.15 * speaking, "{silent:.4} in silence, {speaking:.4} speaking");
 }
 
-#[test]
-fn a_photographed_face_is_remarked_on_once() {
-    let shared = std::env::var("LATENTSYNC_SHARED").unwrap_or_else(|_| "../shared".into());
-    let media = Path::new(&shared).join("media");
-    let directory = tempfile::tempdir().unwrap();
-    // It knows no more than what it was made from.
-    let convert = ConvertOptions {
-        source: ModelChoice::Demo,
-        output: directory.path().join("copy"),
-        dtype: DType::BF16,
-    };
-    let copy = weights::convert(&convert, &HubSettings::from_env(), &mut |_| Ok(())).unwrap();
-    let models = [ModelChoice::Demo, ModelChoice::Directory(copy.directory)];
-    for (clip, model) in ["woman_2s", "man_4s"].into_iter().zip(models) {
-        let (video, anchors) =
-            (media.join(format!("{clip}.mp4")), media.join(format!("{clip}.landmarks3.json")));
-        if !video.is_file() {
-            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", video.display());
-            continue;
+mod shared {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs the shared material"]
+    fn a_photographed_face_gives_one_warning() {
+        let media = shared_material::directory().join("media");
+        let directory = tempfile::tempdir().unwrap();
+        // A converted copy of the built-in model knows the same faces.
+        let convert = ConvertOptions {
+            source: ModelChoice::Demo,
+            output: directory.path().join("copy"),
+            dtype: DType::BF16,
+        };
+        let copy = weights::convert(&convert, &HubSettings::from_env(), &mut |_| Ok(())).unwrap();
+        let models = [ModelChoice::Demo, ModelChoice::Directory(copy.directory)];
+        for (clip, model) in ["woman_2s", "man_4s"].into_iter().zip(models) {
+            let (video, anchors) =
+                (media.join(format!("{clip}.mp4")), media.join(format!("{clip}.landmarks3.json")));
+            // A job of two chunks.
+            let report = silent_job(&model, &video, &anchors, 1, &directory.path().join("out.mp4"));
+            let warnings = report.warnings.iter().filter(|warning| warning.contains("drawn faces only"));
+            assert_eq!(warnings.count(), 1, "{clip}: {:?}", report.warnings);
         }
-        // Two chunks.
-        let report = silent_job(&model, &video, &anchors, 1, &directory.path().join("out.mp4"));
-        let about = report.warnings.iter().filter(|warning| warning.contains("drawn faces only"));
-        assert_eq!(about.count(), 1, "{clip}: {:?}", report.warnings);
     }
 }
 
 #[test]
-fn everything_that_is_named_is_there() {
+fn every_file_that_the_demo_prints_exists() {
     for name in [
         "face.mp4",
         "voice-1.wav",
@@ -170,12 +176,12 @@ fn everything_that_is_named_is_there() {
         "spoken-2.png",
     ] {
         let path = DEMO.directory.join(name);
-        assert!(DEMO.stdout.contains(path.to_str().unwrap()), "{name} is not named in:\n{}", DEMO.stdout);
+        assert!(DEMO.stdout.contains(path.to_str().unwrap()), "{name} is missing in:\n{}", DEMO.stdout);
         assert!(fs::metadata(&path).unwrap().len() > 1000, "{name}");
     }
     let strip = image::open(DEMO.directory.join("spoken-1.png")).unwrap().to_rgb8();
     assert_eq!(strip.width(), 1600);
-    // The input's row and the output's: the same brows, other mouths.
+    // The row of the input above that of the output: equal brows, different mouths.
     let differing = |rows: std::ops::Range<u32>| {
         let pairs = rows.flat_map(|y| (0..1600).map(move |x| (x, y)));
         let differ = |&(x, y): &(u32, u32)| {
@@ -188,34 +194,36 @@ fn everything_that_is_named_is_there() {
     assert!(differing(80..140) > 300, "{} pixels around the mouths differ", differing(80..140));
 }
 
-/// The anchors that come with the clip cut the same crops out of it as the default detector's.
-#[test]
-fn the_detector_sees_the_drawn_face_where_its_anchors_are() {
-    let directory = tempfile::tempdir().unwrap();
-    let inputs = DemoInputs::write(directory.path()).unwrap();
-    if let Err(error) = weights::shape_predictor(&HubSettings::from_env()) {
-        return eprintln!("skipped: {error}");
+mod system {
+    use super::*;
+
+    /// The clip's anchor file and the default detector give the same crops.
+    #[test]
+    #[ignore = "needs dlib's landmark model"]
+    fn the_detector_finds_the_drawn_face_at_its_anchors() {
+        let directory = tempfile::tempdir().unwrap();
+        let inputs = DemoInputs::write(directory.path()).unwrap();
+        let text = fs::read_to_string(&inputs.anchors).unwrap();
+        let anchors: Vec<[[f32; 2]; 3]> = serde_json::from_str(&text).unwrap();
+        let built_in =
+            anchors.into_iter().map(|[left_brow, right_brow, nose]| Anchors { left_brow, right_brow, nose });
+        let (built_in, found) = (crops(built_in), crops(detected(&inputs.face)));
+        assert_eq!(found.len(), built_in.len());
+        let pairs = found.iter().zip(&built_in);
+        let distances: Vec<f64> = pairs
+            .flat_map(|(found, built_in)| {
+                let side = (built_in[1][0] - built_in[0][0]).hypot(built_in[1][1] - built_in[0][1]);
+                found.iter().zip(built_in).map(move |(a, b)| (a[0] - b[0]).hypot(a[1] - b[1]) / side)
+            })
+            .collect();
+        eprintln!("corners of the crops: mean distance {:.4} of their width", mean(&distances));
+        assert!(mean(&distances) < 0.04, "{:.4}", mean(&distances));
     }
-    let text = fs::read_to_string(&inputs.anchors).unwrap();
-    let anchors: Vec<[[f32; 2]; 3]> = serde_json::from_str(&text).unwrap();
-    let built_in =
-        anchors.into_iter().map(|[left_brow, right_brow, nose]| Anchors { left_brow, right_brow, nose });
-    let (built_in, found) = (crops(built_in), crops(detected(&inputs.face)));
-    assert_eq!(found.len(), built_in.len());
-    let pairs = || found.iter().zip(&built_in);
-    let distances: Vec<f64> = pairs()
-        .flat_map(|(found, built_in)| {
-            let side = (built_in[1][0] - built_in[0][0]).hypot(built_in[1][1] - built_in[0][1]);
-            found.iter().zip(built_in).map(move |(a, b)| (a[0] - b[0]).hypot(a[1] - b[1]) / side)
-        })
-        .collect();
-    eprintln!("crops' corners: mean distance {:.4} of their width", mean(&distances));
-    assert!(mean(&distances) < 0.04, "{:.4}", mean(&distances));
 }
 
-/// Where the corners of the crop are in every frame: above left, above right, below left.
+/// Corners of the crop in every frame: top left, top right, bottom left.
 fn crops(anchors: impl IntoIterator<Item = Anchors>) -> Vec<[[f64; 2]; 3]> {
-    // A crop of scale 1 for 256 pixels is 210 wide and 280 high, see `align_faces`.
+    // The crop for faces of 256 × 256 pixels is 210 × 280 pixels (width × height), see `align_faces`.
     let mut aligner = FaceAligner::new(256);
     let corners = |anchors| {
         let to_frame = aligner.matrix(&anchors).unwrap().invert().unwrap();
@@ -224,7 +232,7 @@ fn crops(anchors: impl IntoIterator<Item = Anchors>) -> Vec<[[f64; 2]; 3]> {
     anchors.into_iter().map(corners).collect()
 }
 
-/// What the default detector sees in every frame.
+/// Anchors of every frame by the default detector.
 fn detected(video: &Path) -> Vec<Anchors> {
     let options = LoadOptions::default();
     let finder = FaceFinder::new(&options, HubSettings::from_env());
@@ -239,9 +247,9 @@ fn detected(video: &Path) -> Vec<Anchors> {
     found
 }
 
-/// A file of the user's own that happens to have the name of one of the inputs stays as it is.
+/// A file of the user with the name of one of the demo's inputs is an error, and stays unchanged.
 #[test]
-fn foreign_files_are_not_overwritten() {
+fn files_of_the_user_are_not_overwritten() {
     let directory = tempfile::tempdir().unwrap();
     let mine = directory.path().join("face.mp4");
     fs::write(&mine, "mine").unwrap();

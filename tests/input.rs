@@ -1,4 +1,8 @@
-//! Inputs that are no regular files: pipes, and URLs of a server that behaves in every way a server can.
+//! Inputs other than regular files: pipes, and URLs of a server that misbehaves in various ways.
+
+#[cfg(unix)]
+#[path = "support/programs.rs"]
+mod programs;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,10 +13,10 @@ use latentsync::input::{AddressPolicy, FetchLimits, FetchProblem, LocalInput, Sp
 use latentsync::{CancelToken, Error, Input};
 use tempfile::tempdir;
 
-/// What a video might be, as far as fetching goes.
+/// Bytes that pass for an MP4 file when fetched.
 const MEDIA: &[u8] = &[0, 0, 0, 24, b'f', b't', b'y', b'p', 1, 2, 3, 0xFF];
 
-/// Answers every request by its path, on a port of its own, until the process ends. Returns `http://127.0.0.1:port`.
+/// A server that answers every request by its path until the process ends. Returns `http://127.0.0.1:port`.
 fn server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -24,14 +28,14 @@ fn server() -> String {
     base
 }
 
-/// The client may hang up at any time.
+/// Answers one request. `None` if the client closes the connection.
 fn answer(mut stream: TcpStream) -> Option<()> {
     let mut request = Vec::new();
     let mut byte = [0];
     while !request.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte).ok()?;
         request.push(byte[0]);
-        // A client that asks for a secure connection gets none.
+        // The first byte of a TLS handshake: this server speaks HTTP only.
         if request == [0x16] {
             let _ = stream.read(&mut [0; 4096]);
             return stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").ok();
@@ -46,7 +50,7 @@ fn answer(mut stream: TcpStream) -> Option<()> {
     let length = |bytes: &[u8]| format!("200 OK\r\nContent-Length: {}", bytes.len());
     match path.as_str() {
         "/clip.MP4" => send(&length(MEDIA), MEDIA),
-        // Wrongly called a web page, and media all the same.
+        // Media with the content type of a web page.
         "/mislabelled" => send(&format!("{}\r\nContent-Type: text/html", length(MEDIA)), MEDIA),
         "/moved" => send("302 Found\r\nLocation: /clip.MP4?signature=secret", b""),
         "/page" => send("200 OK\r\nContent-Type: text/html", b"<!-- hello --><p>Log in to see this file"),
@@ -92,7 +96,7 @@ fn is_empty(directory: &Path) -> bool {
 }
 
 #[test]
-fn a_url_becomes_a_file_that_goes_with_it() {
+fn a_url_is_fetched_into_a_temporary_file() {
     let (base, directory) = (server(), tempdir().unwrap());
     for path in ["/clip.MP4", "/moved", "/mislabelled"] {
         let input = Input::from(format!("{base}{path}"));
@@ -100,7 +104,7 @@ fn a_url_becomes_a_file_that_goes_with_it() {
         assert_eq!(std::fs::read(local.path()).unwrap(), MEDIA, "{path}");
         assert_eq!(local.path().parent().unwrap(), directory.path());
         assert_eq!(local.path().extension().is_some_and(|e| e == "mp4"), path == "/clip.MP4");
-        // An error about the file names the URL.
+        // An error about the file shows the URL.
         let unread: Result<(), Error> =
             local.name_in(Err(Error::NoVideoStream { path: local.path().to_path_buf() }));
         assert_eq!(unread.unwrap_err().to_string(), format!("`{base}{path}` has no video stream"));
@@ -110,7 +114,7 @@ fn a_url_becomes_a_file_that_goes_with_it() {
 }
 
 #[test]
-fn what_a_server_does_wrong_is_said() {
+fn the_error_says_what_the_server_did_wrong() {
     let (base, directory) = (server(), tempdir().unwrap());
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let secure = base.replace("http:", "https:");
@@ -134,7 +138,7 @@ fn what_a_server_does_wrong_is_said() {
         ("http://".into(), "not a URL that can be fetched"),
         ("https://host:port/".into(), "not a URL that can be fetched"),
     ] {
-        // With a password and a signature, of which nothing may be said.
+        // With a password and a signature, which must not appear in the error.
         let secret = url.replacen("://", "://me:hunter2@", 1) + "?X-Amz-Signature=hunter2";
         let started = Instant::now();
         let limits = spool(directory.path());
@@ -168,7 +172,7 @@ fn a_fetch_can_be_cancelled() {
 }
 
 #[test]
-fn a_private_address_is_refused_where_only_public_ones_are_allowed() {
+fn a_private_address_is_refused_if_only_public_ones_are_allowed() {
     let (base, directory) = (server(), tempdir().unwrap());
     let spool = Spool { addresses: AddressPolicy::PublicOnly, ..spool(directory.path()) };
     let localhost = base.replace("127.0.0.1", "localhost");
@@ -184,7 +188,7 @@ fn a_private_address_is_refused_where_only_public_ones_are_allowed() {
 }
 
 #[test]
-fn a_regular_file_is_used_where_it_lies() {
+fn a_regular_file_is_not_copied() {
     let directory = tempdir().unwrap();
     let path = directory.path().join("clip.mp4");
     std::fs::write(&path, MEDIA).unwrap();
@@ -197,15 +201,9 @@ fn a_regular_file_is_used_where_it_lies() {
     assert!(path.exists());
 }
 
-/// A named pipe, or `None`, said on stderr.
 #[cfg(unix)]
-fn fifo(path: &Path) -> Option<()> {
-    let made = std::process::Command::new("mkfifo").arg(path).status();
-    let made = made.is_ok_and(|status| status.success());
-    if !made {
-        eprintln!("skipped: no program `mkfifo`");
-    }
-    made.then_some(())
+fn make_pipe(path: &Path) {
+    programs::run("mkfifo", &[path.to_str().expect("UTF-8")]);
 }
 
 #[test]
@@ -213,7 +211,7 @@ fn fifo(path: &Path) -> Option<()> {
 fn a_pipe_is_read_to_its_end() {
     let (directory, spooled) = (tempdir().unwrap(), tempdir().unwrap());
     let path = directory.path().join("pipe.mp4");
-    let Some(()) = fifo(&path) else { return };
+    make_pipe(&path);
     let content: Vec<u8> = (0..90_000u32).map(|i| (i % 251) as u8).collect();
     let writer = std::thread::spawn({
         let (path, content) = (path.clone(), content.clone());
@@ -230,10 +228,10 @@ fn a_pipe_is_read_to_its_end() {
 
 #[test]
 #[cfg(unix)]
-fn pipes_that_say_nothing_or_too_much_are_given_up() {
+fn pipes_without_data_or_without_end_are_refused() {
     let (directory, spooled) = (tempdir().unwrap(), tempdir().unwrap());
     let path = directory.path().join("pipe.mp4");
-    let Some(()) = fifo(&path) else { return };
+    make_pipe(&path);
     let silent = Input::from(path.as_path());
     for (input, want) in
         [(silent, "not complete after 3 s"), (Input::from("/dev/zero"), "100000 are allowed")]

@@ -1,26 +1,26 @@
-//! The files that the rows name, made by `ffmpeg` and by hand. What needs `ffmpeg` is absent where it is not.
+//! The files that the rows name: made by the program `ffmpeg`, derived from those, or written here.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Frames of the good video; the good voice is as long.
+use crate::programs;
+
+/// Frames of the good video. The good voice has the same duration.
 pub const FRAMES: usize = 10;
-/// Hertz, of every WAV here.
+/// Sample rate of every WAV file, in Hz.
 const RATE: u32 = 16_000;
 
-/// Arguments of `ffmpeg` before the file's name.
+/// File names and the arguments of `ffmpeg` that make them.
 const MADE: [(&str, &str); 12] = [
     ("video.mp4", "-f lavfi -i testsrc2=s=320x240:d=0.4 -pix_fmt yuv420p"),
     ("sound.m4a", "-f lavfi -i sine=d=0.4"),
     ("both.mp4", "-f lavfi -i testsrc2=s=320x240:d=0.4 -f lavfi -i sine=d=0.4 -pix_fmt yuv420p"),
     ("no-frames.mkv", "-f lavfi -i testsrc2=s=320x240:d=0.4 -frames:v 0 -c:v ffv1"),
     ("no-frames.mp4", "-f lavfi -i testsrc2=s=320x240:d=0.4 -frames:v 0"),
-    // Two seconds in pieces of ten frames, the index first: what is left of it can be found.
+    // Two seconds, a key frame every ten frames, the index first: readable when it is cut off.
     ("long.mp4", "-f lavfi -i testsrc2=s=320x240:d=2 -g 10 -pix_fmt yuv420p -movflags +faststart"),
     ("index-last.mp4", "-f lavfi -i testsrc2=s=320x240:d=2 -pix_fmt yuv420p"),
     ("frames.mkv", "-f lavfi -i testsrc2=s=320x240:d=2 -c:v ffv1"),
@@ -32,20 +32,16 @@ const MADE: [(&str, &str); 12] = [
 
 /// A directory with all inputs, good and bad.
 pub struct Inputs {
-    pub directory: TempDir,
-    /// Names of files that were not wanted or could not be made here.
-    pub absent: BTreeSet<&'static str>,
+    directory: TempDir,
 }
 
 impl Inputs {
-    /// Everything, but of the files that `ffmpeg` makes only those that are `wanted`: some take a while.
+    /// All files, but of those that `ffmpeg` makes only the ones that `wanted` selects, because some take seconds.
     pub fn make(wanted: impl Fn(&str) -> bool) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut this = Self { directory, absent: BTreeSet::new() };
-        for (name, args) in MADE {
-            if !wanted(name) || !ffmpeg(&this.path().join(name), args) {
-                this.absent.insert(name);
-            }
+        let this = Self { directory };
+        for (name, args) in MADE.into_iter().filter(|(name, _)| wanted(name)) {
+            ffmpeg(&this.path().join(name), args);
         }
         this.damage();
         this.write("notes.txt", "no video here, only some words in a row\n".repeat(200).as_bytes());
@@ -67,23 +63,20 @@ impl Inputs {
         fs::write(self.path().join(name), bytes).expect("a written file");
     }
 
-    /// `name` is `original` with a change, where there is an original.
-    fn derive(&mut self, name: &'static str, original: &'static str, change: impl Fn(&mut Vec<u8>)) {
-        if self.absent.contains(original) {
-            self.absent.insert(name);
-            return;
+    /// Writes `original`, if it was made, with a change.
+    fn derive(&self, name: &str, original: &str, change: impl Fn(&mut Vec<u8>)) {
+        if let Ok(mut bytes) = fs::read(self.path().join(original)) {
+            change(&mut bytes);
+            self.write(name, &bytes);
         }
-        let mut bytes = fs::read(self.path().join(original)).expect("a file");
-        change(&mut bytes);
-        self.write(name, &bytes);
     }
 
-    fn damage(&mut self) {
+    fn damage(&self) {
         let half = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
         self.derive("cut.mp4", "long.mp4", half);
         self.derive("cut-before-its-index.mp4", "index-last.mp4", half);
         self.derive("cut.mkv", "frames.mkv", half);
-        // The frames are long enough that some bytes in the middle are inside one.
+        // The bytes in the middle of the file are inside a frame.
         self.derive("corrupt.mp4", "long.mp4", |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle..middle + 3000].copy_from_slice(&noise(3000));
@@ -134,7 +127,7 @@ impl Inputs {
     }
 }
 
-/// Bytes in no order, always the same.
+/// Pseudo-random bytes, the same in every run.
 fn noise(count: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -144,15 +137,9 @@ fn noise(count: usize) -> Vec<u8> {
     (0..count).map(|_| next()).collect()
 }
 
-fn ffmpeg(path: &Path, args: &str) -> bool {
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-y", "-bitexact"])
-        .args(args.split_whitespace())
-        .arg(path)
-        .output();
-    match made {
-        Ok(output) if output.status.success() => true,
-        Ok(output) => panic!("ffmpeg {args}: {}", String::from_utf8_lossy(&output.stderr)),
-        Err(_) => false,
-    }
+fn ffmpeg(path: &Path, args: &str) {
+    let mut words = vec!["-v", "error", "-nostdin", "-y", "-bitexact"];
+    words.extend(args.split_whitespace());
+    words.push(path.to_str().expect("UTF-8"));
+    programs::run("ffmpeg", &words);
 }

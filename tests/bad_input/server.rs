@@ -1,17 +1,17 @@
-//! A web server with the manners of bad ones: it answers every path by the path's name.
+//! A web server that misbehaves in the way that the path names.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-/// Starts the server; it ends with the process. The address is `http://127.0.0.1:PORT`.
+/// Starts the server, which ends with the process. Returns `http://127.0.0.1:PORT`.
 pub fn start() -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client that has had enough hangs up.
+            // The client may close the connection at any time.
             thread::spawn(move || answer(stream).ok());
         }
     });
@@ -45,14 +45,14 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 "HTTP/1.1 302 Found\r\nLocation: /round.mp4?{next}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
         }
-        // No length, and bytes as fast as they are taken.
+        // No length, and bytes without an end.
         "/endless.mp4" => {
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nConnection: close\r\n\r\n")?;
             loop {
                 stream.write_all(&[0; 1 << 16])?;
             }
         }
-        // More than anybody wants, and it says so.
+        // A length beyond the limit.
         "/huge.mp4" => {
             write!(
                 stream,
@@ -62,7 +62,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 stream.write_all(&[0; 1 << 16])?;
             }
         }
-        // A byte now and then: no single read ever waits for long.
+        // A byte every 50 ms: no single read times out.
         "/slow.mp4" => {
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nConnection: close\r\n\r\n")?;
             loop {
@@ -70,7 +70,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // Not even a status line.
+        // No response.
         "/silent.mp4" => {
             thread::sleep(Duration::from_secs(600));
             Ok(())

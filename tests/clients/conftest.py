@@ -1,4 +1,4 @@
-"""What every test has at hand. Where things are, scripts/test_clients tells in the environment."""
+"""Fixtures of all tests. scripts/test_clients sets the paths in the environment."""
 
 import pytest
 
@@ -8,13 +8,13 @@ from support.server import Server
 
 @pytest.fixture(scope="module")
 def files():
-    """Clips by URL, and somebody who receives webhooks."""
+    """A server of the clips, which also receives webhooks."""
     with receiver.Receiver() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def server(request):
-    """The program, with the flags of the test file's `FLAGS`."""
+    """A running server, with the flags in `FLAGS` of the test file."""
     with Server(*getattr(request.module, "FLAGS", ["--allow-local-urls"])) as running:
         yield running

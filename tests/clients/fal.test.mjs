@@ -1,4 +1,4 @@
-// fal's JavaScript client, through its proxy setting.
+// fal's JavaScript client, with its proxy setting.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { createHash, createPublicKey, randomBytes, verify } from "node:crypto";
@@ -14,7 +14,7 @@ import { clips, startServer } from "./support/server.mjs";
 import { video } from "./support/video.mjs";
 
 const APP = "fal-ai/latentsync";
-/** Frames of the voice; the clip has fewer, and is played forward and backward. */
+/** Frames of the voice. The clip is shorter, and plays forward and backward. */
 const FRAMES = 10;
 let server, receiver, fal;
 
@@ -33,7 +33,7 @@ const input = (audio = "voice.wav") => ({
   audio_url: `${receiver.url}/${audio}`,
 });
 
-async function isTheVideo(data, frames = FRAMES) {
+async function checkVideo(data, frames = FRAMES) {
   const { content_type: type, file_size: size, url } = data.video;
   assert.equal(type, "video/mp4");
   assert.equal((await (await fetch(url)).arrayBuffer()).byteLength, size);
@@ -42,8 +42,8 @@ async function isTheVideo(data, frames = FRAMES) {
   assert.equal(seen.frames, frames);
 }
 
-test("the page's own example runs", async () => {
-  // Only the addresses are other ones, and where the client is told to go.
+test("the documented example runs", async () => {
+  // With local addresses, and the proxy setting of the client.
   const code = (await example("fal-latentsync.txt", "javascript"))
     .replace(/"https:[^"]*\.mp4"/, JSON.stringify(input().video_url))
     .replace(/"https:[^"]*\.wav"/, JSON.stringify(input().audio_url))
@@ -56,7 +56,7 @@ test("the page's own example runs", async () => {
   assert.equal((await video(url[1])).frames, FRAMES);
 });
 
-test("subscribe, streaming: every state, each line of the log once", async () => {
+test("subscribe with streaming: all states, each log line once", async () => {
   const seen = [];
   const result = await fal.subscribe(APP, {
     input: { ...input(), seed: 7, guidance_scale: 1.5, loop_mode: "loop" },
@@ -70,33 +70,33 @@ test("subscribe, streaming: every state, each line of the log once", async () =>
   assert.ok(lines.length > 0);
   assert.equal(new Set(lines).size, lines.length, lines.join("\n"));
   assert.equal(result.requestId, seen[0].request_id);
-  await isTheVideo(result.data);
+  await checkVideo(result.data);
 });
 
-test("run, with files in place of URLs: the client uploads them", async () => {
+test("run with files instead of URLs: the client uploads them", async () => {
   const file = async (name, type) => new File([await readFile(join(clips, name))], name, { type });
   const result = await fal.run(APP, {
     input: { video_url: await file("clip.mp4", "video/mp4"), audio_url: await file("voice.wav", "audio/wav") },
   });
-  await isTheVideo(result.data);
+  await checkVideo(result.data);
 });
 
 test("stream ends with the result", async () => {
   const stream = await fal.stream(APP, { input: input() });
   const events = [];
   for await (const event of stream) events.push(event);
-  await isTheVideo(await stream.done());
+  await checkVideo(await stream.done());
   assert.ok(events.length > 0);
 });
 
-test("a file beyond 90 MB goes up in parts", async () => {
+test("a file beyond 90 MB is uploaded in parts", async () => {
   const content = randomBytes(91 * 1024 * 1024);
   const url = await fal.storage.upload(new Blob([content], { type: "video/mp4" }));
   const back = Buffer.from(await (await fetch(url)).arrayBuffer());
   assert.ok(back.equals(content));
 });
 
-test("cancel, while it runs and while it waits", async () => {
+test("a running and a waiting job are cancelled", async () => {
   const [running, waiting] = [
     await fal.queue.submit(APP, { input: input("long.wav") }),
     await fal.queue.submit(APP, { input: input(), priority: "low" }),
@@ -115,7 +115,7 @@ test("cancel, while it runs and while it waits", async () => {
   }
 });
 
-test("mistakes in fields come as the client's own error", async () => {
+test("errors in fields become the client's validation error", async () => {
   const wrong = { audio_url: input().audio_url, guidance_scale: 3 };
   await assert.rejects(fal.subscribe(APP, { input: wrong }), (error) => {
     assert.ok(error instanceof ValidationError);
@@ -125,7 +125,7 @@ test("mistakes in fields come as the client's own error", async () => {
   });
 });
 
-test("a video that is none is told of at its field", async () => {
+test("a missing video is reported at its field", async () => {
   const wrong = { ...input(), video_url: `${receiver.url}/nothing.mp4` };
   await assert.rejects(fal.subscribe(APP, { input: wrong }), (error) => {
     assert.equal(error.status, 422);
@@ -135,7 +135,7 @@ test("a video that is none is told of at its field", async () => {
   });
 });
 
-test("webhook, verified as fal documents it", async () => {
+test("a webhook is verified as documented", async () => {
   const { request_id: id } = await fal.queue.submit(APP, { input: input(), webhookUrl: `${receiver.url}/hook` });
   const { headers, body } = await receiver.next();
   const of = (name) => headers[`x-fal-webhook-${name}`];
@@ -149,7 +149,7 @@ test("webhook, verified as fal documents it", async () => {
   });
   assert.ok(signed(message));
   assert.ok(!signed(`${message}0`));
-  const told = JSON.parse(body);
-  assert.deepEqual([told.request_id, told.status, of("request-id")], [id, "OK", id]);
-  await isTheVideo(told.payload);
+  const content = JSON.parse(body);
+  assert.deepEqual([content.request_id, content.status, of("request-id")], [id, "OK", id]);
+  await checkVideo(content.payload);
 });

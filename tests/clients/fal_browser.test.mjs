@@ -1,4 +1,4 @@
-// fal's JavaScript client in a web page of another origin, as a front end under development is.
+// fal's JavaScript client in a web page of another origin, like a front end in development.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -33,7 +33,7 @@ after(async () => {
   await server?.stop();
 });
 
-// What is run in the page: files go up, the job is followed as `mode` has it, and the result is fetched.
+// Runs in the page: uploads the files, follows the job by `mode`, and fetches the result.
 async function subscribe({ proxyUrl, origin, mode }) {
   const file = async (name, type) => new Blob([await (await fetch(`${origin}/${name}`)).arrayBuffer()], { type });
   const fal = globalThis.client.createFalClient({ proxyUrl });
@@ -52,7 +52,7 @@ for (const mode of ["polling", "streaming"]) {
   test(`subscribe, ${mode}, with files`, async () => {
     const result = await page.evaluate(subscribe, { proxyUrl: `${server.url}/fal/proxy`, origin: receiver.url, mode });
     assert.equal(result.states.at(-1), "COMPLETED");
-    // It comes in a header, which the server must let the page see.
+    // The id comes in a header that the server must expose to the page.
     assert.match(result.requestId, /^[0-9a-f-]{36}$/);
     assert.equal(result.bytes, result.data.video.file_size);
     assert.equal((await video(result.data.video.url)).frames, 10);

@@ -1,4 +1,4 @@
-// The page, in a browser, against the program.
+// The web page, in a browser, with the program.
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
@@ -10,12 +10,12 @@ import { promisify } from "node:util";
 import { accessible, fits, openPage, startBrowser } from "./support/browser.mjs";
 import { clips, startServer } from "./support/server.mjs";
 import { video } from "./support/video.mjs";
-import { startWire } from "./support/wire.mjs";
+import { startProxy } from "./support/proxy.mjs";
 
 const [clip, voice, long] = ["clip.mp4", "voice.wav", "long.wav"].map((name) => join(clips, name));
 const KEY = "a-key";
-// Longer than any job of these tests takes on a busy machine.
-const PATIENCE = 240_000;
+// Limit of every wait, for a busy machine.
+const TIMEOUT = 240_000;
 
 let browser, server, guarded, directory;
 
@@ -35,7 +35,7 @@ afterEach(() => Promise.all(browser.contexts().map((context) => context.close())
 
 async function open(url = server.url, options) {
   const page = await openPage(browser, url, options);
-  page.setDefaultTimeout(PATIENCE);
+  page.setDefaultTimeout(TIMEOUT);
   return page;
 }
 
@@ -50,13 +50,13 @@ const done = (page) => page.waitForSelector("#result:not([hidden])");
 const complaint = (page, field) =>
   page.waitForFunction((id) => document.getElementById(id).textContent, `${field}-error`).then((text) => text.jsonValue());
 
-// Runs a program as a person would who has the command line's program at hand.
+// Runs a program with the command `latentsync` on the path.
 function execute(cwd, program, flags) {
   const env = { ...process.env, LATENTSYNC_API_KEY: KEY, PATH: `${join(directory, "bin")}:${process.env.PATH}` };
-  return promisify(execFile)(program, flags, { cwd, env, timeout: PATIENCE });
+  return promisify(execFile)(program, flags, { cwd, env, timeout: TIMEOUT });
 }
 
-// Drops files where a mouse would.
+// Drops files on an element.
 async function drop(page, place, files) {
   const contents = await Promise.all(
     files.map(async ([path, name, type]) => ({ name, type, base64: (await readFile(path)).toString("base64") })),
@@ -72,7 +72,7 @@ async function drop(page, place, files) {
   for (const event of ["dragenter", "dragover", "drop"]) await page.dispatchEvent(place, event, { dataTransfer: data });
 }
 
-test("two files are dropped, run, watched, played, sought, downloaded", async () => {
+test("two files are dropped, the job runs, and the result is played, sought and downloaded", async () => {
   const page = await open();
   await drop(page, "main", [[voice, "my voice.wav", "audio/wav"], [clip, "clip.mp4", "video/mp4"]]);
   await page.waitForSelector("#video-preview video");
@@ -103,7 +103,7 @@ test("two files are dropped, run, watched, played, sought, downloaded", async ()
 
   await page.reload();
   await done(page);
-  // What the player asks for when it seeks in a longer one; this one it has whole.
+  // The player requests ranges when it seeks in a longer video; this one is loaded completely.
   const part = await page.evaluate(async () => {
     const url = document.getElementById("output").currentSrc;
     const answer = await fetch(url, { cache: "no-store", headers: { range: "bytes=10-19" } });
@@ -133,13 +133,13 @@ test("two files are dropped, run, watched, played, sought, downloaded", async ()
   await page.click("#again");
   assert.equal(await page.inputValue("#seed"), "7");
   assert.match(await page.inputValue("#video"), /clip\.mp4$/);
-  page.watched();
+  page.assertClean();
 });
 
-test("a job goes on through a lost connection and a reload, and is cancelled, running and waiting", async () => {
-  const wire = await startWire(server.url);
+test("a job survives a lost connection and a reload, and is cancelled while it runs and while it waits", async () => {
+  const proxy = await startProxy(server.url);
   try {
-    const page = await open(wire.url);
+    const page = await open(proxy.url);
     await choose(page, clip, long);
     await page.click("#run");
     await page.waitForSelector("#status.running");
@@ -153,11 +153,11 @@ test("a job goes on through a lost connection and a reload, and is cancelled, ru
     await page.click(`#history a[href="${running}"]`);
     await page.waitForSelector("#status.running");
     const lines = await page.locator("#log li").count();
-    wire.cut();
+    proxy.cut();
     await page.waitForFunction(() => document.getElementById("status").textContent.includes("broke off"));
     await page.click("#run");
     await page.waitForFunction(() => document.getElementById("form-error").textContent.includes("does not answer"));
-    wire.mend();
+    proxy.restore();
     await page.waitForFunction(() => document.getElementById("status").textContent === "Running.");
     const again = await page.locator("#log li").allTextContents();
     assert.ok(again.length >= lines && new Set(again).size === again.length, again.join("\n"));
@@ -170,13 +170,13 @@ test("a job goes on through a lost connection and a reload, and is cancelled, ru
     await page.click("#cancel");
     await page.waitForSelector("#status.cancelled");
     assert.equal(await page.isVisible("#work"), false);
-    page.watched();
+    page.assertClean();
   } finally {
-    wire.stop();
+    proxy.stop();
   }
 });
 
-test("mistakes are told next to their field, in the server's words", async () => {
+test("errors are shown at their field, in the words of the server", async () => {
   const page = await open();
   await page.click("#run");
   assert.match(await complaint(page, "video"), /Choose a video/);
@@ -202,17 +202,17 @@ test("mistakes are told next to their field, in the server's words", async () =>
   await page.fill("#guidance_scale", "1.5");
   await page.fill("#seed", "");
 
-  // Found wrong only when the job runs.
+  // An error that is found when the job runs.
   await page.selectOption("#api", "fal");
   await page.fill("#video", "http://127.0.0.1:1/v.mp4");
   await page.click("#run");
   await page.waitForSelector("#status.failed");
   assert.match(await complaint(page, "video"), /127\.0\.0\.1/);
   await accessible(page);
-  page.watched();
+  page.assertClean();
 });
 
-test("a key is asked for, kept for the tab only, and what it may not do is told", async () => {
+test("a key is requested, kept for the tab only, and its limits are shown", async () => {
   const page = await open(guarded.url);
   await page.waitForSelector("#key-field:not([hidden])");
   assert.equal(await page.evaluate(() => document.activeElement.id), "key");
@@ -241,16 +241,16 @@ test("a key is asked for, kept for the tab only, and what it may not do is told"
   await page.waitForFunction(() => document.getElementById("form-error").textContent.startsWith("1 jobs of this key"));
   await page.click("#cancel");
   await page.waitForSelector("#status.cancelled");
-  page.watched();
+  page.assertClean();
 
   const other = await open(guarded.url);
   await other.waitForSelector("#key-field:not([hidden])");
   assert.equal(await other.inputValue("#key"), "");
 });
 
-test("everything is done with the keyboard alone", async () => {
+test("everything works with the keyboard alone", async () => {
   const page = await open();
-  // Said now, the browser knows that choosers are the test's; said with the key that opens one, it may know too late.
+  // Registered before the first key press: file choosers must be intercepted in time.
   page.on("filechooser", () => {});
   await page.waitForSelector("#server.ready");
   const tab = async (wanted) => {
@@ -283,10 +283,10 @@ test("everything is done with the keyboard alone", async () => {
   await tab("copy");
   await page.keyboard.press("Enter");
   await page.waitForFunction(() => document.getElementById("copied").textContent);
-  page.watched();
+  page.assertClean();
 });
 
-test("a phone, at night, has room for all of it", async () => {
+test("the page fits a small phone screen in dark mode", async () => {
   const options = { viewport: { width: 320, height: 640 }, isMobile: true, hasTouch: true, colorScheme: "dark" };
   const page = await open(server.url, options);
   await page.waitForSelector("#server.ready");
@@ -303,10 +303,10 @@ test("a phone, at night, has room for all of it", async () => {
     await page.tap(`#tab-${name}`);
     await fits(page);
   }
-  page.watched();
+  page.assertClean();
 });
 
-test("every sample runs as it stands, and gives what the page gives", async (context) => {
+test("every code sample runs unchanged and gives the result of the page", async (context) => {
   const quick = await startServer();
   context.after(() => quick.stop());
   await mkdir(join(directory, "bin"));
@@ -323,7 +323,7 @@ test("every sample runs as it stands, and gives what the page gives", async (con
       const own = await mkdtemp(join(directory, `${name}-${language}-`));
       const [program, ...flags] = commands[language];
       await execute(own, program, [...flags, code]);
-      // Those that cut the longer one end with the video.
+      // These APIs cut the voice: the output ends with the video.
       const { frames } = await video(join(own, "out.mp4"));
       assert.equal(frames, /^(wavespeed-lipsync|jogg|sync-so)$/.test(name) ? 8 : 10, `${name} ${language}`);
       if (/^fal/.test(name)) results[`${name} ${language}`] = await readFile(join(own, "out.mp4"));
@@ -351,7 +351,7 @@ test("every sample runs as it stands, and gives what the page gives", async (con
   const all = {};
   for (const api of apis) {
     await page.selectOption("#api", api);
-    // The others have no flag of their own.
+    // The other APIs have no command-line sample.
     const own = /^(fal|wavespeed-lipsync|jogg)$/.test(api);
     all[api] = await shown(page, Object.keys(commands).slice(0, own ? 4 : 3));
   }
@@ -362,12 +362,12 @@ test("every sample runs as it stands, and gives what the page gives", async (con
   all["fal with a key"] = await shown(locked, ["curl", "python", "javascript"]);
   await Promise.all(Object.entries(all).map(([name, samples]) => runAll(name, samples)));
 
-  // The same seed gives the same file, whoever asks.
+  // The same seed gives the same file with every client.
   assert.equal(Object.keys(results).length, 7);
   for (const [name, bytes] of Object.entries(results)) assert.ok(bytes.equals(results["fal curl"]), name);
-  // What programs have sent is in the history too.
+  // The history also lists jobs that other programs sent.
   await page.reload();
   await page.waitForFunction((count) => document.querySelectorAll("#history .completed").length === count, 18);
-  page.watched();
-  locked.watched();
+  page.assertClean();
+  locked.assertClean();
 });

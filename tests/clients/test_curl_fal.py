@@ -1,11 +1,11 @@
-"""fal by curl, as on its page: the synchronous run."""
+"""fal by curl, as documented: the synchronous run."""
 
 from support.curl import curl, head, shell
 from support.pages import examples
 from support.video import video
 
 
-def test_the_page_s_own_example(server, files):
+def test_the_documented_example(server, files):
     command = examples("fal-latentsync.txt", "bash")[0]
     for example, here in [
         ("https://fal.run", server.url),
@@ -19,7 +19,7 @@ def test_the_page_s_own_example(server, files):
     assert video(result["video"]["url"]) == ("h264", 10, 0.4)
 
 
-def test_a_part_of_the_result(server, files):
+def test_a_range_of_the_result(server, files):
     body = f'{{"video_url": "{files.url}/clip.mp4", "audio_url": "{files.url}/voice.wav"}}'
     _, result = curl("-d", body, f"{server.url}/fal/run/fal-ai/latentsync")
     url, size = result["video"]["url"], result["video"]["file_size"]

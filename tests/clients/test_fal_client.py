@@ -1,4 +1,4 @@
-"""fal's Python client. It knows https only, and takes its hosts from the environment when it is imported."""
+"""fal's Python client. It supports https only, and reads its hosts from the environment when it is imported."""
 
 import asyncio
 import importlib
@@ -13,7 +13,7 @@ from support.server import Server
 from support.video import video
 
 APP = "fal-ai/latentsync"
-# Frames of the voice; the clip has fewer, and is played forward and backward.
+# Frames of the voice. The clip is shorter, and plays forward and backward.
 FRAMES = 10
 
 
@@ -31,7 +31,7 @@ def fal(server):
     host = server.url.removeprefix("https://")
     os.environ |= {"FAL_KEY": "id:secret", "FAL_RUN_HOST": host, "FAL_QUEUE_RUN_HOST": f"{host}/fal/queue"}
     fal_client = importlib.import_module("fal_client")
-    # Where uploads go is not for the environment to say.
+    # The environment does not set the hosts of uploads.
     fal_client.client.REST_URL = server.url
     fal_client.client.CDN_URL = server.url
     return fal_client
@@ -46,7 +46,7 @@ def length(result):
     return video(result["video"]["url"], "-tls_verify", "0")
 
 
-def test_the_page_s_own_example(fal, arguments, capsys):
+def test_the_documented_example(fal, arguments, capsys):
     code = examples("fal-latentsync.txt", "python")[0]
     theirs = {"video_url": "koala/8teUPbRRMtAUTORDvqy0l.mp4", "audio_url": "lion/vyFWygmZsIZlUO4s0nr2n.wav"}
     for name, example in theirs.items():
@@ -55,12 +55,12 @@ def test_the_page_s_own_example(fal, arguments, capsys):
     names = {}
     exec(code, names)
     lines = capsys.readouterr().out.splitlines()
-    # The log's lines, then the result.
+    # Log lines, then the result.
     assert len(lines) > 1 and lines[-1] == str(names["result"])
     assert length(names["result"]) == ("h264", FRAMES, 0.4)
 
 
-def test_every_state_is_seen_and_the_log_grows(fal, arguments):
+def test_all_states_are_reported_and_the_log_grows(fal, arguments):
     handle = fal.submit(APP, arguments | {"seed": 7}, priority="low", hint="here", start_timeout=120)
     events = list(handle.iter_events(with_logs=True))
     assert isinstance(events[-1], fal.Completed)
@@ -70,7 +70,7 @@ def test_every_state_is_seen_and_the_log_grows(fal, arguments):
 
 
 def test_run_with_uploads(fal, files):
-    # Without the fallback, a failure would not be hidden by the older storage.
+    # Without a fallback to the older storage, which would hide a failure.
     names = ("clip.mp4", "voice.wav")
     uploaded = [fal.upload_file(str(files.clips / name), fallback_repository=[]) for name in names]
     result = fal.run(APP, {"video_url": uploaded[0], "audio_url": uploaded[1]})
@@ -88,7 +88,7 @@ def test_stream(fal, arguments):
     assert length(events[-1]) == ("h264", FRAMES, 0.4)
 
 
-def test_a_file_beyond_100_mb_goes_up_in_parts(fal, server, tmp_path):
+def test_a_file_beyond_100_mb_is_uploaded_in_parts(fal, server, tmp_path):
     content = os.urandom(1 << 20) * 101
     path = tmp_path / "big.mp4"
     path.write_bytes(content)
@@ -113,7 +113,7 @@ def test_cancel_while_it_runs(fal, arguments, files):
     assert error.value.status_code == 499
 
 
-def test_mistakes_are_told_of_by_field(fal, arguments):
+def test_errors_name_the_field(fal, arguments):
     with pytest.raises(fal.client.FalClientHTTPError) as error:
         fal.subscribe(APP, arguments | {"loop_mode": "bounce"})
     assert error.value.status_code == 422

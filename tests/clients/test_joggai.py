@@ -1,4 +1,4 @@
-"""JoggAI by curl, as its page's tables and its official runner's calls have it."""
+"""JoggAI by curl, after the tables of its documentation and the calls of its official runner."""
 
 import hashlib
 import hmac
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support import PATIENCE
+from support import TIMEOUT
 from support.curl import curl, head
 from support.video import video
 
@@ -15,18 +15,18 @@ KEY = ("-H", "x-api-key: key")
 NONE = "00000000-0000-0000-0000-000000000000"
 
 
-def create(server, order, base="/open/v2"):
-    return curl(*KEY, "-d", json.dumps(order), f"{server.url}{base}/create_lip_sync_video")
+def create(server, request, base="/open/v2"):
+    return curl(*KEY, "-d", json.dumps(request), f"{server.url}{base}/create_lip_sync_video")
 
 
 def ended(server, task, base="/open/v2"):
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while time.monotonic() < until:
-        status, told = curl(*KEY, f"{server.url}{base}/lip_sync_video/{task}")
-        assert (status, told["code"], told["data"]["task_id"]) == (200, 0, task)
-        if told["data"]["status"] in ("success", "failed"):
-            return told["data"]
-        assert told["data"]["status"] in ("pending", "processing")
+        status, answer = curl(*KEY, f"{server.url}{base}/lip_sync_video/{task}")
+        assert (status, answer["code"], answer["data"]["task_id"]) == (200, 0, task)
+        if answer["data"]["status"] in ("success", "failed"):
+            return answer["data"]
+        assert answer["data"]["status"] in ("pending", "processing")
         time.sleep(0.2)
     raise TimeoutError(task)
 
@@ -44,12 +44,12 @@ def ended(server, task, base="/open/v2"):
     ],
 )
 def test_playback_types(server, files, playback_type, voice, frames):
-    order = {"video_url": f"{files.url}/clip.mp4", "audio_url": f"{files.url}/{voice}"}
+    request = {"video_url": f"{files.url}/clip.mp4", "audio_url": f"{files.url}/{voice}"}
     if playback_type:
-        order["playback_type"] = playback_type
-    status, told = create(server, order)
-    assert (status, told["code"], told["msg"], told["data"]["status"]) == (200, 0, "Success", "pending")
-    task = ended(server, told["data"]["task_id"])
+        request["playback_type"] = playback_type
+    status, answer = create(server, request)
+    assert (status, answer["code"], answer["msg"], answer["data"]["status"]) == (200, 0, "Success", "pending")
+    task = ended(server, answer["data"]["task_id"])
     assert task["status"] == "success"
     assert abs(task["completed_at"] - time.time()) < 600 and task["created_at"] <= task["completed_at"]
     result = task["data"]
@@ -63,14 +63,14 @@ def test_upload_create_find(server, files):
     urls = {}
     for field, name, kind in [("video_url", "clip.mp4", "video/mp4"), ("audio_url", "voice.wav", "audio/wav")]:
         path = files.clips / name
-        order = {"filename": name, "content_type": kind, "file_size": path.stat().st_size}
-        _, told = curl(*KEY, "-d", json.dumps(order), f"{server.url}/v2/upload/asset")
-        assert told["code"] == 0
+        request = {"filename": name, "content_type": kind, "file_size": path.stat().st_size}
+        _, answer = curl(*KEY, "-d", json.dumps(request), f"{server.url}/v2/upload/asset")
+        assert answer["code"] == 0
         put = ("-X", "PUT", "-H", f"Content-Type: {kind}", "--data-binary", f"@{path}")
-        assert head(*put, told["data"]["sign_url"])[0] == 200
-        urls[field] = told["data"]["asset_url"]
-    _, told = create(server, urls, "/v2")
-    task = told["data"]["task_id"]
+        assert head(*put, answer["data"]["sign_url"])[0] == 200
+        urls[field] = answer["data"]["asset_url"]
+    _, answer = create(server, urls, "/v2")
+    task = answer["data"]["task_id"]
     assert ended(server, task, "/v2")["status"] == "success"
     query = [part for field, url in urls.items() for part in ("--data-urlencode", f"{field}={url}")]
     _, found = curl(*KEY, "-G", *query, f"{server.url}/v2/lip_sync_video")
@@ -80,31 +80,31 @@ def test_upload_create_find(server, files):
 
 
 def test_failure(server, files):
-    order = {"video_url": f"{files.url}/clip.mp4", "audio_url": f"{files.url}/voice.wav"}
-    for wrong in [{"video_url": order["video_url"]}, order | {"playback_type": "sideways"}, order | {"audio_url": 5}]:
-        status, told = create(server, wrong)
-        assert (status, told["code"]) == (200, 40000) and told["msg"]
-    status, told = curl(*KEY, f"{server.url}/open/v2/lip_sync_video/{NONE}")
-    assert (status, told["code"]) == (200, 10104)
-    _, told = create(server, order | {"video_url": f"{files.url}/nothing.mp4"})
-    task = ended(server, told["data"]["task_id"])
+    request = {"video_url": f"{files.url}/clip.mp4", "audio_url": f"{files.url}/voice.wav"}
+    for wrong in [{"video_url": request["video_url"]}, request | {"playback_type": "sideways"}, request | {"audio_url": 5}]:
+        status, answer = create(server, wrong)
+        assert (status, answer["code"]) == (200, 40000) and answer["msg"]
+    status, answer = curl(*KEY, f"{server.url}/open/v2/lip_sync_video/{NONE}")
+    assert (status, answer["code"]) == (200, 10104)
+    _, answer = create(server, request | {"video_url": f"{files.url}/nothing.mp4"})
+    task = ended(server, answer["data"]["task_id"])
     assert task["status"] == "failed" and "404" in task["error"]["message"]
 
 
 def test_a_webhook_endpoint(server, files):
-    order = {"url": f"{files.url}/jogg", "events": ["generated_video_success"], "status": "enabled"}
-    _, told = curl(*KEY, "-d", json.dumps(order), f"{server.url}/v2/endpoint")
-    endpoint = told["data"]
+    request = {"url": f"{files.url}/jogg", "events": ["generated_video_success"], "status": "enabled"}
+    _, answer = curl(*KEY, "-d", json.dumps(request), f"{server.url}/v2/endpoint")
+    endpoint = answer["data"]
     inputs = {"video_url": f"{files.url}/clip.mp4", "audio_url": f"{files.url}/word.wav"}
-    # Nobody asked to be told of failures.
+    # The endpoint does not subscribe to failures.
     assert create(server, inputs | {"video_url": f"{files.url}/nothing.mp4"})[1]["code"] == 0
-    _, told = create(server, inputs)
+    _, answer = create(server, inputs)
     message = files.next()
     signature = hmac.new(endpoint["secret"].encode(), message.body, hashlib.sha256).hexdigest()
     assert message.headers["x-webhook-signature"] == signature
     body = json.loads(message.body)
     assert (message.path, body["event"]) == ("/jogg", "generated_video_success")
-    assert body["data"]["task_id"] == told["data"]["task_id"]
+    assert body["data"]["task_id"] == answer["data"]["task_id"]
     assert video(body["data"]["data"]["result_url"])[:2] == ("h264", 5)
     _, known = curl(*KEY, f"{server.url}/v2/endpoints")
     assert [one["endpoint_id"] for one in known["data"]["endpoints"]] == [endpoint["endpoint_id"]]

@@ -1,4 +1,4 @@
-"""A server that asks for a key: every vendor's header opens it, and every vendor's words refuse."""
+"""A server with API keys: it accepts every vendor's header, and refuses in every vendor's error format."""
 
 import pytest
 
@@ -8,7 +8,7 @@ KEY = "id:secret"
 FLAGS = ["--api-key", KEY, "--allow-local-urls"]
 NONE = "00000000-0000-0000-0000-000000000000"
 
-# What each API says of a job that does not exist, to who has a key, and to who has none.
+# Path of a job that does not exist, key header, and the responses with a valid and with an invalid key.
 APIS = {
     "fal": (f"/fal-ai/latentsync/requests/{NONE}/status", "Authorization: Key", (404, "detail"), (401, "detail")),
     "eachlabs": (f"/v1/prediction/{NONE}", "X-API-Key:", (404, "details"), (401, "details")),
@@ -28,7 +28,7 @@ def test_key(server, api):
         assert body["code"] == word if isinstance(word, int) else word in body, (given, body)
 
 
-def test_what_needs_no_key(server):
+def test_paths_without_a_key(server):
     for path in ("/healthz", "/readyz", "/openapi.json", "/.well-known/jwks.json"):
         assert head(f"{server.url}{path}")[0] == 200
     assert head(f"{server.url}/metrics")[0] == 401
@@ -41,5 +41,5 @@ def test_a_token_is_enough_to_upload(server):
     assert curl("-H", "Authorization: Bearer other", *upload)[0] == 401
 
 
-def test_the_log_names_no_key(server):
+def test_the_log_does_not_contain_the_key(server):
     assert KEY not in "".join(server.log)

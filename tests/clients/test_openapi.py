@@ -1,4 +1,4 @@
-"""schemathesis over /openapi.json: no 5xx, no status, type or body that the document does not have."""
+"""schemathesis on /openapi.json: no 5xx, and no status, content type or body that the document does not list."""
 
 import os
 import pathlib
@@ -8,11 +8,11 @@ import sys
 import pytest
 
 FLAGS = ["--fetch-timeout", "1"]
-# `LATENTSYNC_EXAMPLES=300` makes the long run.
+# Cases per operation; 300 for a long run.
 EXAMPLES = os.environ.get("LATENTSYNC_EXAMPLES", "10")
 
 
-def test_the_document_is_true(server, tmp_path):
+def test_responses_conform_to_the_document(server, tmp_path):
     here = pathlib.Path(__file__).parent
     program = pathlib.Path(sys.executable).with_name("schemathesis")
     command = [program, "--config-file", here / "schemathesis.toml", "run", f"{server.url}/openapi.json"]
@@ -20,5 +20,5 @@ def test_the_document_is_true(server, tmp_path):
     done = subprocess.run([*command, *settings], cwd=tmp_path, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.fail(done.stdout + done.stderr, pytrace=False)
-    # How many cases it was.
+    # The number of cases.
     print(*done.stdout.splitlines()[-1:])

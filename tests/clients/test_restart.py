@@ -1,4 +1,4 @@
-"""The server is killed while a client waits: the client sees nothing of it but a pause."""
+"""The server is killed and restarted while a client polls: the client gets its result."""
 
 import json
 import threading
@@ -6,7 +6,7 @@ import time
 
 import wavespeed
 
-from support import PATIENCE
+from support import TIMEOUT
 from support.curl import curl
 from support.video import video
 
@@ -19,13 +19,13 @@ def test_a_client_that_polls_gets_its_video(server, files):
     inputs = {"video": f"{files.url}/clip.mp4", "audio": f"{files.url}/voice.wav"}
     accepted = curl("-d", json.dumps(inputs), f"{server.url}/api/v3/bytedance/latentsync")[1]["data"]["id"]
     results = []
-    # What `run` does once it has submitted.
-    waiting = threading.Thread(target=lambda: results.append(client._wait(accepted, PATIENCE, 0.2)))
+    # The polling part of `run`.
+    waiting = threading.Thread(target=lambda: results.append(client._wait(accepted, TIMEOUT, 0.2)))
     waiting.start()
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while client.get_result(accepted)["data"]["status"] != "processing" and time.monotonic() < until:
         time.sleep(0.05)
     server.kill_and_start_again()
     assert client.get_result(accepted)["data"]["status"] in ("created", "processing")
-    waiting.join(PATIENCE)
+    waiting.join(TIMEOUT)
     assert video(results[0]["outputs"][0]) == ("h264", 10, 0.4)

@@ -10,7 +10,7 @@ from sync import Sync
 from sync.common import Audio, GenerationOptions, Video
 from sync.core.api_error import ApiError
 
-from support import PATIENCE
+from support import TIMEOUT
 from support.video import video
 
 MODEL = "lipsync-2"
@@ -27,7 +27,7 @@ def inputs(files):
 
 
 def ended(client, generation):
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while generation.status in ("PENDING", "PROCESSING"):
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -54,7 +54,7 @@ def test_create_with_files(client, files):
         video=("clip.mp4", clip, "video/mp4"),
         audio=("voice.wav", voice, "audio/wav"),
     )
-    # `cut_off` is the default: it ends with the clip. (The client cannot send options along with files.)
+    # `cut_off` is the default: the output ends with the clip. (The client cannot send options with files.)
     assert video(ended(client, generation).output_url)[:2] == ("h264", 8)
 
 

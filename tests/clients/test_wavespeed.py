@@ -1,4 +1,4 @@
-"""wavespeed's Python client, and the curl of its pages."""
+"""wavespeed's Python client, and the curl commands of its documentation."""
 
 import hashlib
 import hmac
@@ -34,11 +34,11 @@ def test_run(client, inputs):
 
 def test_both_uploads(client, server, files):
     clip = client.upload(str(files.clips / "clip.mp4"))
-    # The older one has no client any more.
+    # Current clients do not use the older upload.
     url = f"{server.url}/api/v3/media/upload/binary"
-    status, told = curl("-H", "Authorization: Bearer key", "-F", f"file=@{files.clips / 'voice.wav'}", url)
+    status, answer = curl("-H", "Authorization: Bearer key", "-F", f"file=@{files.clips / 'voice.wav'}", url)
     assert status == 200
-    voice = told["data"]["download_url"]
+    voice = answer["data"]["download_url"]
     result = client.run_no_throw(LATENTSYNC, {"video": clip, "audio": voice}, enable_sync_mode=True)
     assert result["status"] == "completed"
     assert video(result["outputs"][0]) == ("h264", 10, 0.4)
@@ -78,7 +78,7 @@ def test_failure(client, inputs, files):
 
 
 def curl_of(page_name, body, server):
-    """The page's two commands, for this machine, and with a body."""
+    """The two documented commands, for the local server and with `body`."""
     text = page(page_name)
     submit, get = re.findall(r"^(curl .*?)$(?![^\n]*\\\n)", re.sub(r"\\\n", " ", text), re.MULTILINE)
     assert "https://api.wavespeed.ai" in submit and "https://api.wavespeed.ai" in get
@@ -90,7 +90,7 @@ def curl_of(page_name, body, server):
     "page_name, model, frames",
     [("wavespeed-bytedance-latentsync.txt", LATENTSYNC, 10), ("wavespeed-sync-lipsync-1.9.0-beta.txt", LIPSYNC, 8)],
 )
-def test_the_pages_curl_and_the_webhook(server, files, inputs, page_name, model, frames):
+def test_the_documented_curl_commands_and_the_webhook(server, files, inputs, page_name, model, frames):
     submit, get = curl_of(page_name, inputs | {"webhook_url": f"{files.url}/hook"}, server)
     status, accepted = shell(submit, WAVESPEED_API_KEY="key")
     assert (status, accepted["code"], accepted["data"]["model"], accepted["data"]["outputs"]) == (200, 200, model, [])
@@ -101,27 +101,27 @@ def test_the_pages_curl_and_the_webhook(server, files, inputs, page_name, model,
     signed = f"{message.headers['webhook-id']}.{moment}.".encode() + message.body
     assert message.headers["webhook-signature"] == "v3," + hmac.new(key, signed, hashlib.sha256).hexdigest()
     assert abs(time.time() - int(moment)) < 300
-    told = json.loads(message.body)
+    answer = json.loads(message.body)
     data = shell(get, WAVESPEED_API_KEY="key", requestId=accepted["data"]["id"])[1]["data"]
-    assert told["id"] == data["id"] == accepted["data"]["id"]
-    assert told["status"] == data["status"] == "completed"
-    assert told["outputs"] == data["outputs"]
+    assert answer["id"] == data["id"] == accepted["data"]["id"]
+    assert answer["status"] == data["status"] == "completed"
+    assert answer["outputs"] == data["outputs"]
     assert data["timings"]["inference"] > 0 and data["has_nsfw_contents"] == [False]
     assert video(data["outputs"][0])[:2] == ("h264", frames)
 
 
-def test_a_page_s_body_as_it_stands_lacks_its_inputs(server):
+def test_a_documented_body_without_inputs_is_refused(server):
     submit = curl_of("wavespeed-sync-lipsync-1.9.0-beta.txt", {"sync_mode": "cut_off"}, server)[0]
-    status, told = shell(submit, WAVESPEED_API_KEY="key")
-    assert (status, told["code"]) == (400, 400)
+    status, answer = shell(submit, WAVESPEED_API_KEY="key")
+    assert (status, answer["code"]) == (400, 400)
 
 
-def test_the_list_and_what_is_removed_from_it(client, server, inputs):
+def test_predictions_are_listed_and_deleted(client, server, inputs):
     def call(path, **body):
         command = ("-H", "Authorization: Bearer key", "-H", "Content-Type: application/json", "-d", json.dumps(body))
-        status, told = curl(*command, f"{server.url}/api/v3/predictions{path}")
-        assert (status, told["code"]) == (200, 200)
-        return told["data"]
+        status, answer = curl(*command, f"{server.url}/api/v3/predictions{path}")
+        assert (status, answer["code"]) == (200, 200)
+        return answer["data"]
 
     client.run(LATENTSYNC, inputs, poll_interval=0.1)
     newest = call("", model=LATENTSYNC, status="completed", page_size=1)

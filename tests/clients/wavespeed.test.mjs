@@ -22,7 +22,7 @@ after(async () => {
 
 const input = () => ({ video: `${receiver.url}/clip.mp4`, audio: `${receiver.url}/voice.wav` });
 
-test("upload, and run with what was uploaded", async () => {
+test("run with uploaded files", async () => {
   const [picture, voice] = await Promise.all(
     ["clip.mp4", "voice.wav"].map((name) => client.upload(join(clips, name))),
   );
@@ -31,13 +31,13 @@ test("upload, and run with what was uploaded", async () => {
   assert.equal((await video(outputs[0])).frames, 10);
 });
 
-test("sync mode answers with the result", async () => {
+test("sync mode responds with the result", async () => {
   const { outputs } = await client.run("sync/lipsync-1.9.0-beta", input(), { enableSyncMode: true });
-  // `cut_off` is the default: it ends with the clip.
+  // `cut_off` is the default: the output ends with the clip.
   assert.equal((await video(outputs[0])).frames, 8);
 });
 
-test("a failed prediction is told of, with and without an exception", async () => {
+test("a failed prediction is reported, with and without an exception", async () => {
   const wrong = { ...input(), audio: `${receiver.url}/nothing.wav` };
   const run = client.run("bytedance/latentsync", wrong, { pollInterval: 0.1 });
   await assert.rejects(run, /Prediction failed.*nothing\.wav.*404/);
@@ -48,7 +48,7 @@ test("a failed prediction is told of, with and without an exception", async () =
   assert.match(detail.taskId, /^[0-9a-f-]{36}$/);
 });
 
-test("a wrong request is refused at once", async () => {
+test("an invalid request is refused immediately", async () => {
   const run = client.run("sync/lipsync-1.9.0-beta", { ...input(), sync_mode: "sideways" });
   await assert.rejects(run, (error) => {
     assert.ok(error instanceof WavespeedSubmissionException);

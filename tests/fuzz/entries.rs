@@ -1,6 +1,5 @@
-//! What is fuzzed: every parser that takes bytes from someone else, as a function of bytes. Shared by the fuzz
-//! targets, which look for inputs that panic, hang or eat the memory, and by `tests/fuzz_corpus.rs`, which
-//! repeats the inputs that were found. What the parsers return is of no interest here.
+//! The fuzzed functions: every parser of untrusted bytes. The fuzz targets search for inputs that panic, hang or
+//! exhaust the memory; `tests/fuzz_corpus.rs` repeats the inputs that they found. Results of the parsers are ignored.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,10 +17,10 @@ use models::unet::UNet3D;
 use models::vae::{AutoencoderKL, AutoencoderKLConfig};
 use models::whisper::{WhisperDims, WhisperEncoder};
 
-/// A parser, fed with anything.
+/// A parser of arbitrary bytes.
 pub type Entry = fn(&[u8]);
 
-/// The targets: each is a binary of the fuzz crate and a directory of the corpus.
+/// The targets by name: each is a binary of the fuzz crate and a directory of the corpus.
 pub const ENTRIES: [(&str, Entry); 8] = [
     ("request", request),
     ("anchors", anchors),
@@ -33,7 +32,7 @@ pub const ENTRIES: [(&str, Entry); 8] = [
     ("shape_predictor", shape_predictor),
 ];
 
-/// The bodies of the hosted APIs, as each of them and as the one that they look like.
+/// Request bodies of the hosted APIs, parsed as each API and with detection of the API.
 pub fn request(bytes: &[u8]) {
     let Ok(body) = serde_json::from_slice(bytes) else { return };
     for api in Api::ALL.into_iter().map(Some).chain([None]) {
@@ -51,15 +50,15 @@ pub fn anchors(bytes: &[u8]) {
     }
 }
 
-/// Lists of published files.
+/// Manifests of published files.
 pub fn manifest(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = Manifest::from_json(text);
     }
 }
 
-/// `unet_config.yaml`, the VAE's `config.json` and Whisper's dimensions, and the networks that they describe, as
-/// far as small weights go.
+/// `unet_config.yaml`, the VAE's `config.json` and Whisper's dimensions, and loading of the networks that they
+/// describe with a limited number of weights.
 pub fn network_config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(config) = fuzzing::unet_config(text) {
@@ -73,12 +72,12 @@ pub fn network_config(bytes: &[u8]) {
     }
 }
 
-/// The pickle inside a PyTorch checkpoint, without the archive, whose checksums hide it from a fuzzer.
+/// The pickle of a PyTorch checkpoint, without the archive: its checksums would block a fuzzer.
 pub fn pickle(bytes: &[u8]) {
     let _ = fuzzing::pickle(bytes);
 }
 
-/// PyTorch's archives and safetensors files, opened, and tensors copied out.
+/// PyTorch archives and safetensors files, and reading of their tensors.
 pub fn tensor_file(bytes: &[u8]) {
     let _ = fuzzing::tensor_file(in_a_file(bytes).path(), 8);
 }
@@ -100,7 +99,7 @@ fn in_a_file(bytes: &[u8]) -> tempfile::NamedTempFile {
     file
 }
 
-/// Weights that are zero, in any shape, until there were a quarter of a million of them.
+/// Zero weights of any shape, up to 2¹⁸ elements in total.
 fn small_weights() -> VarBuilder<'static> {
     let backend = SmallWeights { left: AtomicUsize::new(1 << 18) };
     VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu)

@@ -1,14 +1,14 @@
-//! Keeps an input's memory small, whichever target it is for.
+//! Memory limit of all fuzz targets.
 
 pub mod entries;
 pub mod limits;
 
-/// Far beyond what any input of a few kilobytes should need.
-const MEMORY: usize = 256 << 20;
+/// Memory limit of an input in bytes. An input of a few kilobytes needs far less.
+const MAX_MEMORY: usize = 256 << 20;
 
-/// Runs one input. Beyond [`MEMORY`] the process aborts, which libFuzzer reports as a crash.
+/// Runs one input. Beyond [`MAX_MEMORY`] the process aborts, which libFuzzer reports as a crash.
 pub fn run(entry: entries::Entry, bytes: &[u8]) {
-    limits::allow(MEMORY);
+    limits::allow(MAX_MEMORY);
     entry(bytes);
     limits::allow(usize::MAX);
 }

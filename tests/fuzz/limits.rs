@@ -1,4 +1,4 @@
-//! An allocator that counts, so that an input that eats the memory is found at once.
+//! An allocator with a memory limit, so that an input that exhausts the memory is found immediately.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,13 +8,13 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 static START: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 
-/// Hands out the system's memory. Beyond the limit there is none: the program ends as it does on a full machine.
+/// The system allocator with a limit. Beyond it, allocation fails and the program aborts.
 pub struct Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Allows `bytes` more than are in use now, and forgets the peak.
+/// Sets the limit to `bytes` above the current use, and resets the peak.
 pub fn allow(bytes: usize) {
     let live = LIVE.load(Ordering::Relaxed);
     START.store(live, Ordering::Relaxed);
@@ -22,12 +22,12 @@ pub fn allow(bytes: usize) {
     LIMIT.store(live.saturating_add(bytes), Ordering::Relaxed);
 }
 
-/// By how many bytes the memory in use grew at most since [`allow`].
+/// Peak growth of the used memory since [`allow`], in bytes.
 pub fn peak() -> usize {
     PEAK.load(Ordering::Relaxed).saturating_sub(START.load(Ordering::Relaxed))
 }
 
-// SAFETY: everything is the system allocator's, whose rules are these; the counters allocate nothing.
+// SAFETY: all calls go to the system allocator with the caller's layout; the counters do not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();

@@ -1,41 +1,81 @@
-//! What the tests of whole jobs share.
+//! Inputs of the jobs, and readers of their outputs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use candle_core::Tensor;
 use latentsync::options::OutputRate;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options, Report};
 
-/// A loaded small model, the media directory, and a directory of the test's own.
+use crate::{demo_clip, programs, small_model};
+
+/// Frames of the clip.
+const FRAMES: usize = 50;
+
+/// The clip of [`Bench::video`], made once per test program.
+fn clip() -> PathBuf {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jobs-clip.mp4");
+        let pattern = "-f lavfi -i testsrc2=s=480x40:r=25:d=2 -filter_complex [0][1]overlay";
+        let face = demo_clip::video();
+        make(&path, &format!("-i {} {pattern} -frames:v {FRAMES} -pix_fmt yuv420p", face.display()));
+        path
+    });
+    PATH.clone()
+}
+
+fn make(path: &Path, args: &str) {
+    let mut words = vec!["-v", "error", "-nostdin", "-y"];
+    words.extend(args.split_whitespace());
+    words.push(path.to_str().unwrap());
+    programs::run("ffmpeg", &words);
+}
+
+/// The loaded small model, and a directory with a clip and its anchors.
 pub struct Bench {
     pub lipsync: LipSync,
     pub model: PathBuf,
-    pub media: PathBuf,
+    /// 50 frames of a drawn face, 480 × 480 pixels at 25 fps, without sound. The top 40 rows are a test pattern that is
+    /// different in every frame.
+    pub video: PathBuf,
+    /// The face in every frame of `video`.
+    pub anchors: PathBuf,
+    /// 3.2 s of speech, 16 kHz mono.
+    pub voice: PathBuf,
     pub directory: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn open() -> Option<Self> {
-        let shared = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
-        let model = shared.join("golden/small");
-        if !model.is_dir() {
-            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", model.display());
-            return None;
-        }
+    pub fn open() -> Self {
+        let model = small_model::directory();
         let lipsync = LipSync::load(&ModelChoice::Directory(model.clone()), &LoadOptions::default())
-            .expect("model loads");
-        Some(Self { lipsync, model, media: shared.join("media"), directory: tempfile::tempdir().unwrap() })
+            .expect("the model loads");
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let (video, anchors, voice) =
+            (file("made_clip.mp4"), file("made_anchors.json"), file("made_voice.wav"));
+        std::fs::copy(clip(), &video).unwrap();
+        let text = std::fs::read_to_string(demo_clip::anchors()).unwrap();
+        let mut faces: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+        faces.truncate(FRAMES);
+        std::fs::write(&anchors, serde_json::to_string(&faces).unwrap()).unwrap();
+        let mut speech = hound::WavReader::open(demo_clip::voice()).unwrap();
+        let mut wav = hound::WavWriter::create(&voice, speech.spec()).unwrap();
+        for sample in speech.samples::<i16>().take(80 * 640) {
+            wav.write_sample(sample.unwrap()).unwrap();
+        }
+        wav.finalize().unwrap();
+        Self { lipsync, model, video, anchors, voice, directory }
     }
 
-    /// woman_2s with its given anchors and `audio`, one step: the pictures do not matter here.
+    /// One step on the clip with its anchors and `audio`.
     pub fn job(&self, audio: impl AsRef<Path>) -> Job {
-        let video = self.media.join("woman_2s.mp4");
         Job {
-            anchors: Some(self.media.join("woman_2s.landmarks3.json")),
+            anchors: Some(self.anchors.clone()),
             options: Options { steps: 1, seed: Some(7), ..Options::default() },
-            ..Job::new(video, self.media.join(audio), self.directory.path().join("out.mp4"))
+            ..Job::new(self.video.clone(), audio.as_ref(), self.directory.path().join("out.mp4"))
         }
     }
 
@@ -43,7 +83,7 @@ impl Bench {
         self.lipsync.run(job, &mut (), &CancelToken::new()).expect("the job runs")
     }
 
-    /// A mono 16 kHz file with `samples` samples of a hum.
+    /// A 16 kHz mono WAV file with `samples` samples of a tone.
     pub fn hum(&self, samples: usize) -> PathBuf {
         let path = self.directory.path().join(format!("hum_{samples}.wav"));
         let spec = hound::WavSpec {
@@ -60,7 +100,8 @@ impl Bench {
         path
     }
 
-    /// What the built program prints for one step of woman_2s with `voice`.
+    /// Runs the program for one step on the clip with `voice`, and returns its stdout. Without `--anchors` among the
+    /// options, the detector finds the faces.
     pub fn program(
         &self,
         voice: &Path,
@@ -72,7 +113,7 @@ impl Bench {
             .args(["sync", "--steps", "1", "--seed", "7", "--device", "cpu", "--model"])
             .arg(&self.model)
             .arg("--video")
-            .arg(self.media.join("woman_2s.mp4"))
+            .arg(&self.video)
             .arg("--audio")
             .arg(voice)
             .arg("--out")
@@ -85,20 +126,15 @@ impl Bench {
         output.stdout
     }
 
-    /// A file that the `ffmpeg` program makes of its arguments; `None`, said on stderr, where it is not installed.
-    pub fn make(&self, name: &str, args: &str) -> Option<PathBuf> {
+    /// A file that the program `ffmpeg` makes of its arguments.
+    pub fn make(&self, name: &str, args: &str) -> PathBuf {
         let path = self.directory.path().join(format!("made_{name}"));
-        let mut command = Command::new("ffmpeg");
-        command.args(["-v", "error", "-nostdin", "-y"]).args(args.split_whitespace()).arg(&path);
-        let Ok(output) = command.output() else {
-            eprintln!("skipped: no program `ffmpeg`");
-            return None;
-        };
-        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-        Some(path)
+        make(&path, args);
+        path
     }
 
-    /// Anchors of `frames` frames that have a face in every `every`-th only: so that a job of many frames is quick.
+    /// Anchors of `frames` frames with a face in every `every`-th frame only (`0`: in none), so that long jobs are
+    /// quick.
     pub fn sparse_anchors(&self, frames: usize, every: usize) -> PathBuf {
         let path = self.directory.path().join(format!("made_anchors_{frames}_{every}.json"));
         let face = |frame: usize| match every > 0 && frame.is_multiple_of(every) {
@@ -110,7 +146,7 @@ impl Bench {
         path
     }
 
-    /// Every file in the test's directory but those that the test put there.
+    /// Files in the directory of the test that are neither `expected` nor made by it.
     pub fn leftovers(&self, expected: &[&str]) -> Vec<String> {
         let entries = std::fs::read_dir(self.directory.path()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

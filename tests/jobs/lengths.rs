@@ -1,4 +1,4 @@
-//! Voice and video of different lengths: which frames are shown, and how long both streams are.
+//! Voice and video of different durations: the shown frames, and the durations of both streams.
 
 use std::sync::Mutex;
 
@@ -8,19 +8,19 @@ use latentsync::options::{DurationPolicy, LoopMode, PlaybackType, SyncMode};
 use latentsync::pipeline::Hooks;
 use latentsync::{CancelToken, Job};
 
-use super::common::{Bench, bytes, read_frames};
+use crate::common::{Bench, bytes, read_frames};
 
-/// The numbers of the source frames that a job shows. No frame has a face: every picture is its source.
+/// Numbers of the source frames that a job shows. No frame has a face, so every picture equals its source.
 fn shown(bench: &Bench, job: &Job, source: &[Vec<u8>]) -> Vec<usize> {
     let shown = Mutex::new(Vec::new());
-    let look = |_: usize, rgb: &Tensor| {
+    let on_frame = |_: usize, rgb: &Tensor| {
         let rgb = bytes(rgb);
         shown
             .lock()
             .unwrap()
             .push(source.iter().position(|frame| *frame == rgb).expect("a frame of the source"));
     };
-    let hooks = Hooks { frame: Some(&look), ..Hooks::default() };
+    let hooks = Hooks { frame: Some(&on_frame), ..Hooks::default() };
     let report = bench.lipsync.run_with(job, &hooks, &mut (), &CancelToken::new()).expect("the job runs");
     let shown = shown.into_inner().unwrap();
     assert_eq!(report.frames, shown.len());
@@ -29,24 +29,24 @@ fn shown(bench: &Bench, job: &Job, source: &[Vec<u8>]) -> Vec<usize> {
 
 #[test]
 fn every_mode_shows_its_frames_and_both_streams_end_together() {
-    let Some(bench) = Bench::open() else { return };
-    let source: Vec<_> = read_frames(&bench.media.join("woman_2s.mp4")).iter().map(bytes).collect();
+    let bench = Bench::open();
+    let source: Vec<_> = read_frames(&bench.video).iter().map(bytes).collect();
     assert_eq!(source.len(), 50);
     let forward: Vec<usize> = (0..50).collect();
     let up_to = |n: usize| forward[..n].to_vec();
-    let and = |more: Vec<usize>| [forward.clone(), more].concat();
-    let ping_pong = and((20..50).rev().collect());
-    let around = and((0..30).collect());
-    // Frames of 25 a second in 3.2 s are 80, in 1.2 s 30. Two outputs a source frame where both are slowed to 100.
+    let then = |more: Vec<usize>| [forward.clone(), more].concat();
+    let ping_pong = then((20..50).rev().collect());
+    let looped = then((0..30).collect());
+    // At 25 fps, 80 frames are 3.2 s and 30 frames 1.2 s. `remap` stretches or squeezes the 50 frames to the voice.
     let slowed: Vec<usize> = (0..80).map(|i| (2 * i + 1) * 50 / 160).collect();
     let sped_up: Vec<usize> = (0..30).map(|i| (2 * i + 1) * 50 / 60).collect();
     let table: [(&str, DurationPolicy, Vec<usize>, Vec<usize>); 10] = [
         ("pingpong", LoopMode::PingPong.into(), ping_pong.clone(), up_to(30)),
-        ("loop_mode loop", LoopMode::Loop.into(), around.clone(), up_to(30)),
+        ("loop_mode loop", LoopMode::Loop.into(), looped.clone(), up_to(30)),
         ("bounce", SyncMode::Bounce.into(), ping_pong.clone(), up_to(30)),
-        ("loop", SyncMode::Loop.into(), around, up_to(30)),
+        ("loop", SyncMode::Loop.into(), looped, up_to(30)),
         ("cut_off", SyncMode::CutOff.into(), up_to(50), up_to(30)),
-        ("silence", SyncMode::Silence.into(), and(vec![49; 30]), up_to(50)),
+        ("silence", SyncMode::Silence.into(), then(vec![49; 30]), up_to(50)),
         ("remap", SyncMode::Remap.into(), slowed, sped_up),
         ("normal", PlaybackType::Normal.into(), up_to(50), up_to(30)),
         ("normal_reverse", PlaybackType::NormalReverse.into(), ping_pong.clone(), up_to(50)),
@@ -71,8 +71,8 @@ fn every_mode_shows_its_frames_and_both_streams_end_together() {
 
 #[test]
 fn a_still_image_lasts_as_long_as_the_voice_in_every_mode() {
-    let Some(bench) = Bench::open() else { return };
-    let frames = read_frames(&bench.media.join("woman_2s.mp4"));
+    let bench = Bench::open();
+    let frames = read_frames(&bench.video);
     let (height, width, _) = frames[0].dims3().unwrap();
     let still = bench.directory.path().join("made_still.png");
     image::RgbImage::from_raw(width as u32, height as u32, bytes(&frames[0])).unwrap().save(&still).unwrap();

@@ -1,10 +1,10 @@
-//! A job that is killed, and gone on with.
+//! A killed job that is resumed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::common::Bench;
+use crate::common::Bench;
 
 /// Three segments: 240, 240 and 70 frames.
 const FRAMES: usize = 550;
@@ -15,7 +15,7 @@ fn command(bench: &Bench, out: &Path, options: &[&str]) -> Command {
         .args(["sync", "--steps", "1", "--device", "cpu", "--json", "--model"])
         .arg(&bench.model)
         .arg("--video")
-        .arg(bench.media.join("woman_2s.mp4"))
+        .arg(&bench.video)
         .arg("--audio")
         .arg(bench.hum(FRAMES * 640))
         .arg("--anchors")
@@ -49,11 +49,11 @@ fn kill_at(mut command: Command, journal: impl Fn() -> Option<PathBuf>, bytes: u
 }
 
 #[test]
-fn a_killed_job_goes_on_after_its_last_segment_and_gives_the_same_file() {
-    let Some(bench) = Bench::open() else { return };
+fn a_killed_job_resumes_after_its_last_segment_and_gives_the_same_file() {
+    let bench = Bench::open();
     let whole = bench.directory.path().join("whole.mp4");
     report(command(&bench, &whole, &["--seed", "7"]));
-    // What the journal has when 330 of the 550 pictures are encoded, or so: one segment is finished.
+    // Size of the journal when about 330 of the 550 frames are encoded, so that one segment is complete.
     let enough = whole.metadata().unwrap().len() * 6 / 10;
     let out = bench.directory.path().join("out.mp4");
     let hidden = || {
@@ -63,26 +63,26 @@ fn a_killed_job_goes_on_after_its_last_segment_and_gives_the_same_file() {
     let journal = || hidden().into_iter().find(|path| path.to_string_lossy().contains("out.mp4"));
     kill_at(command(&bench, &out, &["--seed", "7"]), journal, enough);
     assert!(!out.exists());
-    assert!(journal().is_some(), "the journal stays");
+    assert!(journal().is_some(), "the journal is kept");
     let resumed = report(command(&bench, &out, &["--seed", "7", "--resume"]));
     let frames = resumed["resumed_frames"].as_u64().unwrap();
-    assert!([240, 480].contains(&frames), "{frames} frames were there");
+    assert!([240, 480].contains(&frames), "{frames} resumed frames");
     assert_eq!(resumed["frames"], FRAMES);
-    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&out).unwrap(), "the resumed file is another");
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&out).unwrap(), "the resumed file differs");
     assert!(hidden().is_empty(), "{:?} stays behind", hidden());
-    // Without a killed job there is nothing to go on with.
+    // Without a killed job, `--resume` starts from the beginning.
     let again = report(command(&bench, &out, &["--seed", "7", "--resume"]));
     assert_eq!(again["resumed_frames"], 0);
 
-    // The seed need not be known; other settings are refused.
+    // Other settings are refused.
     kill_at(command(&bench, &out, &["--seed", "7"]), journal, enough);
     let refused = command(&bench, &out, &["--seed", "8", "--resume"]).output().unwrap();
     assert!(!refused.status.success());
     let message = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(message.contains("out.mp4"), "{message}");
-    // How much is computed at once is no setting of the result.
+    // The seed comes from the journal, and the batch size is not part of the result.
     let resumed = report(command(&bench, &out, &["--resume", "--batch-chunks", "4"]));
     assert_eq!(resumed["seed"], 7);
-    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&out).unwrap(), "the resumed file is another");
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&out).unwrap(), "the resumed file differs");
     assert!(hidden().is_empty(), "{:?} stays behind", hidden());
 }

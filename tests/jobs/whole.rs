@@ -1,4 +1,4 @@
-//! A job from end to end: what it makes, and what it leaves behind.
+//! Jobs from end to end: their output, and the files that are left.
 
 use std::sync::Mutex;
 
@@ -8,20 +8,20 @@ use latentsync::options::{DurationPolicy, LoopMode, OnMissingFace, SyncMode};
 use latentsync::pipeline::Hooks;
 use latentsync::{CancelToken, Error, Job, Progress, Stage};
 
-use super::common::{Bench, bytes, read_frames};
+use crate::common::{Bench, bytes, read_frames};
 
 #[test]
-fn a_longer_voice_shows_the_video_again() {
-    let Some(bench) = Bench::open() else { return };
-    let source = read_frames(&bench.media.join("woman_2s.mp4"));
+fn a_longer_voice_repeats_the_video() {
+    let bench = Bench::open();
+    let source = read_frames(&bench.video);
     for mode in [LoopMode::PingPong, LoopMode::Loop] {
-        let mut job = bench.job("speech_3s.wav");
+        let mut job = bench.job(&bench.voice);
         job.options.duration = DurationPolicy::from(mode);
         let shown = Mutex::new(Vec::new());
-        let look = |_: usize, rgb: &Tensor| shown.lock().unwrap().push(rgb.clone());
-        let hooks = Hooks { frame: Some(&look), ..Hooks::default() };
+        let on_frame = |_: usize, rgb: &Tensor| shown.lock().unwrap().push(rgb.clone());
+        let hooks = Hooks { frame: Some(&on_frame), ..Hooks::default() };
         let report = bench.lipsync.run_with(&job, &hooks, &mut (), &CancelToken::new()).unwrap();
-        // speech_3s has 51 200 samples: 3.2 s.
+        // The voice has 51 200 samples: 3.2 s.
         assert_eq!((report.frames, report.source_frames), (80, 50));
         let shown = shown.into_inner().unwrap();
         assert_eq!(shown.len(), 80);
@@ -31,7 +31,7 @@ fn a_longer_voice_shows_the_video_again() {
                 (LoopMode::PingPong, _) => 99 - output,
                 (LoopMode::Loop, _) => output - 50,
             };
-            // The forehead is never repainted: these rows tell the source frame.
+            // The face does not reach the test pattern in these rows, which identifies the source frame.
             let top = |frame: &Tensor| bytes(&frame.narrow(0, 0, 40).unwrap());
             assert!(
                 top(rgb) == top(&source[expected]),
@@ -42,9 +42,9 @@ fn a_longer_voice_shows_the_video_again() {
 }
 
 #[test]
-fn the_output_is_as_long_as_the_voice() {
-    let Some(bench) = Bench::open() else { return };
-    // 3 frames; not a whole number of frames; a single sample; longer than a window of Whisper.
+fn the_output_has_the_duration_of_the_voice() {
+    let bench = Bench::open();
+    // Three frames; no whole number of frames; one sample; longer than a window of Whisper.
     for (samples, frames) in [(1920, 3), (16_000 + 1, 26), (1, 1), (31 * 16_000, 775)] {
         let job = bench.job(bench.hum(samples));
         let report = bench.run(&job);
@@ -61,21 +61,8 @@ fn the_output_is_as_long_as_the_voice() {
 }
 
 #[test]
-fn a_still_image_is_a_video_of_one_frame() {
-    let Some(bench) = Bench::open() else { return };
-    let first = read_frames(&bench.media.join("woman_2s.mp4")).swap_remove(0);
-    let (height, width, _) = first.dims3().unwrap();
-    let still = bench.directory.path().join("still.png");
-    image::RgbImage::from_raw(width as u32, height as u32, bytes(&first)).unwrap().save(&still).unwrap();
-    let job = Job { video: still.into(), anchors: None, ..bench.job(bench.hum(16_000)) };
-    let report = bench.run(&job);
-    assert_eq!((report.frames, report.source_frames), (25, 1));
-    assert!(report.faces.frames_without_face.is_empty(), "{:?}", report.faces.frames_without_face);
-}
-
-#[test]
 fn the_same_seed_gives_the_same_file() {
-    let Some(bench) = Bench::open() else { return };
+    let bench = Bench::open();
     let file = |seed| {
         let mut job = bench.job(bench.hum(20 * 640));
         job.options.seed = Some(seed);
@@ -87,22 +74,27 @@ fn the_same_seed_gives_the_same_file() {
     assert!(first != file(8), "another seed gives the same file");
 }
 
-#[test]
-fn the_number_of_threads_does_not_change_the_file() {
-    let Some(bench) = Bench::open() else { return };
+/// Runs the program with one and with two threads. Both must write the same file.
+pub fn check_threads(bench: &Bench, options: &[&str]) {
     let voice = bench.hum(20 * 640);
     let file = |threads| {
         let out = bench.directory.path().join(format!("threads_{threads}.mp4"));
-        bench.program(&voice, &out, &[("RAYON_NUM_THREADS", threads)], &[]);
+        bench.program(&voice, &out, &[("RAYON_NUM_THREADS", threads)], options);
         std::fs::read(out).unwrap()
     };
-    assert!(file("1") == file("2"), "one thread gives another file than two");
+    assert!(file("1") == file("2"), "the files of one and two threads differ");
 }
 
 #[test]
-fn frames_without_a_face_pass_through() {
-    let Some(bench) = Bench::open() else { return };
-    let text = std::fs::read_to_string(bench.media.join("woman_2s.landmarks3.json")).unwrap();
+fn the_number_of_threads_does_not_change_the_file() {
+    let bench = Bench::open();
+    check_threads(&bench, &["--anchors", bench.anchors.to_str().unwrap()]);
+}
+
+#[test]
+fn frames_without_a_face_are_unchanged() {
+    let bench = Bench::open();
+    let text = std::fs::read_to_string(&bench.anchors).unwrap();
     let mut anchors: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     for frame in [0, 3, 4, 5, 20] {
         anchors[frame] = serde_json::Value::Null;
@@ -110,13 +102,13 @@ fn frames_without_a_face_pass_through() {
     let path = bench.directory.path().join("anchors.json");
     std::fs::write(&path, serde_json::to_string(&anchors).unwrap()).unwrap();
     let job = Job { anchors: Some(path), ..bench.job(bench.hum(24 * 640)) };
-    let (changed, source) = (Mutex::new(Vec::new()), read_frames(&bench.media.join("woman_2s.mp4")));
-    let look = |output: usize, rgb: &Tensor| {
+    let (changed, source) = (Mutex::new(Vec::new()), read_frames(&bench.video));
+    let on_frame = |output: usize, rgb: &Tensor| {
         if bytes(rgb) != bytes(&source[output]) {
             changed.lock().unwrap().push(output);
         }
     };
-    let hooks = Hooks { frame: Some(&look), ..Hooks::default() };
+    let hooks = Hooks { frame: Some(&on_frame), ..Hooks::default() };
     let report = bench.lipsync.run_with(&job, &hooks, &mut (), &CancelToken::new()).unwrap();
     let ranges: Vec<_> = report.faces.frames_without_face.iter().map(|r| (r.first, r.last)).collect();
     assert_eq!(ranges, [(0, 0), (3, 5), (20, 20)]);
@@ -124,7 +116,7 @@ fn frames_without_a_face_pass_through() {
     assert_eq!(changed.into_inner().unwrap(), expected);
 }
 
-/// Cancels the job when the given stage says something.
+/// Cancels the job at the first progress of a stage.
 struct CancelAt(Stage, CancelToken);
 
 impl Progress for CancelAt {
@@ -136,20 +128,19 @@ impl Progress for CancelAt {
 }
 
 #[test]
-fn an_interrupted_job_leaves_nothing() {
-    let Some(bench) = Bench::open() else { return };
+fn an_interrupted_job_leaves_no_file() {
+    let bench = Bench::open();
     for stage in [Stage::AudioFeatures, Stage::EncodeLatents, Stage::DenoiseLatents, Stage::MuxVideo] {
         let token = CancelToken::new();
-        let result =
-            bench.lipsync.run(&bench.job("speech_3s.wav"), &mut CancelAt(stage, token.clone()), &token);
+        let result = bench.lipsync.run(&bench.job(&bench.voice), &mut CancelAt(stage, token.clone()), &token);
         assert!(matches!(result, Err(Error::Interrupted)), "{stage:?}: {result:?}");
         assert_eq!(bench.leftovers(&[]), [""; 0], "{stage:?}");
     }
 }
 
 #[test]
-fn two_jobs_in_one_directory_do_not_meet() {
-    let Some(bench) = Bench::open() else { return };
+fn two_jobs_may_share_a_directory() {
+    let bench = Bench::open();
     let hum = bench.hum(20 * 640);
     let job = |seed: u64, name: &str| {
         let mut job = bench.job(&hum);
@@ -164,32 +155,32 @@ fn two_jobs_in_one_directory_do_not_meet() {
         }
     });
     assert_eq!(bench.leftovers(&["a.mp4", "b.mp4"]), [""; 0]);
-    let together = std::fs::read(bench.directory.path().join("a.mp4")).unwrap();
+    let concurrent = std::fs::read(bench.directory.path().join("a.mp4")).unwrap();
     bench.run(&job(1, "alone.mp4"));
-    assert!(together == std::fs::read(bench.directory.path().join("alone.mp4")).unwrap());
+    assert!(concurrent == std::fs::read(bench.directory.path().join("alone.mp4")).unwrap());
 }
 
-/// What a job said of its progress.
+/// The recorded progress of a job.
 #[derive(Default)]
-struct Told(Vec<(Stage, usize, Option<usize>)>);
+struct Recorder(Vec<(Stage, usize, Option<usize>)>);
 
-impl Progress for Told {
+impl Progress for Recorder {
     fn stage(&mut self, stage: Stage, done: usize, total: Option<usize>) {
         self.0.push((stage, done, total));
     }
 }
 
 #[test]
-fn every_stage_tells_how_far_it_is_and_ends() {
-    let Some(bench) = Bench::open() else { return };
+fn every_stage_reports_progress_up_to_its_end() {
+    let bench = Bench::open();
     for (policy, frames) in [(SyncMode::CutOff.policy(), 50), (LoopMode::PingPong.into(), 80)] {
-        let mut job = bench.job("speech_3s.wav");
+        let mut job = bench.job(&bench.voice);
         job.options.duration = policy;
         job.options.steps = 2;
-        let mut told = Told::default();
-        bench.lipsync.run(&job, &mut told, &CancelToken::new()).unwrap();
+        let mut recorder = Recorder::default();
+        bench.lipsync.run(&job, &mut recorder, &CancelToken::new()).unwrap();
         for stage in Stage::ALL {
-            let calls: Vec<_> = told.0.iter().filter(|call| call.0 == stage).collect();
+            let calls: Vec<_> = recorder.0.iter().filter(|call| call.0 == stage).collect();
             let total = match stage {
                 Stage::AudioFeatures => 1,
                 Stage::DecodeVideo | Stage::AlignFaces | Stage::EncodeLatents => 50,
@@ -202,20 +193,17 @@ fn every_stage_tells_how_far_it_is_and_ends() {
             );
             assert!(calls.is_sorted_by_key(|call| call.1), "{policy:?}: {calls:?}");
             assert_eq!(calls.last().unwrap().1, total, "{policy:?}: {stage:?} ends");
-            assert!(calls.len() > 1, "{policy:?}: {stage:?} tells nothing on the way");
+            assert!(calls.len() > 1, "{policy:?}: {stage:?} reports only its end");
         }
     }
 }
 
 #[test]
-fn a_video_whose_end_is_undecodable_is_shown_again_from_there() {
-    let Some(bench) = Bench::open() else { return };
-    let source = bench.media.join("woman_2s.mp4");
-    let Some(video) = bench.make("holed.mov", &format!("-i {} -an -c:v mjpeg -q:v 3", source.display()))
-    else {
-        return;
-    };
-    // 50 pictures, each of which starts with these two bytes and can be decoded alone: the last ten are wiped out.
+fn a_video_with_an_undecodable_end_is_repeated_from_there() {
+    let bench = Bench::open();
+    let source = &bench.video;
+    let video = bench.make("damaged.mov", &format!("-i {} -an -c:v mjpeg -q:v 3", source.display()));
+    // 50 JPEG pictures, each of which starts with these bytes; the last ten are overwritten.
     let mut bytes = std::fs::read(&video).unwrap();
     let starts: Vec<usize> =
         (0..bytes.len() - 3).filter(|&i| bytes[i..i + 3] == [0xff, 0xd8, 0xff]).collect();
@@ -231,25 +219,25 @@ fn a_video_whose_end_is_undecodable_is_shown_again_from_there() {
 }
 
 #[test]
-fn a_job_that_fails_leaves_nothing() {
-    let Some(bench) = Bench::open() else { return };
+fn a_failed_job_leaves_no_file() {
+    let bench = Bench::open();
     let anchors = bench.directory.path().join("made_anchors.json");
     std::fs::write(&anchors, format!("[{}]", ["[[150,120],[200,120],[175,160]]"; 20].join(","))).unwrap();
-    let job = Job { anchors: Some(anchors), ..bench.job("speech_3s.wav") };
+    let job = Job { anchors: Some(anchors), ..bench.job(&bench.voice) };
     let run = |job: &Job| {
-        let mut told = Told::default();
-        let error = bench.lipsync.run(job, &mut told, &CancelToken::new()).unwrap_err();
+        let mut recorder = Recorder::default();
+        let error = bench.lipsync.run(job, &mut recorder, &CancelToken::new()).unwrap_err();
         assert!(matches!(error, Error::Anchors { .. }), "{error}");
         assert_eq!(bench.leftovers(&[]), [""; 0]);
-        told.0.iter().any(|call| call.0 == Stage::MuxVideo)
+        recorder.0.iter().any(|call| call.0 == Stage::MuxVideo)
     };
-    assert!(!run(&job), "there are too few anchors: that is seen before the work");
-    // A face that is missing is found on the way.
+    assert!(!run(&job), "too few anchors are found before the first stage");
+    // A missing face is found while the job runs.
     let anchors = bench.sparse_anchors(50, 40);
     let mut job = Job { anchors: Some(anchors), ..job };
     job.options.on_missing_face = OnMissingFace::Error;
-    let mut told = Told::default();
-    let error = bench.lipsync.run(&job, &mut told, &CancelToken::new()).unwrap_err();
+    let mut recorder = Recorder::default();
+    let error = bench.lipsync.run(&job, &mut recorder, &CancelToken::new()).unwrap_err();
     assert!(matches!(error, Error::FaceMissing { frame: 1, .. }), "{error}");
     assert_eq!(bench.leftovers(&[]), [""; 0]);
 }

@@ -1,12 +1,11 @@
-//! A colour chart through every way in which video stores colour: what is read is what was meant, and what is written
-//! is what was read.
+//! A colour chart in every way that video stores colour: reading gives the intended colours, and writing keeps them.
 
 use latentsync::media::picture::Picture;
 use tempfile::tempdir;
 
 use crate::common::{LOSSLESS, make, open, read_all, write};
 
-/// The patches of a ColorChecker in sRGB, rows of six.
+/// sRGB colours of the ColorChecker, in rows of six.
 const PATCHES: [[u8; 3]; 24] = [
     [115, 82, 68],
     [194, 150, 130],
@@ -58,7 +57,7 @@ fn delta_e(a: [f64; 3], b: [f64; 3]) -> f64 {
     lab(a).iter().zip(lab(b)).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The mean colour of the middle of every patch.
+/// Mean colour of the centre of every patch.
 fn patches(picture: &Picture) -> Vec<[f64; 3]> {
     let rgb = picture.to_rgb().unwrap().flatten_all().unwrap().to_vec1::<u8>().unwrap();
     let middle = PATCH / 4..PATCH * 3 / 4;
@@ -75,21 +74,21 @@ fn patches(picture: &Picture) -> Vec<[f64; 3]> {
         .collect()
 }
 
-fn worst(a: &[[f64; 3]], b: &[[f64; 3]]) -> f64 {
+fn largest_delta_e(a: &[[f64; 3]], b: &[[f64; 3]]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| delta_e(a, b)).fold(0.0, f64::max)
 }
 
 #[test]
-fn colours_are_read_as_meant_and_come_back_as_read() {
+fn colours_are_read_as_intended_and_written_as_read() {
     let dir = tempdir().unwrap();
     let raw: Vec<u8> =
         (0..HEIGHT * WIDTH).flat_map(|i| PATCHES[i / WIDTH / PATCH * 6 + i % WIDTH / PATCH]).collect();
     let chart = dir.path().join("chart.rgb");
     std::fs::write(&chart, raw.repeat(5)).unwrap();
-    let meant = PATCHES.map(|patch| patch.map(f64::from));
-    let Some(voice) = make(&dir, "voice.wav", "-f lavfi -i sine=d=1") else { return };
+    let intended = PATCHES.map(|patch| patch.map(f64::from));
+    let voice = make(&dir, "voice.wav", "-f lavfi -i sine=d=1");
     let source = format!("-f rawvideo -pix_fmt rgb24 -s {WIDTH}x{HEIGHT} -r 25 -i {}", chart.display());
-    let (mut read_worst, mut back_worst) = (0.0f64, 0.0f64);
+    let (mut read_max, mut written_max) = (0.0f64, 0.0f64);
     for format in ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p12le"] {
         for (matrix, tag) in
             [("bt601", "smpte170m"), ("bt709", "bt709"), ("bt2020", "bt2020nc"), ("bt601", "")]
@@ -101,24 +100,24 @@ fn colours_are_read_as_meant_and_come_back_as_read() {
                     "scale=out_color_matrix={matrix}:out_range={range}:flags=accurate_rnd+full_chroma_int,format={format}"
                 );
                 let args = format!("{source} -vf {convert} {tags} -color_range {range} -c:v ffv1");
-                let Some(path) = make(&dir, &name, &args) else { return };
+                let path = make(&dir, &name, &args);
                 let pictures = read_all(&path);
                 let read = patches(&pictures[2]);
-                let off = worst(&read, &meant);
-                // Codes of 8 bits are up to a level off in each colour.
+                let off = largest_delta_e(&read, &intended);
+                // 8-bit codes differ by up to one level in each component.
                 let allowed = if format.contains('1') { 1.0 } else { 1.6 };
-                assert!(off <= allowed, "{name}: read {off:.2} off");
-                read_worst = read_worst.max(off);
+                assert!(off <= allowed, "{name}: ΔE {off:.2} after reading");
+                read_max = read_max.max(off);
 
                 let out = dir.path().join("out.mp4");
                 write(&out, open(&path).info(), &voice, &pictures, LOSSLESS).unwrap();
-                let off = worst(&patches(&read_all(&out)[2]), &read);
+                let off = largest_delta_e(&patches(&read_all(&out)[2]), &read);
                 // The output has 8 bits.
                 let allowed = if format.contains('1') { 1.6 } else { 1.0 };
-                assert!(off <= allowed, "{name}: came back {off:.2} off");
-                back_worst = back_worst.max(off);
+                assert!(off <= allowed, "{name}: ΔE {off:.2} after writing");
+                written_max = written_max.max(off);
             }
         }
     }
-    eprintln!("worst ΔE: read {read_worst:.2}, written and read again {back_worst:.2}");
+    eprintln!("largest ΔE: {read_max:.2} after reading, {written_max:.2} after writing and reading");
 }

@@ -1,7 +1,7 @@
-//! Where the clips are, how test files are made, and what is in a file.
+//! Test clips, and what is in a media file.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::LazyLock;
 
 use latentsync::Result;
 use latentsync::media::picture::Picture;
@@ -10,55 +10,53 @@ use latentsync::stages::decode_video::{VideoInfo, VideoOptions, VideoReader};
 use latentsync::stages::mux_video::{Effort, OutputVideo, SoundEnd, VideoWriter};
 use tempfile::TempDir;
 
-/// What the program does by default.
+use crate::{demo_clip, programs};
+
+/// The default of the program.
 pub const PLAIN: Encoding =
     Encoding { codec: VideoCodec::H264, crf: None, container: None, encoder: EncoderChoice::Software };
-/// What goes in comes out, bit for bit.
+/// Lossless H.264.
 pub const LOSSLESS: Encoding = Encoding { crf: Some(0.0), ..PLAIN };
 
-/// Filters that take `testsrc2` (in RGB, where it has odd sizes) well inside the cube of RGB: beyond it, no
-/// conversion returns what it was given.
+/// Filters that bring `testsrc2` (in RGB, which has odd sizes) well inside the RGB cube. Colours outside it cannot
+/// survive a conversion.
 pub const MUTED: &str = "format=rgb24,lutrgb=r=val/2+64:g=val/2+64:b=val/2+64";
 
-/// A file of `../shared/media`, or `None`, said on stderr.
-pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = PathBuf::from("../shared/media").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no `{}`", path.display());
-    None
+/// A clip of 50 frames of a drawn face with two seconds of AAC sound.
+pub fn demo_video() -> PathBuf {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let made = tempfile::tempdir_in(directory).unwrap();
+        let inputs = format!("-i {} -i {}", demo_clip::video().display(), demo_clip::voice().display());
+        let codecs = "-c:v libx264 -pix_fmt yuv420p -c:a aac";
+        let path = make(&made, "demo.mp4", &format!("{inputs} -t 2 {codecs}"));
+        let target = directory.join("media-demo.mp4");
+        std::fs::rename(path, &target).unwrap();
+        target
+    });
+    PATH.clone()
 }
 
-/// What a program prints, or `None`, said on stderr, where it is not installed. It must succeed.
-fn run(program: &str, args: &[&str]) -> Option<Vec<u8>> {
-    let Ok(output) = Command::new(program).args(args).output() else {
-        eprintln!("skipped: no program `{program}`");
-        return None;
-    };
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(output.stdout)
-}
-
-/// The raw pictures or samples that `ffmpeg` makes of its arguments.
-pub fn ffmpeg(args: &[&str]) -> Option<Vec<u8>> {
+/// What `ffmpeg` prints: raw pictures or samples.
+pub fn ffmpeg(args: &[&str]) -> Vec<u8> {
     let quiet = ["-v", "error", "-nostdin", "-y"];
-    run("ffmpeg", &[&quiet, args].concat())
+    programs::run("ffmpeg", &[&quiet, args].concat())
 }
 
 /// A file in `directory`, made by `ffmpeg` with the words of `args`.
-pub fn make(directory: &TempDir, name: &str, args: &str) -> Option<PathBuf> {
+pub fn make(directory: &TempDir, name: &str, args: &str) -> PathBuf {
     let path = directory.path().join(name);
     let words: Vec<&str> = args.split_whitespace().chain([path.to_str().unwrap()]).collect();
-    ffmpeg(&words).map(|_| path)
+    ffmpeg(&words);
+    path
 }
 
 /// One entry of a stream, as `ffprobe` prints it; `stream` is `v` or `a`.
-pub fn probe(path: &Path, stream: &str, entry: &str) -> Option<String> {
+pub fn probe(path: &Path, stream: &str, entry: &str) -> String {
     let entries = format!("stream={entry}");
     let path = format!("file:{}", path.display());
     let args = ["-v", "error", "-select_streams", stream, "-show_entries", &entries, "-of", "csv=p=0", &path];
-    Some(String::from_utf8(run("ffprobe", &args)?).unwrap().trim().trim_end_matches(',').to_string())
+    String::from_utf8(programs::run("ffprobe", &args)).unwrap().trim().trim_end_matches(',').to_string()
 }
 
 pub fn open(path: impl AsRef<Path>) -> VideoReader {
@@ -70,12 +68,12 @@ pub fn read_all(path: impl AsRef<Path>) -> Vec<Picture> {
     std::iter::from_fn(|| reader.next().unwrap()).collect()
 }
 
-/// All samples of a picture, plane after plane: what `-f rawvideo` prints.
+/// All samples of a picture, plane by plane, as `-f rawvideo` prints them.
 pub fn samples(picture: &Picture) -> Vec<u8> {
     picture.planes().flat_map(|plane| (0..plane.height).flat_map(move |y| plane.row(y).to_vec())).collect()
 }
 
-/// An output as by default, but encoded in the least time.
+/// A default output, encoded with the fastest preset.
 pub fn output<'a>(path: &'a Path, video: &'a VideoInfo, audio: &'a Path) -> OutputVideo<'a> {
     OutputVideo {
         path,
@@ -90,7 +88,7 @@ pub fn output<'a>(path: &'a Path, video: &'a VideoInfo, audio: &'a Path) -> Outp
     }
 }
 
-/// Writes pictures with a voice.
+/// Writes pictures and a voice to a file.
 pub fn write(
     path: &Path,
     video: &VideoInfo,
@@ -104,7 +102,7 @@ pub fn write(
     )
 }
 
-/// Writes pictures as one segment.
+/// Writes pictures as one segment. Returns the path of the file.
 pub fn write_output(output: &OutputVideo, pictures: &[Picture]) -> Result<PathBuf> {
     let mut writer = VideoWriter::create(output)?;
     for picture in pictures {
@@ -113,18 +111,18 @@ pub fn write_output(output: &OutputVideo, pictures: &[Picture]) -> Result<PathBu
     writer.finish(&|| false)
 }
 
-/// Decoded sound, 16 bits, in its own rate and channels.
-pub fn sound(path: &Path) -> Option<Vec<i16>> {
-    let bytes = ffmpeg(&["-i", path.to_str().unwrap(), "-vn", "-f", "s16le", "-"])?;
-    Some(bytes.as_chunks::<2>().0.iter().map(|&b| i16::from_le_bytes(b)).collect())
+/// Decoded audio in 16 bits, at its own sample rate and with its own channels, interleaved.
+pub fn sound(path: &Path) -> Vec<i16> {
+    let bytes = ffmpeg(&["-i", path.to_str().unwrap(), "-vn", "-f", "s16le", "-"]);
+    bytes.as_chunks::<2>().0.iter().map(|&b| i16::from_le_bytes(b)).collect()
 }
 
-/// How often a tone crosses zero.
+/// Number of zero crossings.
 pub fn crossings(sound: &[i16]) -> usize {
     sound.windows(2).filter(|w| (w[0] < 0) != (w[1] < 0)).count()
 }
 
-/// Names of the files in a directory.
+/// Sorted names of the files in a directory.
 pub fn files(directory: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     let mut names: Vec<String> = std::fs::read_dir(directory).unwrap().map(name).collect();

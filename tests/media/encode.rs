@@ -1,4 +1,4 @@
-//! Every codec in every container that takes it.
+//! Every codec in every container that supports it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,20 +14,20 @@ use crate::common::{MUTED, PLAIN, ffmpeg, files, make, open, output, probe, read
 
 const TAGS: &str = "-colorspace bt709 -color_primaries bt709 -color_trc bt709 -color_range tv";
 
-/// A second of moving bars with a tone, and its pictures.
-fn clip(dir: &TempDir, format: &str, options: &str) -> Option<(PathBuf, Vec<Picture>)> {
+/// One second of moving bars with a tone, and its pictures.
+fn clip(dir: &TempDir, format: &str, options: &str) -> (PathBuf, Vec<Picture>) {
     let input = format!("-f lavfi -i testsrc2=r=25:d=1:s=162x122,{MUTED} -f lavfi -i sine=d=1:r=48000");
     let args = format!("{input} -pix_fmt {format} {options} -c:v ffv1 -c:a pcm_s16le");
-    let path = make(dir, "clip.mkv", &args)?;
+    let path = make(dir, "clip.mkv", &args);
     let pictures = read_all(&path);
-    Some((path, pictures))
+    (path, pictures)
 }
 
 fn encoding(codec: VideoCodec) -> Encoding {
     Encoding { codec, ..PLAIN }
 }
 
-/// The largest and the mean difference of two pictures' samples, in steps of 8 bits.
+/// Largest and mean absolute difference of the RGB values of two pictures, in levels of 8 bits.
 fn difference(a: &Picture, b: &Picture) -> (f64, f64) {
     let (a, b) = (a.to_rgb().unwrap(), b.to_rgb().unwrap());
     let values = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
@@ -38,7 +38,7 @@ fn difference(a: &Picture, b: &Picture) -> (f64, f64) {
 #[test]
 fn every_codec_decodes_cleanly_from_every_container() {
     let dir = tempdir().unwrap();
-    let Some((video, pictures)) = clip(&dir, "yuv422p10le", TAGS) else { return };
+    let (video, pictures) = clip(&dir, "yuv422p10le", TAGS);
     let info = open(&video).info().clone();
     for (codec, name, profile, format, loss) in [
         (VideoCodec::H264, "h264", "", "yuv420p", 6.0),
@@ -50,22 +50,22 @@ fn every_codec_decodes_cleanly_from_every_container() {
             let what = format!("{codec} in {container}");
             let path = dir.path().join(format!("out.{container}"));
             write(&path, &info, &video, &pictures, encoding(codec)).unwrap();
-            // Says so where a packet or a timestamp is wrong.
+            // FFmpeg fails on a wrong packet or timestamp.
             let args = ["-xerror", "-i", path.to_str().unwrap(), "-f", "null", "-"];
-            ffmpeg(&args).unwrap();
-            assert_eq!(probe(&path, "v", "codec_name").unwrap(), name, "{what}");
-            assert_eq!(probe(&path, "v", "pix_fmt").unwrap(), format, "{what}");
-            assert!(probe(&path, "v", "profile").unwrap().contains(profile), "{what}");
-            assert_eq!(probe(&path, "v", "avg_frame_rate").unwrap(), "25/1", "{what}");
-            assert!(probe(&path, "v", "start_time").unwrap().parse::<f64>().unwrap().abs() < 1e-3, "{what}");
-            // Where chroma lies is told by H.264 and HEVC alone.
+            ffmpeg(&args);
+            assert_eq!(probe(&path, "v", "codec_name"), name, "{what}");
+            assert_eq!(probe(&path, "v", "pix_fmt"), format, "{what}");
+            assert!(probe(&path, "v", "profile").contains(profile), "{what}");
+            assert_eq!(probe(&path, "v", "avg_frame_rate"), "25/1", "{what}");
+            assert!(probe(&path, "v", "start_time").parse::<f64>().unwrap().abs() < 1e-3, "{what}");
+            // Only H.264 and HEVC store the location of chroma.
             let tags = |info: &VideoInfo| {
                 let colour = info.colour;
                 (colour.matrix, colour.range, colour.primaries, colour.transfer)
             };
             assert_eq!(tags(open(&path).info()), tags(&info), "{what}");
             let sound = if container == Container::Mp4 { "aac" } else { "pcm_s16le" };
-            assert_eq!(probe(&path, "a", "codec_name").unwrap(), sound, "{what}");
+            assert_eq!(probe(&path, "a", "codec_name"), sound, "{what}");
             let back = read_all(&path);
             assert_eq!(back.len(), 25, "{what}");
             for (picture, back) in pictures.iter().zip(&back) {
@@ -74,7 +74,7 @@ fn every_codec_decodes_cleanly_from_every_container() {
                 assert!(codec != VideoCodec::Ffv1 || samples(picture) == samples(back), "{what}");
             }
             if codec == VideoCodec::Hevc && container != Container::Mkv {
-                assert_eq!(probe(&path, "v", "codec_tag_string").unwrap(), "hvc1");
+                assert_eq!(probe(&path, "v", "codec_tag_string"), "hvc1");
             }
         }
     }
@@ -84,7 +84,7 @@ fn every_codec_decodes_cleanly_from_every_container() {
 fn ffv1_changes_nothing_outside_of_what_was_pasted() {
     let dir = tempdir().unwrap();
     for format in ["yuv420p", "yuv444p", "yuva420p", "yuv420p10le"] {
-        let Some((video, mut pictures)) = clip(&dir, format, TAGS) else { return };
+        let (video, mut pictures) = clip(&dir, format, TAGS);
         let original = samples(&pictures[3]);
         let red = vec![[200u8, 40, 40]; 40 * 30].concat();
         let rgb = candle_core::Tensor::from_vec(red, (30, 40, 3), &candle_core::Device::Cpu).unwrap();
@@ -103,14 +103,14 @@ fn ffv1_changes_nothing_outside_of_what_was_pasted() {
     }
 }
 
-/// Formats that FFV1 has not, but that differ from one it has only in where their samples lie.
+/// FFV1 does not support these formats. They differ from a supported one only in the order of their samples.
 #[test]
-fn ffv1_loses_nothing_of_interleaved_samples() {
+fn ffv1_is_lossless_for_interleaved_samples() {
     let dir = tempdir().unwrap();
     for format in ["nv12", "yuyv422"] {
         let input = format!("-f lavfi -i testsrc2=r=25:d=0.2:s=160x120,{MUTED} -f lavfi -i sine=d=1");
         let args = format!("{input} -pix_fmt {format} -c:v rawvideo -c:a pcm_s16le");
-        let Some(video) = make(&dir, "raw.nut", &args) else { return };
+        let video = make(&dir, "raw.nut", &args);
         let pictures = read_all(&video);
         let out = dir.path().join("out.mkv");
         write(&out, open(&video).info(), &video, &pictures, encoding(VideoCodec::Ffv1)).unwrap();
@@ -124,9 +124,7 @@ fn ffv1_loses_nothing_of_interleaved_samples() {
 fn odd_sizes_keep_every_column_and_row() {
     let dir = tempdir().unwrap();
     let input = format!("-f lavfi -i testsrc2=r=25:d=0.2:s=67x49,{MUTED} -f lavfi -i sine=d=1");
-    let Some(video) = make(&dir, "odd.mkv", &format!("{input} -pix_fmt yuv420p10le -c:v ffv1")) else {
-        return;
-    };
+    let video = make(&dir, "odd.mkv", &format!("{input} -pix_fmt yuv420p10le -c:v ffv1"));
     let pictures = read_all(&video);
     for (codec, name, size) in [
         (VideoCodec::Hevc, "out.mp4", (68, 50)),
@@ -160,9 +158,7 @@ fn the_smallest_pictures_are_encoded_by_every_codec() {
     let dir = tempdir().unwrap();
     for size in ["1x1", "3x3", "31x5", "33x35"] {
         let input = format!("-f lavfi -i testsrc2=r=25:d=0.2:s={size},format=rgb24 -f lavfi -i sine=d=1");
-        let Some(video) = make(&dir, "tiny.mkv", &format!("{input} -pix_fmt rgb24 -c:v png")) else {
-            return;
-        };
+        let video = make(&dir, "tiny.mkv", &format!("{input} -pix_fmt rgb24 -c:v png"));
         let pictures = read_all(&video);
         for codec in [VideoCodec::H264, VideoCodec::ProRes, VideoCodec::Ffv1] {
             let out = dir.path().join(format!("out.{}", codec.containers()[0]));
@@ -172,29 +168,29 @@ fn the_smallest_pictures_are_encoded_by_every_codec() {
     }
 }
 
-/// ProRes knows limited range only.
+/// ProRes supports limited range only.
 #[test]
-fn full_range_reaches_prores_with_its_colours() {
+fn full_range_is_converted_for_prores_with_its_colours() {
     let dir = tempdir().unwrap();
     let tags = TAGS.replace("range tv", "range pc");
     let filter = "scale=in_range=tv:out_range=pc";
     let input = format!("-f lavfi -i testsrc2=r=25:d=0.2:s=160x120,{MUTED},{filter} -f lavfi -i sine=d=1");
     let args = format!("{input} -pix_fmt yuv444p {tags} -c:v ffv1");
-    let Some(video) = make(&dir, "full.mkv", &args) else { return };
+    let video = make(&dir, "full.mkv", &args);
     let pictures = read_all(&video);
     assert!(open(&video).info().coding.full_range);
     let out = dir.path().join("out.mov");
     write(&out, open(&video).info(), &video, &pictures, encoding(VideoCodec::ProRes)).unwrap();
-    assert!(probe(&out, "v", "pix_fmt").unwrap().starts_with("yuv444p1"));
+    assert!(probe(&out, "v", "pix_fmt").starts_with("yuv444p1"));
     assert!(!open(&out).info().coding.full_range);
     let (_, mean) = difference(&pictures[0], &read_all(&out)[0]);
     assert!(mean < 1.5, "{mean}");
 }
 
 #[test]
-fn quality_is_heard() {
+fn a_higher_crf_gives_a_smaller_file() {
     let dir = tempdir().unwrap();
-    let Some((video, pictures)) = clip(&dir, "yuv420p", TAGS) else { return };
+    let (video, pictures) = clip(&dir, "yuv420p", TAGS);
     for codec in [VideoCodec::H264, VideoCodec::Hevc] {
         let size = |crf: Option<f32>| {
             let out = dir.path().join("out.mp4");
@@ -209,7 +205,7 @@ fn quality_is_heard() {
 #[test]
 fn the_same_pictures_give_the_same_bytes_with_every_codec() {
     let dir = tempdir().unwrap();
-    let Some((video, pictures)) = clip(&dir, "yuv420p", TAGS) else { return };
+    let (video, pictures) = clip(&dir, "yuv420p", TAGS);
     for codec in [VideoCodec::Hevc, VideoCodec::ProRes, VideoCodec::Ffv1] {
         let container = codec.containers()[0];
         let bytes = || {
@@ -222,9 +218,9 @@ fn the_same_pictures_give_the_same_bytes_with_every_codec() {
 }
 
 #[test]
-fn impossible_outputs_are_refused_and_leave_nothing() {
+fn impossible_outputs_are_refused_and_leave_no_file() {
     let dir = tempdir().unwrap();
-    let Some((video, _)) = clip(&dir, "yuv420p", TAGS) else { return };
+    let (video, _) = clip(&dir, "yuv420p", TAGS);
     let info = open(&video).info().clone();
     let refused = |name: &str, encoding| {
         let path = dir.path().join(name);
@@ -241,11 +237,11 @@ fn impossible_outputs_are_refused_and_leave_nothing() {
     assert!(matches!(error, Error::InvalidOption { option: "crf", .. }), "{error:?}");
 }
 
-/// Where no hardware encodes: `auto` does without, the others say so.
+/// Without a hardware encoder, `auto` falls back to software and a named one is an error.
 #[test]
-fn hardware_that_is_not_there_is_fallen_back_from_or_refused() {
+fn a_missing_hardware_encoder_is_replaced_or_refused() {
     let dir = tempdir().unwrap();
-    let Some((video, pictures)) = clip(&dir, "yuv420p", TAGS) else { return };
+    let (video, pictures) = clip(&dir, "yuv420p", TAGS);
     let info = open(&video).info().clone();
     let path = dir.path().join("out.mp4");
     let create = |encoder: EncoderChoice, path: &Path| {

@@ -1,4 +1,4 @@
-//! Pictures: RGB out, patches in, and what must not change.
+//! Pictures: conversion to RGB, pasting of patches, and storage.
 
 use candle_core::{Device, Tensor};
 use ffmpeg_next::format::Pixel;
@@ -12,17 +12,17 @@ use crate::common::{MUTED, make, read_all, samples};
 const FORMATS: [&str; 9] =
     ["yuv420p", "yuv422p", "yuv444p", "yuvj420p", "nv12", "yuyv422", "yuv420p10le", "yuv444p12le", "p010le"];
 
-/// A picture with something in it, in a pixel format; odd sizes where the format has them.
-fn picture(format: &str) -> Option<Picture> {
+/// A test picture in a pixel format, of odd size if the format allows that.
+fn picture(format: &str) -> Picture {
     let dir = tempdir().unwrap();
     let size = if format == "yuyv422" { "66x49" } else { "67x49" };
     let source = format!("testsrc2=r=25:d=0.04:s={size},{MUTED}");
     let args = format!("-f lavfi -i {source} -pix_fmt {format} -c:v rawvideo");
-    let path = make(&dir, "picture.nut", &args)?;
-    Some(read_all(path).remove(0))
+    let path = make(&dir, "picture.nut", &args);
+    read_all(path).remove(0)
 }
 
-/// The picture's own pixels of a rectangle, as a patch.
+/// A patch with the pixels that the picture already has.
 fn own_pixels(picture: &Picture, (x, y, w, h): (usize, usize, usize, usize), weight: Tensor) -> Patch {
     let rgb = picture.to_rgb().unwrap().narrow(0, y, h).unwrap().narrow(1, x, w).unwrap();
     Patch { x, y, rgb: rgb.contiguous().unwrap(), weight }
@@ -33,11 +33,9 @@ fn constant(value: f32, h: usize, w: usize) -> Tensor {
 }
 
 #[test]
-fn a_patch_without_weight_changes_nothing() {
+fn a_patch_of_weight_zero_changes_nothing() {
     for format in FORMATS {
-        let Some(mut picture) = picture(format) else {
-            return;
-        };
+        let mut picture = picture(format);
         assert_eq!((picture.width() / 2, picture.height()), (33, 49), "{format}");
         let before = samples(&picture);
         let patch = Patch {
@@ -51,7 +49,7 @@ fn a_patch_without_weight_changes_nothing() {
     }
 }
 
-/// Samples per plane as numbers, with the rectangle of pixels that each covers.
+/// Samples by plane and row; `deep`: of two bytes each.
 fn numbers(picture: &Picture, deep: bool) -> Vec<Vec<Vec<i32>>> {
     let row = |bytes: &[u8]| -> Vec<i32> {
         if deep {
@@ -64,7 +62,7 @@ fn numbers(picture: &Picture, deep: bool) -> Vec<Vec<Vec<i32>>> {
 }
 
 #[test]
-fn only_the_samples_under_a_weight_change_and_return_to_what_they_were() {
+fn only_weighted_samples_change_and_own_pixels_change_nothing() {
     let (x, y, w, h) = (5, 7, 21, 18);
     for (format, log2_w, log2_h, deep) in [
         ("yuv420p", 1, 1, false),
@@ -74,9 +72,9 @@ fn only_the_samples_under_a_weight_change_and_return_to_what_they_were() {
         ("yuv420p10le", 1, 1, true),
         ("yuv444p12le", 0, 0, true),
     ] {
-        let Some(original) = picture(format) else { return };
+        let original = picture(format);
         let before = numbers(&original, deep);
-        // Weights on a checkerboard of 3×3 pixels: blocks of chroma are covered, empty and mixed.
+        // Weights on a checkerboard of 3 × 3 pixels, so that chroma blocks are covered, uncovered and partly covered.
         let weighted = |px: usize, py: usize| {
             (x..x + w).contains(&px)
                 && (y..y + h).contains(&py)
@@ -106,7 +104,7 @@ fn only_the_samples_under_a_weight_change_and_return_to_what_they_were() {
                     if covers {
                         touched += 1;
                         changed += usize::from(black[plane][sy][sx] != value);
-                        // One level of 8-bit RGB, as deep samples count it.
+                        // One level of 8 bits.
                         let step = if format.contains("12") {
                             16
                         } else if deep {
@@ -134,9 +132,7 @@ fn only_the_samples_under_a_weight_change_and_return_to_what_they_were() {
 #[test]
 fn pasted_pixels_are_read_back() {
     for format in FORMATS {
-        let Some(mut picture) = picture(format) else {
-            return;
-        };
+        let mut picture = picture(format);
         let before = samples(&picture);
         let shared = picture.clone();
         // An even rectangle of one colour, so that no chroma sample is shared with the surroundings.
@@ -155,20 +151,18 @@ fn pasted_pixels_are_read_back() {
 
 #[test]
 fn a_patch_beyond_the_edge_is_refused() {
-    let Some(mut picture) = picture("yuv420p") else {
-        return;
-    };
+    let mut picture = picture("yuv420p");
     let rgb = Tensor::zeros((10, 10, 3), candle_core::DType::U8, &Device::Cpu).unwrap();
     let error = picture.paste(&Patch { x: 60, y: 0, rgb, weight: constant(1.0, 10, 10) }).unwrap_err();
     assert!(format!("{error:?}").contains("10×10 at (60, 0)"), "{error:?}");
 }
 
 #[test]
-fn the_store_returns_what_was_put() {
+fn the_frame_store_returns_what_was_stored() {
     let dir = tempdir().unwrap();
     let mut store = FrameStore::create(dir.path()).unwrap();
-    let Some(first) = picture("yuv420p") else { return };
-    let second = picture("yuv420p10le").unwrap();
+    let first = picture("yuv420p");
+    let second = picture("yuv420p10le");
     store.put(3, &first, b"three").unwrap();
     store.put(0, &second, &[]).unwrap();
     let (picture, extra) = store.get(3).unwrap().unwrap();
@@ -183,7 +177,7 @@ fn the_store_returns_what_was_put() {
     assert!(rgb(&picture) == rgb(&second));
     assert!(store.get(1).unwrap().is_none() && store.get(9).unwrap().is_none());
     assert_eq!(store.len(), 4);
-    // The file has no name that somebody could find.
+    // The file has no name in its directory.
     assert_eq!(crate::common::files(dir.path()), [] as [String; 0]);
 }
 
@@ -191,13 +185,11 @@ fn the_store_returns_what_was_put() {
 fn irregular_formats_are_converted() {
     for format in ["xyz12le", "uyyvyy411", "uyvy422"] {
         let dir = tempdir().unwrap();
-        // In as many bytes as the format has for this size at most; its colour is not looked at.
+        // Enough bytes for any of the formats; the colour is not tested.
         let raw = dir.path().join("raw");
         std::fs::write(&raw, vec![0x40; 64 * 48 * 6]).unwrap();
         let input = format!("-f rawvideo -pix_fmt {format} -s 64x48 -i {}", raw.display());
-        let Some(path) = make(&dir, "picture.nut", &format!("{input} -frames:v 1 -c:v copy")) else {
-            return;
-        };
+        let path = make(&dir, "picture.nut", &format!("{input} -frames:v 1 -c:v copy"));
         let kept = format == "uyvy422";
         let mut reader = crate::common::open(&path);
         match reader.next() {
@@ -206,12 +198,12 @@ fn irregular_formats_are_converted() {
                 let converted = matches!(picture.format(), Pixel::YUV444P | Pixel::YUV444P10LE);
                 assert_eq!(converted, !kept, "{format}: {picture:?}");
                 assert_eq!(picture.to_rgb().unwrap().dims(), [48, 64, 3], "{format}");
-                // A format that is kept must hold what FFmpeg holds.
+                // A format that is kept must have the samples of the file.
                 if kept {
                     assert!(samples(&picture).iter().all(|&byte| byte == 0x40), "{format}");
                 }
             }
-            // swscale may not know it either.
+            // Some versions of swscale do not support the format.
             Err(error) => {
                 assert!(!kept, "{format}: {error}");
                 assert_eq!(error.exit_code(), 3, "{format}: {error}");

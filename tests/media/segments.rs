@@ -1,4 +1,4 @@
-//! Segments, and the journal from which a killed job goes on.
+//! Segments, and the journal from which a killed job resumes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
 use latentsync::{Error, Result};
 use tempfile::tempdir;
 
-use crate::common::{PLAIN, ffmpeg, files, open, output, probe, read_all, samples, shared, write};
+use crate::common::{PLAIN, demo_video, ffmpeg, files, open, output, probe, read_all, samples, write};
+use crate::{demo_clip, programs};
 
 const SEGMENT: usize = 16;
 
@@ -23,16 +24,16 @@ struct Job {
 }
 
 impl Job {
-    fn new(encoding: Encoding) -> Option<Self> {
-        let (video, audio) = (shared("woman_2s.mp4")?, shared("speech_3s.wav")?);
-        Some(Self { info: open(&video).info().clone(), audio, pictures: read_all(&video), encoding })
+    fn new(encoding: Encoding) -> Self {
+        let (video, audio) = (demo_video(), demo_clip::voice());
+        Self { info: open(&video).info().clone(), audio, pictures: read_all(&video), encoding }
     }
 
     fn output<'a>(&'a self, path: &'a Path, journal: Option<Journalling<'a>>) -> OutputVideo<'a> {
         OutputVideo { encoding: self.encoding, journal, frames: 50, ..output(path, &self.info, &self.audio) }
     }
 
-    /// Pushes the pictures up to `end`, but those that are there already.
+    /// Pushes the pictures up to `end` that the writer does not have yet.
     fn push(&self, writer: &mut VideoWriter, end: usize) -> Result<()> {
         for index in writer.frames() as usize..end {
             writer.push(&self.pictures[index])?;
@@ -51,7 +52,7 @@ impl Job {
         Ok(resumed)
     }
 
-    /// What a job leaves that is killed after `frames` pictures: its temporary file and its journal.
+    /// Leaves the files of a job that was killed after `frames` pictures: its temporary file and its journal.
     fn killed(&self, path: &Path, head: &JournalHead, frames: usize) {
         let journal = Journal::path_of(path);
         let mut writer = VideoWriter::create(&self.output(path, Some(fresh(head)))).unwrap();
@@ -85,26 +86,26 @@ fn resume(head: &JournalHead) -> Journalling<'_> {
 }
 
 #[test]
-fn segments_make_one_clean_stream() {
+fn segments_make_one_valid_stream() {
     for codec in [VideoCodec::H264, VideoCodec::Hevc] {
-        let Some(mut job) = Job::new(Encoding { codec, ..PLAIN }) else { return };
+        let mut job = Job::new(Encoding { codec, ..PLAIN });
         job.encoding.crf = (codec == VideoCodec::H264).then_some(0.0);
         for (name, rate) in [("out.mp4", "25/1"), ("out.mkv", "25/1"), ("out.mov", "25/1")] {
             let dir = tempdir().unwrap();
             let path = dir.path().join(name);
-            // With pictures out of order.
+            // With reordered pictures (B-frames).
             let output = OutputVideo { effort: Default::default(), ..job.output(&path, None) };
             let mut writer = VideoWriter::create(&output).unwrap();
             job.push(&mut writer, 50).unwrap();
             writer.finish(&|| false).unwrap();
-            ffmpeg(&["-xerror", "-i", path.to_str().unwrap(), "-f", "null", "-"]).unwrap();
-            assert_eq!(probe(&path, "v", "avg_frame_rate").unwrap(), rate, "{codec} {name}");
+            ffmpeg(&["-xerror", "-i", path.to_str().unwrap(), "-f", "null", "-"]);
+            assert_eq!(probe(&path, "v", "avg_frame_rate"), rate, "{codec} {name}");
             let back = read_all(&path);
             assert_eq!(back.len(), 50);
             if codec == VideoCodec::H264 {
                 assert!(job.pictures.iter().zip(&back).all(|(a, b)| samples(a) == samples(b)), "{name}");
             }
-            let Some(packets) = packets(&path) else { return };
+            let packets = packets(&path);
             let keys: Vec<usize> = (0..50)
                 .filter(|&i| packets.iter().any(|p| p.key && (p.pts * 25.0).round() as usize == i))
                 .collect();
@@ -117,7 +118,7 @@ fn segments_make_one_clean_stream() {
                 assert!((time - i as f64 / 25.0).abs() < 1e-3, "{codec} {name}: {i} at {time}");
             }
             if name != "out.mkv" {
-                // Matroska has no times of decoding.
+                // Matroska has no decoding timestamps.
                 let steps = packets.windows(2).map(|p| p[1].dts - p[0].dts);
                 assert!(steps.into_iter().all(|step| (step - 0.04).abs() < 1e-3), "{codec} {name}");
             }
@@ -131,26 +132,27 @@ struct PacketTimes {
     key: bool,
 }
 
-fn packets(path: &Path) -> Option<Vec<PacketTimes>> {
-    let args = ["-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time,dts_time,flags"];
-    let output = std::process::Command::new("ffprobe").args(args).args(["-of", "csv=p=0"]).arg(path).output();
-    let text = String::from_utf8(output.ok()?.stdout).unwrap();
+fn packets(path: &Path) -> Vec<PacketTimes> {
+    let entries = "packet=pts_time,dts_time,flags";
+    let args = ["-v", "error", "-select_streams", "v", "-show_entries", entries, "-of", "csv=p=0"];
+    let text = programs::run("ffprobe", &[&args[..], &[path.to_str().unwrap()]].concat());
+    let text = String::from_utf8(text).unwrap();
     let packet = |line: &str| {
         let mut fields = line.split(',');
         let pts = fields.next().unwrap().parse().unwrap();
         let dts = fields.next().unwrap().parse().unwrap_or(f64::NAN);
         PacketTimes { pts, dts, key: fields.next().unwrap().starts_with('K') }
     };
-    Some(text.lines().map(packet).collect())
+    text.lines().map(packet).collect()
 }
 
 #[test]
-fn a_killed_job_goes_on_and_gives_the_same_bytes() {
+fn a_killed_job_resumes_and_gives_the_same_bytes() {
     let head = head();
     for (codec, name) in
         [(VideoCodec::H264, "out.mp4"), (VideoCodec::Hevc, "out.mov"), (VideoCodec::Ffv1, "out.mkv")]
     {
-        let Some(job) = Job::new(Encoding { codec, ..PLAIN }) else { return };
+        let job = Job::new(Encoding { codec, ..PLAIN });
         let dir = tempdir().unwrap();
         let path = dir.path().join(name);
         job.run(&path, None).unwrap();
@@ -166,15 +168,15 @@ fn a_killed_job_goes_on_and_gives_the_same_bytes() {
             let resumed = job.run(&path, Some(resume(&head))).unwrap();
             assert_eq!(resumed, segments * SEGMENT as u64, "{name} after {killed_after}");
             assert!(std::fs::read(&path).unwrap() == want, "{name} after {killed_after}");
-            // The other job's temporary file is gone, too.
+            // The temporary file of the killed job is removed as well.
             assert_eq!(files(dir.path()), [name]);
         }
     }
 }
 
 #[test]
-fn a_job_that_is_killed_again_and_again_still_gets_there() {
-    let Some(job) = Job::new(PLAIN) else { return };
+fn a_job_that_is_killed_repeatedly_still_ends() {
+    let job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     job.run(&path, None).unwrap();
@@ -184,7 +186,7 @@ fn a_job_that_is_killed_again_and_again_still_gets_there() {
         let mut writer = VideoWriter::create(&job.output(&path, Some(resume(&head)))).unwrap();
         assert_eq!(writer.resumed_frames() as usize, (10 * turn) / SEGMENT * SEGMENT);
         job.push(&mut writer, end).unwrap();
-        // Cancelled: a job that was to be resumable leaves its journal, if there is a segment in it, and nothing else.
+        // A cancelled or dropped resumable job leaves its journal, if that has a segment, and no other file.
         match turn {
             3 => assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted))),
             _ => drop(writer),
@@ -201,8 +203,8 @@ fn a_job_that_is_killed_again_and_again_still_gets_there() {
 }
 
 #[test]
-fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
-    let Some(job) = Job::new(PLAIN) else { return };
+fn a_truncated_or_damaged_journal_is_used_up_to_the_damage() {
+    let job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     job.run(&path, None).unwrap();
@@ -211,7 +213,7 @@ fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
     let journal = Journal::path_of(&path);
     let whole = std::fs::read(&journal).unwrap();
     let mut seen = [false; 4];
-    // A small generator of our own: the same places every time.
+    // A linear congruential generator: the same positions in every run.
     let mut state = 1u64;
     for turn in 0..24 {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -225,11 +227,11 @@ fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
         let resumed = job.run(&path, Some(resume(&head))).unwrap() as usize;
         assert!(resumed <= 48 && resumed.is_multiple_of(SEGMENT), "{resumed} after {place}");
         seen[resumed / SEGMENT] = true;
-        assert!(std::fs::read(&path).unwrap() == want, "torn at {place} of {}", whole.len());
+        assert!(std::fs::read(&path).unwrap() == want, "damaged at {place} of {}", whole.len());
         assert_eq!(files(dir.path()), ["out.mp4"]);
     }
     assert!(seen[..3].iter().all(|&seen| seen), "{seen:?}");
-    for nonsense in [&b""[..], b"L", b"another file altogether, of some length", &whole[..9]] {
+    for nonsense in [&b""[..], b"L", b"an unrelated file of some length.......", &whole[..9]] {
         std::fs::write(&journal, nonsense).unwrap();
         assert_eq!(Journal::peek(&path), None);
         assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 0);
@@ -237,8 +239,8 @@ fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
 }
 
 #[test]
-fn other_settings_are_refused_and_the_journal_stays() {
-    let Some(mut job) = Job::new(PLAIN) else { return };
+fn other_settings_are_refused_and_the_journal_is_kept() {
+    let mut job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     job.killed(&path, &head, 20);
@@ -257,7 +259,7 @@ fn other_settings_are_refused_and_the_journal_stays() {
     assert_eq!(files(dir.path()), before);
     job.encoding = PLAIN;
     assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 16);
-    // Without being asked, a job starts anew and takes what was left away.
+    // Without `Resume::Yes`, a job starts from the beginning and removes the old files.
     job.killed(&path, &head, 20);
     assert_eq!(job.run(&path, Some(fresh(&other_key))).unwrap(), 0);
     assert_eq!(files(dir.path()), ["out.mp4"]);
@@ -265,7 +267,7 @@ fn other_settings_are_refused_and_the_journal_stays() {
 
 #[test]
 fn two_jobs_of_one_output_do_not_share_a_journal() {
-    let Some(job) = Job::new(PLAIN) else { return };
+    let job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     let mut first = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
@@ -281,8 +283,8 @@ fn two_jobs_of_one_output_do_not_share_a_journal() {
 }
 
 #[test]
-fn a_job_that_fails_or_is_dropped_takes_its_journal_along() {
-    let Some(job) = Job::new(PLAIN) else { return };
+fn a_failed_or_dropped_job_removes_its_journal() {
+    let job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     let mut writer = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
@@ -296,8 +298,8 @@ fn a_job_that_fails_or_is_dropped_takes_its_journal_along() {
 
 #[test]
 #[cfg(unix)]
-fn a_planted_link_is_not_followed() {
-    let Some(job) = Job::new(PLAIN) else { return };
+fn a_symbolic_link_in_place_of_the_journal_is_not_followed() {
+    let job = Job::new(PLAIN);
     let (dir, head) = (tempdir().unwrap(), head());
     let path = dir.path().join("out.mp4");
     let victim = dir.path().join("victim");
@@ -309,12 +311,12 @@ fn a_planted_link_is_not_followed() {
 }
 
 #[test]
-fn one_segment_is_what_there_was_before_segments() {
-    let Some(job) = Job::new(PLAIN) else { return };
+fn segments_shorter_than_the_delay_of_the_encoder_are_written() {
+    let job = Job::new(PLAIN);
     let dir = tempdir().unwrap();
     let (whole, short) = (dir.path().join("whole.mp4"), dir.path().join("short.mp4"));
     write(&whole, &job.info, &job.audio, &job.pictures, PLAIN).unwrap();
-    // Segments of one and two pictures, shorter than the encoder's delay.
+    // Segments of one and two pictures.
     let output = OutputVideo { effort: Default::default(), ..job.output(&short, None) };
     let mut writer = VideoWriter::create(&output).unwrap();
     for (index, picture) in job.pictures.iter().enumerate() {
@@ -325,6 +327,6 @@ fn one_segment_is_what_there_was_before_segments() {
         }
     }
     writer.finish(&|| false).unwrap();
-    ffmpeg(&["-xerror", "-i", short.to_str().unwrap(), "-f", "null", "-"]).unwrap();
+    ffmpeg(&["-xerror", "-i", short.to_str().unwrap(), "-f", "null", "-"]);
     assert_eq!((read_all(&short).len(), read_all(&whole).len()), (50, 50));
 }

@@ -1,48 +1,28 @@
-//! The small checkpoint by the CUDA kernels, which the emulator runs on the CPU; with the feature `cuda-emulator`.
+//! The small model on the CUDA kernels, which the emulator runs on the CPU; needs the feature `cuda-emulator`.
 
-use candle_core::{DType, Device, Result};
-use candle_nn::VarBuilder;
-use kernels::cuda::emulator::{AVAILABLE, emulated};
-use models::vae::AutoencoderKL;
+use candle_core::{DType, Result};
+use kernels::cuda::emulator::emulated;
 
-use crate::common::{Golden, relative_error, to_channels_last};
-use crate::networks::{image_channels_last, load_unet, small, vae_config, vae_weights};
+use crate::golden::{GoldenSet, image_channels_last, relative_error};
+use crate::networks::{UnetCase, VaeInputs, load_unet, load_vae, unet_cases};
 
-/// Element types, and how far they may be from the original's f32.
+/// Element types, and the tolerated relative error against the original's f32.
 const TOLERANCES: [(DType, f64); 3] = [(DType::F32, 1e-3), (DType::F16, 3e-2), (DType::BF16, 3e-2)];
 
-/// The small UNet's numbers are not kept by bf16, by any arithmetic: on the CPU its error is 3.3e-2. What the kernels add to
-/// that must be little.
-const OVER_THE_CPU: f64 = 1.1;
-
-/// `None`, said on stderr, where there is nothing to test.
-fn golden() -> Option<Golden> {
-    if !AVAILABLE {
-        eprintln!("skipped: built without the feature `cuda-emulator`");
-        return None;
-    }
-    Golden::open()
-}
+/// bf16 is too coarse for the small UNet in any arithmetic: on the CPU its error is 3.3e-2. The error of the kernels
+/// may exceed that of the CPU by this factor.
+const MAX_ERROR_OVER_CPU: f64 = 1.1;
 
 #[test]
-fn emulated_unet() -> Result<()> {
-    let Some(golden) = golden() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("unet_golden.safetensors")) else {
-        return Ok(());
-    };
-    let case = |name: &str| &tensors[&format!("b1f16hw8.{name}")];
-    let timestep = case("timestep").to_vec1::<i64>()?[0] as usize;
-    let want = to_channels_last(case("output"))?;
+#[cfg_attr(not(feature = "cuda-emulator"), ignore = "needs the feature `cuda-emulator`")]
+fn the_unet_equals_the_original() -> Result<()> {
+    let set = GoldenSet::in_repository();
+    let UnetCase { sample, audio, timestep, output: want, .. } =
+        unet_cases(&set)?.remove("b1f16hw8").unwrap();
     for (dtype, tolerance) in TOLERANCES {
-        let sample = to_channels_last(case("sample"))?.to_dtype(dtype)?;
-        let audio = case("audio").to_dtype(dtype)?;
+        let (sample, audio) = (sample.to_dtype(dtype)?, audio.to_dtype(dtype)?);
         let output = emulated(|| {
-            let unet = load_unet(&golden, &model, dtype)?;
+            let unet = load_unet(&set, dtype)?;
             let context = unet.context(&audio)?;
             Ok::<_, candle_core::Error>(unet.forward_full(&sample, timestep, &context)?.0)
         })?;
@@ -50,9 +30,9 @@ fn emulated_unet() -> Result<()> {
         eprintln!("{dtype:?}: {error:.1e}");
         let tolerance = match dtype {
             DType::BF16 => {
-                let unet = load_unet(&golden, &model, dtype)?;
+                let unet = load_unet(&set, dtype)?;
                 let on_cpu = unet.forward_full(&sample, timestep, &unet.context(&audio)?)?.0;
-                OVER_THE_CPU * relative_error(&on_cpu, &want)?
+                MAX_ERROR_OVER_CPU * relative_error(&on_cpu, &want)?
             }
             _ => tolerance,
         };
@@ -62,24 +42,16 @@ fn emulated_unet() -> Result<()> {
 }
 
 #[test]
-fn emulated_vae() -> Result<()> {
-    let Some(golden) = golden() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("vae_golden.safetensors")) else {
-        return Ok(());
-    };
-    let dir = golden.path(&model).join("vae");
+#[cfg_attr(not(feature = "cuda-emulator"), ignore = "needs the feature `cuda-emulator`")]
+fn the_vae_equals_the_original() -> Result<()> {
+    let set = GoldenSet::in_repository();
+    let tensors = set.outputs("vae");
+    let inputs = VaeInputs::of(&set, &tensors)?;
     for (dtype, tolerance) in TOLERANCES {
-        let of = |name: &str| image_channels_last(&tensors[name])?.to_dtype(dtype);
-        let (image, latent) = (of("image")?, of("latent_in")?);
+        let (image, latents) = (inputs.image.to_dtype(dtype)?, inputs.latents.to_dtype(dtype)?);
         let (mean, decoded) = emulated(|| {
-            let vb = VarBuilder::from_tensors(vae_weights(&dir), dtype, &Device::Cpu);
-            let vae = AutoencoderKL::load(&vae_config(&dir.join("config.json")), vb)?;
-            Ok::<_, candle_core::Error>((vae.encode(&image)?.mean, vae.decode(&latent)?))
+            let vae = load_vae(&set, "vae", dtype)?;
+            Ok::<_, candle_core::Error>((vae.encode(&image)?.mean, vae.decode(&latents)?))
         })?;
         for (name, got) in [("mean", mean), ("decoded", decoded)] {
             let error = relative_error(&got, &image_channels_last(&tensors[name])?)?;

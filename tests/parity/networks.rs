@@ -1,33 +1,26 @@
-//! UNet, VAE, schedule and synthetic weights of the small checkpoint, against the original's numbers.
+//! UNet, VAE and Whisper encoder of the small model.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Result, Tensor, pickle};
-use candle_nn::VarBuilder;
-use models::ddim::DdimSchedule;
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
 use models::synthetic::Synthetic;
 use models::unet::{UNet3D, UNet3DConfig};
 use models::vae::{AutoencoderKL, AutoencoderKLConfig};
+use models::whisper::{WhisperDims, WhisperEncoder};
 use serde::Deserialize;
 
-use crate::common::{Golden, relative_error, to_channels_last};
+use crate::golden::{GoldenSet, image_channels_last, relative_error, to_channels_last};
+use crate::shared::checkpoint;
 
-/// f32 against f32: only the order of additions differs.
-const TOLERANCE: f64 = 1e-4;
-
-/// The files of the small checkpoint, or `None`, said on stderr, where the set has none.
-pub fn small(golden: &Golden) -> Option<PathBuf> {
-    if golden.manifest.model.is_none() {
-        eprintln!("skipped: the golden set has no small checkpoint");
-    }
-    golden.manifest.model.clone()
-}
-
-/// (n, c, h, w), the original's order, to (n, h, w, c), ours.
-pub fn image_channels_last(image: &Tensor) -> Result<Tensor> {
-    image.permute((0, 2, 3, 1))?.contiguous()
-}
+/// f32 against f32: only the order of the additions differs.
+pub const TOLERANCE: f64 = 1e-4;
+/// Gain of the VAE's generated weights.
+pub const VAE_GAIN: f64 = 1.2;
+/// Tokens of one frame's audio window: 10 rows of 5 layers.
+const AUDIO_TOKENS: usize = 50;
 
 pub fn unet_config(path: &Path) -> UNet3DConfig {
     #[derive(Deserialize)]
@@ -42,56 +35,119 @@ pub fn vae_config(path: &Path) -> AutoencoderKLConfig {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn unet_weights(dir: &Path) -> HashMap<String, Tensor> {
-    let path = dir.join("latentsync_unet.pt");
-    let tensors = pickle::read_all_with_key(path, Some("state_dict")).unwrap();
-    tensors.into_iter().collect()
+/// Generated weights of one network of the small model.
+pub fn generated_weights(set: &GoldenSet, network: &str, gain: f64) -> Synthetic {
+    Synthetic::new(format!("{}.{network}.", set.manifest.tag), gain)
 }
 
-pub fn load_unet(golden: &Golden, model: &Path, dtype: DType) -> Result<UNet3D> {
-    let dir = golden.path(model);
-    let vb = VarBuilder::from_tensors(unet_weights(&dir), dtype, &Device::Cpu);
-    UNet3D::load(&unet_config(&dir.join("unet_config.yaml")), vb)
+pub fn load_unet(set: &GoldenSet, dtype: DType) -> Result<UNet3D> {
+    let weights = match set.manifest.generated {
+        true => generated_weights(set, "unet", 1.0).var_builder(dtype, &Device::Cpu),
+        false => VarBuilder::from_tensors(checkpoint::unet_weights(set), dtype, &Device::Cpu),
+    };
+    UNet3D::load(&unet_config(&set.model_path("unet_config.yaml")), weights)
 }
 
-/// One case of `unet_golden`: an input and what is known of the way to its output.
-#[derive(Default)]
-struct UnetCase {
-    inputs: HashMap<String, Tensor>,
-    blocks: BTreeMap<String, Tensor>,
+/// `directory`: `vae`, or another export of the same weights.
+pub fn load_vae(set: &GoldenSet, directory: &str, dtype: DType) -> Result<AutoencoderKL> {
+    let weights = match set.manifest.generated {
+        true => generated_weights(set, "vae", VAE_GAIN).var_builder(dtype, &Device::Cpu),
+        false => VarBuilder::from_tensors(checkpoint::vae_weights(set, directory), dtype, &Device::Cpu),
+    };
+    AutoencoderKL::load(&vae_config(&set.model_path(directory).join("config.json")), weights)
 }
 
-fn unet_cases(tensors: HashMap<String, Tensor>) -> BTreeMap<String, UnetCase> {
-    let mut cases = BTreeMap::<String, UnetCase>::new();
-    for (key, tensor) in tensors {
-        let (case, name) = key.split_once('.').unwrap();
-        let case = cases.entry(case.to_string()).or_default();
-        match name {
-            "sample" | "audio" | "timestep" | "output" => case.inputs.insert(name.to_string(), tensor),
-            block => case.blocks.insert(block.to_string(), tensor),
-        };
+pub fn load_whisper(set: &GoldenSet) -> Result<WhisperEncoder> {
+    if !set.manifest.generated {
+        return checkpoint::load_whisper(set);
     }
-    cases
+    let path = set.model_path("whisper/dims.json");
+    let dims: WhisperDims = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let weights = HalfPrecision(generated_weights(set, "whisper", 1.0));
+    WhisperEncoder::load(&dims, VarBuilder::from_backend(Box::new(weights), DType::F32, Device::Cpu))
 }
 
-#[test]
-fn unet_small() -> Result<()> {
-    let Some(golden) = Golden::open() else {
-        return Ok(());
+/// Generated weights rounded to f16, the format of OpenAI's checkpoints.
+struct HalfPrecision(Synthetic);
+
+impl SimpleBackend for HalfPrecision {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.0.tensor(name, &shape)?.to_dtype(DType::F16)?.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        self.0.get_unchecked(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
+    }
+}
+
+/// One case of `unet_golden`: inputs, output, and the outputs of some blocks.
+pub struct UnetCase {
+    /// (b, f, h, w, c)
+    pub sample: Tensor,
+    /// (b, f, tokens, channels)
+    pub audio: Tensor,
+    pub timestep: usize,
+    /// (b, f, h, w, c)
+    pub output: Tensor,
+    /// By name, in the original's axis order.
+    pub blocks: BTreeMap<String, Tensor>,
+}
+
+/// The cases of `unet_golden` by name.
+pub fn unet_cases(set: &GoldenSet) -> Result<BTreeMap<String, UnetCase>> {
+    let mut tensors = BTreeMap::<String, BTreeMap<String, Tensor>>::new();
+    for (key, tensor) in set.outputs("unet") {
+        let (case, name) = key.split_once('.').unwrap();
+        tensors.entry(case.to_string()).or_default().insert(name.to_string(), tensor);
+    }
+    assert!(!tensors.is_empty(), "unet_golden has no case");
+    tensors.into_iter().map(|(name, tensors)| Ok((name.clone(), unet_case(set, &name, tensors)?))).collect()
+}
+
+fn unet_case(set: &GoldenSet, name: &str, mut tensors: BTreeMap<String, Tensor>) -> Result<UnetCase> {
+    let output = tensors.remove("output").unwrap();
+    let timestep = tensors.remove("timestep").unwrap().to_vec1::<i64>()?[0] as usize;
+    let [sample, audio] = match set.manifest.generated {
+        true => generated_unet_inputs(set, name, output.dims5()?)?,
+        false => ["sample", "audio"].map(|input| tensors.remove(input).unwrap()),
     };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("unet_golden.safetensors")) else {
-        return Ok(());
-    };
-    let unet = load_unet(&golden, &model, DType::F32)?;
-    let cases = unet_cases(tensors);
-    assert!(!cases.is_empty(), "unet_golden has no case");
-    for (name, mut case) in cases {
-        let sample = to_channels_last(&case.inputs["sample"])?;
-        let timestep = case.inputs["timestep"].to_vec1::<i64>()?[0] as usize;
-        let context = unet.context(&case.inputs["audio"])?;
+    Ok(UnetCase {
+        sample: to_channels_last(&sample)?,
+        audio,
+        timestep,
+        output: to_channels_last(&output)?,
+        blocks: tensors,
+    })
+}
+
+/// Sample and audio of the UNet case `name`, in the original's axis order.
+pub fn generated_unet_inputs(
+    set: &GoldenSet,
+    name: &str,
+    (batch, _, frames, height, width): (usize, usize, usize, usize, usize),
+) -> Result<[Tensor; 2]> {
+    let config = unet_config(&set.model_path("unet_config.yaml"));
+    let sample =
+        set.generated_input(&format!("{name}.sample"), (batch, config.in_channels, frames, height, width))?;
+    let shape = (batch, frames, AUDIO_TOKENS, config.cross_attention_dim);
+    let mut audio = set.generated_input(&format!("{name}.audio"), shape)?;
+    if batch == 2 {
+        // A batch of two is one of classifier-free guidance: its first half has zeros as audio.
+        let cond = audio.narrow(0, 1, 1)?;
+        audio = Tensor::cat(&[&cond.zeros_like()?, &cond], 0)?;
+    }
+    Ok([sample, audio])
+}
+
+/// Every case's output, and every block's output that the set has.
+pub fn check_unet(set: &GoldenSet) -> Result<()> {
+    let unet = load_unet(set, DType::F32)?;
+    for (name, mut case) in unet_cases(set)? {
+        let context = unet.context(&case.audio)?;
         let mut observe = |block: &str, x: &Tensor| {
             let Some(want) = case.blocks.remove(block) else {
                 return Ok(());
@@ -102,90 +158,83 @@ fn unet_small() -> Result<()> {
             assert!(error <= TOLERANCE, "{name}: {block}: {error:.1e}");
             Ok(())
         };
-        let (output, _) = unet.forward_observed(&sample, timestep, &context, &mut observe)?;
-        let error = relative_error(&output, &to_channels_last(&case.inputs["output"])?)?;
+        let (output, _) = unet.forward_observed(&case.sample, case.timestep, &context, &mut observe)?;
+        let error = relative_error(&output, &case.output)?;
         eprintln!("{name}: output: {error:.1e}");
         assert!(error <= TOLERANCE, "{name}: output: {error:.1e}");
         let unseen: Vec<_> = case.blocks.keys().collect();
-        assert!(unseen.is_empty(), "{name}: blocks never reached: {unseen:?}");
+        assert!(unseen.is_empty(), "{name}: blocks that were not reached: {unseen:?}");
     }
     Ok(())
 }
 
-/// On the sample and the step of the full pass itself, DeepCache's shallow pass computes the same thing.
 #[test]
-fn unet_shallow_pass_repeats_the_full_one() -> Result<()> {
-    let Some(golden) = Golden::open() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("unet_golden.safetensors")) else {
-        return Ok(());
-    };
-    let unet = load_unet(&golden, &model, DType::F32)?;
-    let Some((_, case)) = unet_cases(tensors).pop_first() else {
-        panic!("unet_golden has no case");
-    };
-    let sample = to_channels_last(&case.inputs["sample"])?;
-    let context = unet.context(&case.inputs["audio"])?;
+fn the_unet_equals_the_original_block_by_block() -> Result<()> {
+    let set = GoldenSet::in_repository();
+    let blocks: usize = unet_cases(&set)?.values().map(|case| case.blocks.len()).sum();
+    assert_eq!(blocks, 11, "conv_in, time embedding, 4 down blocks, mid block, 4 up blocks");
+    check_unet(&set)
+}
+
+/// For the sample and the timestep of the full pass, DeepCache's shallow pass computes the same output.
+#[test]
+fn a_shallow_pass_repeats_the_full_pass() -> Result<()> {
+    let set = GoldenSet::in_repository();
+    let unet = load_unet(&set, DType::F32)?;
+    let UnetCase { sample, audio, .. } = unet_cases(&set)?.remove("b1f16").unwrap();
+    let context = unet.context(&audio)?;
     let (full, cached) = unet.forward_full(&sample, 500, &context)?;
     let shallow = unet.forward_shallow(&sample, 500, &context, &cached)?;
     assert!(relative_error(&shallow, &full)? <= 1e-6);
-    // What is fresh in it is `conv_in`. (A small checkpoint may not show the step: a norm with a group for
-    // every channel takes away what the time embedding adds.)
+    // A shallow pass recomputes `conv_in`, so another sample must change its output. (Another timestep may not, in
+    // a small model: a norm with one group per channel removes what the time embedding adds.)
     let other = unet.forward_shallow(&(sample * 0.5)?, 500, &context, &cached)?;
     let change = relative_error(&other, &full)?;
     assert!(change > 1e-2, "the sample has no effect: {change:.1e}");
     Ok(())
 }
 
-/// The old names of the VAE's attention, as the published file has them.
-fn rename_attention(key: String) -> String {
-    if !key.contains(".attentions.") {
-        return key;
-    }
-    [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")]
-        .iter()
-        .fold(key, |key, (old, new)| key.replace(old, new))
+/// Inputs of `vae_golden`, (n, h, w, c): image, noise of the posterior sample, latents to decode.
+pub struct VaeInputs {
+    pub image: Tensor,
+    pub noise: Tensor,
+    pub latents: Tensor,
 }
 
-pub fn vae_weights(dir: &Path) -> HashMap<String, Tensor> {
-    let path = dir.join("diffusion_pytorch_model.safetensors");
-    if path.exists() {
-        return candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+impl VaeInputs {
+    pub fn of(set: &GoldenSet, tensors: &HashMap<String, Tensor>) -> Result<Self> {
+        let [image, noise, latents] = match set.manifest.generated {
+            true => generated_vae_inputs(set, tensors)?,
+            false => ["image", "noise", "latent_in"].map(|name| tensors[name].clone()),
+        };
+        Ok(Self {
+            image: image_channels_last(&image)?,
+            noise: image_channels_last(&noise)?,
+            latents: image_channels_last(&latents)?,
+        })
     }
-    let tensors = pickle::read_all(dir.join("diffusion_pytorch_model.bin")).unwrap();
-    tensors.into_iter().map(|(key, tensor)| (rename_attention(key), tensor)).collect()
 }
 
-fn vae_small(directory: &str) -> Result<()> {
-    let Some(golden) = Golden::open() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("vae_golden.safetensors")) else {
-        return Ok(());
-    };
-    let dir = golden.path(&model).join(directory);
-    if !dir.exists() {
-        eprintln!("skipped: the golden set has no `{}`", dir.display());
-        return Ok(());
-    }
-    let vb = VarBuilder::from_tensors(vae_weights(&dir), DType::F32, &Device::Cpu);
-    let vae = AutoencoderKL::load(&vae_config(&dir.join("config.json")), vb)?;
-    let golden_tensor = |name: &str| image_channels_last(&tensors[name]);
+/// Image, noise and latents of `vae_golden`, in the original's axis order.
+pub fn generated_vae_inputs(set: &GoldenSet, outputs: &HashMap<String, Tensor>) -> Result<[Tensor; 3]> {
+    Ok([
+        (set.generated_input("vae.image", outputs["decoded"].shape())? * 0.5)?,
+        set.generated_input("vae.noise", outputs["mean"].shape())?,
+        set.generated_input("vae.latent", outputs["mean"].shape())?,
+    ])
+}
 
-    let posterior = vae.encode(&golden_tensor("image")?)?;
-    let sample = posterior.sample(&golden_tensor("noise")?)?;
-    let decoded = vae.decode(&golden_tensor("latent_in")?)?;
+pub fn check_vae(set: &GoldenSet, directory: &str) -> Result<()> {
+    let tensors = set.outputs("vae");
+    let vae = load_vae(set, directory, DType::F32)?;
+    let inputs = VaeInputs::of(set, &tensors)?;
+    let posterior = vae.encode(&inputs.image)?;
+    let sample = posterior.sample(&inputs.noise)?;
+    let decoded = vae.decode(&inputs.latents)?;
     for (name, out) in
         [("mean", &posterior.mean), ("logvar", &posterior.logvar), ("sample", &sample), ("decoded", &decoded)]
     {
-        let error = relative_error(out, &golden_tensor(name)?)?;
+        let error = relative_error(out, &image_channels_last(&tensors[name])?)?;
         eprintln!("{directory}: {name}: {error:.1e}");
         assert!(error <= TOLERANCE, "{directory}: {name}: {error:.1e}");
     }
@@ -193,79 +242,6 @@ fn vae_small(directory: &str) -> Result<()> {
 }
 
 #[test]
-fn vae_small_new_names() -> Result<()> {
-    vae_small("vae")
-}
-
-#[test]
-fn vae_small_old_names() -> Result<()> {
-    vae_small("vae_old_names")
-}
-
-#[test]
-fn ddim() -> Result<()> {
-    let Some(golden) = Golden::open() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let Some(tensors) = golden.tensors(model.join("ddim_golden.safetensors")) else {
-        return Ok(());
-    };
-    let mut schedules = 0;
-    for (key, timesteps) in &tensors {
-        let Some(steps) = key.strip_prefix("timesteps_") else {
-            continue;
-        };
-        let schedule = DdimSchedule::new(steps.parse().unwrap())?;
-        let want: Vec<usize> = timesteps.to_vec1::<i64>()?.into_iter().map(|t| t as usize).collect();
-        assert_eq!(schedule.timesteps(), want, "{steps} steps");
-        schedules += 1;
-
-        let mut sample = tensors[&format!("x_start_{steps}")].clone();
-        for (i, &timestep) in schedule.timesteps().iter().enumerate() {
-            let Some(noise) = tensors.get(&format!("eps_{steps}_{i}")) else {
-                assert!(i > 0, "{steps} steps: no step to compare");
-                break;
-            };
-            sample = schedule.step(noise, timestep, &sample)?;
-            let error = relative_error(&sample, &tensors[&format!("x_{steps}_{i}")])?;
-            eprintln!("{steps} steps, step {i}: {error:.1e}");
-            assert!(error <= 1e-5, "{steps} steps, step {i}: {error:.1e}");
-        }
-    }
-    assert!(schedules > 0, "ddim_golden has no schedule");
-    Ok(())
-}
-
-/// The generator makes the small checkpoint's weights again, bit for bit.
-#[test]
-fn synthetic_weights_are_the_golden_ones() -> Result<()> {
-    let Some(golden) = Golden::open() else {
-        return Ok(());
-    };
-    let Some(model) = small(&golden) else {
-        return Ok(());
-    };
-    let dir = golden.path(&model);
-    let tag = &golden.manifest.tag;
-    for (part, gain, tensors) in
-        [("unet", 1.0, unet_weights(&dir)), ("vae", 1.2, vae_weights(&dir.join("vae")))]
-    {
-        let synthetic = Synthetic::new(format!("{tag}.{part}."), gain);
-        assert!(!tensors.is_empty(), "{part}: no weights");
-        for (key, want) in tensors {
-            let out = synthetic.tensor(&key, want.shape())?;
-            if key.ends_with(".pe") {
-                // A formula, not the generator: PyTorch's sine differs in the last bit.
-                let error = (out - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
-                assert!(error <= 1e-5, "{part}: {key}: {error:.1e}");
-            } else {
-                let (out, want) = (out.flatten_all()?, want.flatten_all()?);
-                assert!(out.to_vec1::<f32>()? == want.to_vec1::<f32>()?, "{part}: {key}");
-            }
-        }
-    }
-    Ok(())
+fn the_vae_equals_the_original() -> Result<()> {
+    check_vae(&GoldenSet::in_repository(), "vae")
 }

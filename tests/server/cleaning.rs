@@ -1,4 +1,4 @@
-//! The data directory's quota and time to live: what goes, and what never does.
+//! Quota and retention time of the data directory: which files are removed, and which are not.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use latentsync::server::jobs::clean::Keep;
 use serde_json::json;
 
-use crate::common::{FAST, PATIENCE, SLOW, Server};
+use crate::common::{FAST, SLOW, Server, TIMEOUT};
 
 fn bytes(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
@@ -28,7 +28,7 @@ fn status(server: &Server, id: &str) -> u16 {
     server.get(&format!("/fal-ai/latentsync/requests/{id}/status")).status
 }
 
-/// Three results, the oldest first, and a job that waits with the first of them as its video.
+/// Ids of three finished jobs, the oldest first, and of a waiting job whose video is the result of the first.
 fn three_results(directory: &Path) -> ([String; 3], String) {
     let server = Server::at(directory, FAST, |_| {});
     let (video, audio) = server.inputs();
@@ -52,7 +52,7 @@ fn three_results(directory: &Path) -> ([String; 3], String) {
 }
 
 #[test]
-fn a_full_directory_loses_the_oldest_results_that_nobody_needs() {
+fn the_quota_removes_the_oldest_results_that_no_job_needs() {
     let directory = tempfile::tempdir().unwrap();
     let (ids, waiting) = three_results(directory.path());
     let one = bytes(&directory.path().join("results").join(&ids[1]));
@@ -62,11 +62,15 @@ fn a_full_directory_loses_the_oldest_results_that_nobody_needs() {
         config.keep = Keep { quota: all - one / 2, grace: Duration::ZERO, ..Keep::default() };
     });
     let started = Instant::now();
-    while status(&server, &ids[1]) != 404 && started.elapsed() < PATIENCE {
+    while status(&server, &ids[1]) != 404 && started.elapsed() < TIMEOUT {
         std::thread::sleep(Duration::from_millis(20));
     }
     let left: Vec<u16> = ids.iter().map(|id| status(&server, id)).collect();
-    assert_eq!(left, [200, 404, 200], "the first is needed, the second is the oldest of the others");
+    assert_eq!(
+        left,
+        [200, 404, 200],
+        "the waiting job needs the first; the second is the oldest of the others"
+    );
     assert!(!directory.path().join("results").join(&ids[1]).exists());
     assert_eq!(status(&server, &waiting), 202);
     server.stop();
@@ -77,7 +81,7 @@ fn a_full_directory_loses_the_oldest_results_that_nobody_needs() {
 }
 
 #[test]
-fn what_a_waiting_job_reads_outlives_its_time() {
+fn inputs_of_a_waiting_job_are_kept_beyond_the_retention_time() {
     let directory = tempfile::tempdir().unwrap();
     let (ids, waiting) = three_results(directory.path());
     let server = Server::at(directory.path(), SLOW, |config| {
@@ -85,17 +89,17 @@ fn what_a_waiting_job_reads_outlives_its_time() {
     });
     server.until(&format!("/fal-ai/latentsync/requests/{}/status", ids[2]), |answer| answer.status == 404);
     assert_eq!([&ids[0], &ids[1], &waiting].map(|id| status(&server, id)), [200, 404, 202]);
-    // The video was uploaded for nobody else; the voice is read by the job that waits.
+    // No job needs the uploaded video; the waiting job reads the voice.
     let started = Instant::now();
     let uploads = || std::fs::read_dir(directory.path().join("uploads")).unwrap().count();
-    while uploads() != 1 && started.elapsed() < PATIENCE {
+    while uploads() != 1 && started.elapsed() < TIMEOUT {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(uploads(), 1);
 }
 
 #[test]
-fn other_files_in_the_directory_stay() {
+fn other_files_in_the_directory_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path(), FAST, |_| {});
     server.stop();

@@ -1,4 +1,4 @@
-//! A server in this process, a client for it, and someone who receives its webhooks.
+//! A server in this process, a client for it, and a receiver of its webhooks.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,33 +15,33 @@ use latentsync::{CancelToken, Error, Job, Options, Progress, Report, Stage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What begins as an MP4 file does.
+/// The first bytes of an MP4 file.
 pub const VIDEO: &[u8] = b"\x00\x00\x00\x18ftypmp42 a video";
 pub const AUDIO: &[u8] = b"RIFF\x24\x00\x00\x00WAVEfmt a voice";
-/// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit of every wait.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Takes `steps` times `step`, and writes some bytes. A video that contains `broken` cannot be read, one that
-/// contains `panic` brings the engine down.
+/// An engine that waits `steps` times `step` and writes some bytes. It refuses a video that contains `broken`, and
+/// panics for one that contains `panic`.
 #[derive(Clone, Copy)]
 pub struct Stub {
     pub steps: usize,
     pub step: Duration,
 }
 
-/// Ends at once.
+/// Ends immediately.
 pub const FAST: Stub = Stub { steps: 2, step: Duration::ZERO };
-/// Does not end before the test does.
+/// Runs longer than any test.
 pub const SLOW: Stub = Stub { steps: 100_000, step: Duration::from_millis(5) };
 
-/// Where each job's result went, and what it was computed with.
-static SEEN: Mutex<Vec<(PathBuf, Options)>> = Mutex::new(Vec::new());
+/// Output path and options of every job that ran.
+static RAN: Mutex<Vec<(PathBuf, Options)>> = Mutex::new(Vec::new());
 
-/// What the engine was given for a job that has run.
+/// Options with which the job `id` ran.
 pub fn options_of(id: &str) -> Options {
-    let seen = SEEN.lock().unwrap();
-    let of_job = seen.iter().find(|(output, _)| output.to_string_lossy().contains(id));
-    of_job.unwrap_or_else(|| panic!("{id} has not run")).1.clone()
+    let ran = RAN.lock().unwrap();
+    let job = ran.iter().find(|(output, _)| output.to_string_lossy().contains(id));
+    job.unwrap_or_else(|| panic!("{id} has not run")).1.clone()
 }
 
 impl Engine for Stub {
@@ -55,14 +55,14 @@ impl Engine for Stub {
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
-        SEEN.lock().unwrap().push((job.output.clone(), job.options.clone()));
+        RAN.lock().unwrap().push((job.output.clone(), job.options.clone()));
         let path = local(job.video.clone());
         let video = std::fs::read(&path).unwrap();
         let contains = |word: &[u8]| video.windows(word.len()).any(|window| window == word);
         if contains(b"broken") {
             return Err(Error::NoVideoStream { path });
         }
-        assert!(!contains(b"panic"), "the test asked for it");
+        assert!(!contains(b"panic"), "requested by the test");
         for step in 0..self.steps {
             cancel.check()?;
             progress.stage(Stage::DenoiseLatents, step, Some(self.steps));
@@ -96,18 +96,18 @@ impl Engine for Stub {
     fn unload(&mut self) {}
 }
 
-/// Where the server has put a file for the engine.
+/// Path of an input as the engine gets it.
 fn local(input: impl Into<Input>) -> PathBuf {
-    input.into().as_file().expect("the server gives files").to_path_buf()
+    input.into().as_file().expect("a local file").to_path_buf()
 }
 
-/// A server on a port of its own, stopped when it goes out of scope.
+/// A server on a free port. Dropping it stops the server.
 pub struct Server {
     pub url: String,
     stop: CancelToken,
     thread: Option<JoinHandle<latentsync::Result<()>>>,
-    /// Kept for the next server where there is one.
     directory: PathBuf,
+    /// Removed with the server; `None` if the test owns the directory.
     _temporary: Option<TempDir>,
 }
 
@@ -123,7 +123,7 @@ impl Server {
         server
     }
 
-    /// A server over a directory that may have had one before.
+    /// A server on the data directory of a test, which an earlier server may have used.
     pub fn at(
         directory: &Path,
         engine: impl Engine + 'static,
@@ -132,7 +132,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut config = ServerConfig::new(directory.to_path_buf());
-        // Inputs and webhooks of the tests are on this machine.
+        // The tests' inputs and webhooks have local addresses.
         config.addresses = AddressPolicy::Any;
         change(&mut config);
         let stop = CancelToken::new();
@@ -167,13 +167,13 @@ impl Server {
         self.call("POST", path, &[("content-type", "application/json")], body.to_string().into_bytes())
     }
 
-    /// `path` may also be a whole URL, as the server has told it.
+    /// `path` may also be an absolute URL from a response.
     pub fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
         let url = if path.starts_with("http") { path.to_string() } else { format!("{}{path}", self.url) };
         call(method, &url, headers, body)
     }
 
-    /// Asks until the answer is as wanted.
+    /// Polls until an answer satisfies `wanted`.
     pub fn until(&self, path: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
         let started = Instant::now();
         loop {
@@ -181,7 +181,7 @@ impl Server {
             if wanted(&answer) {
                 return answer;
             }
-            assert!(started.elapsed() < PATIENCE, "{path}: {answer:#?}");
+            assert!(started.elapsed() < TIMEOUT, "{path}: {answer:#?}");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -195,7 +195,7 @@ impl Server {
         slot.text("file_url").to_string()
     }
 
-    /// A video and a voice, uploaded.
+    /// Uploads a video and a voice, and returns their URLs.
     pub fn inputs(&self) -> (String, String) {
         (self.upload("video.mp4", VIDEO), self.upload("voice.wav", AUDIO))
     }
@@ -222,7 +222,7 @@ impl Answer {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A string in the body.
+    /// A string of the JSON body.
     pub fn text(&self, name: &str) -> &str {
         self.json[name].as_str().unwrap_or_else(|| panic!("no `{name}` in {self:#?}"))
     }
@@ -231,7 +231,7 @@ impl Answer {
 pub fn call(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
         let mut request = client.request(method.parse().unwrap(), url).body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -248,7 +248,7 @@ pub fn call(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) ->
     })
 }
 
-/// Receives webhooks.
+/// A receiver of webhooks.
 pub struct Webhooks {
     pub url: String,
     messages: Receiver<Answer>,
@@ -281,7 +281,7 @@ impl Webhooks {
     }
 
     pub fn next(&self) -> Answer {
-        self.next_within(PATIENCE).expect("no webhook came")
+        self.next_within(TIMEOUT).expect("a webhook")
     }
 
     pub fn next_within(&self, time: Duration) -> Option<Answer> {

@@ -1,4 +1,4 @@
-//! What all APIs share: durability, limits, keys, files.
+//! Behaviour that all APIs share: durability, limits, API keys, files.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn status_path(id: &str) -> String {
 }
 
 #[test]
-fn jobs_and_results_outlive_the_server() {
+fn jobs_and_results_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let slow = Server::at(directory.path(), SLOW, |_| {});
     let body = body(&slow);
@@ -49,7 +49,7 @@ fn jobs_and_results_outlive_the_server() {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once() {
+fn a_full_queue_refuses_jobs() {
     let server = Server::with(SLOW, |config| config.limits = Limits { queue: 2, ..Limits::default() });
     let body = body(&server);
     let first = submit(&server, &body);
@@ -67,7 +67,7 @@ fn a_full_queue_refuses_at_once() {
 }
 
 #[test]
-fn a_key_opens_the_server_and_sees_its_own_jobs_only() {
+fn a_key_is_required_and_sees_only_its_own_jobs() {
     let keys = ["mine".to_string(), "yours".to_string()];
     let server = Server::with(FAST, |config| config.keys = Keys::new(&keys));
     let input = json!({"video_url": "http://127.0.0.1:9/v", "audio_url": "http://127.0.0.1:9/a"});
@@ -94,7 +94,7 @@ fn each_key_has_its_own_limit() {
         config.keys = Keys::new(&keys);
         config.limits.per_key = 2;
     });
-    // Takes connections and says nothing: the first job waits for its video.
+    // A listener that never responds: the first job waits for its video.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/file", silent.local_addr().unwrap());
     let input = json!({"video_url": url, "audio_url": url}).to_string();
@@ -107,7 +107,7 @@ fn each_key_has_its_own_limit() {
 }
 
 #[test]
-fn a_web_page_does_not_reach_a_server_without_keys() {
+fn a_foreign_web_page_cannot_use_a_server_without_keys() {
     let server = Server::start(FAST);
     let ask = |headers: &[(&str, &str)]| server.call("GET", "/v1/webhooks", headers, Vec::new()).status;
     assert_eq!(ask(&[]), 200);
@@ -124,11 +124,11 @@ fn a_web_page_does_not_reach_a_server_without_keys() {
 }
 
 #[test]
-fn results_come_in_ranges_and_uploads_do_not_run() {
+fn results_support_ranges_and_uploads_are_not_executed() {
     let server = Server::start(FAST);
     let page = server.upload("page.html", b"<script>alert(1)</script>");
     let answer = server.get(&page);
-    assert_eq!(answer.header("content-type"), Some("video/mp4"), "as it was announced");
+    assert_eq!(answer.header("content-type"), Some("video/mp4"), "the announced type");
     assert!(answer.header("content-security-policy").unwrap().contains("sandbox"));
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
 
@@ -140,7 +140,7 @@ fn results_come_in_ranges_and_uploads_do_not_run() {
     assert_eq!((part.status, part.bytes.as_slice()), (206, &b"ftyp"[..]));
     assert_eq!(part.header("content-range"), Some("bytes 4-7/23"));
     assert_eq!(server.call("GET", url, &[("range", "bytes=99-")], Vec::new()).status, 416);
-    // More of the end than there is, several ranges, a condition: the whole is right.
+    // A suffix longer than the file, and several ranges: the whole file is a valid response.
     for range in ["bytes=-99", "bytes=0-1,4-5"] {
         let whole = server.call("GET", url, &[("range", range)], Vec::new());
         assert_eq!((whole.status, whole.bytes.len()), (200, 23), "{range}");
@@ -150,7 +150,7 @@ fn results_come_in_ranges_and_uploads_do_not_run() {
 }
 
 #[test]
-fn an_upload_is_written_once() {
+fn an_upload_cannot_be_overwritten() {
     let server = Server::start(FAST);
     let url = server.upload("v.mp4", VIDEO);
     assert_eq!(server.call("PUT", &url, &[], AUDIO.to_vec()).status, 409);
@@ -161,7 +161,7 @@ fn an_upload_is_written_once() {
 }
 
 #[test]
-fn an_upload_that_is_too_large_leaves_nothing() {
+fn an_upload_beyond_the_limit_leaves_no_file() {
     let server = Server::with(FAST, |config| config.max_upload = 8);
     let slot = server.post("/storage/upload/initiate", json!({"file_name": "v.mp4"}));
     assert_eq!(server.call("PUT", slot.text("upload_url"), &[], VIDEO.to_vec()).status, 413);
@@ -169,7 +169,7 @@ fn an_upload_that_is_too_large_leaves_nothing() {
 }
 
 #[test]
-fn the_engine_may_fail_and_the_next_job_runs() {
+fn after_a_failure_or_a_panic_the_next_job_runs() {
     let server = Server::start(FAST);
     let audio = server.upload("a.wav", AUDIO);
     for (content, status) in
@@ -188,7 +188,7 @@ fn the_engine_may_fail_and_the_next_job_runs() {
 }
 
 #[test]
-fn what_is_old_is_removed_and_nothing_else() {
+fn only_expired_files_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path(), FAST, |_| {});
     let id = submit(&server, &body(&server));
@@ -223,7 +223,7 @@ fn private_addresses_and_files_are_not_fetched() {
 }
 
 #[test]
-fn the_document_names_what_is_answered() {
+fn every_documented_route_responds_as_documented() {
     let server = Server::start(FAST);
     let document = server.get("/openapi.json").json;
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -232,14 +232,14 @@ fn the_document_names_what_is_answered() {
             let answer = server.call(&method.to_uppercase(), &path, &[], b"{}".to_vec());
             let known = answer.status != 405 && answer.json["detail"] != "Not Found";
             assert!(known && answer.status < 500, "{method} {path}: {answer:#?}");
-            let told = &methods[method]["responses"][answer.status.to_string()];
-            assert!(told.is_object(), "{method} {path} answers {}", answer.status);
+            let response = &methods[method]["responses"][answer.status.to_string()];
+            assert!(response.is_object(), "{method} {path} responds with {}", answer.status);
         }
     }
 }
 
 #[test]
-fn the_numbers_are_told() {
+fn metrics_count_the_jobs() {
     let server = Server::start(FAST);
     let id = submit(&server, &body(&server));
     server.until(&status_path(&id), |answer| answer.json["status"] == "COMPLETED");
@@ -256,7 +256,7 @@ fn the_numbers_are_told() {
 }
 
 #[test]
-fn low_priority_waits_for_all_that_is_normal() {
+fn low_priority_waits_for_normal_priority() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path(), SLOW, |_| {});
     let body = body(&server);
@@ -272,14 +272,14 @@ fn low_priority_waits_for_all_that_is_normal() {
     let position = |server: &Server, id: &str| server.get(&status_path(id)).json["queue_position"].clone();
     assert_eq!((position(&server, &normal), position(&server, &low)), (json!(0), json!(1)));
     server.stop();
-    // The running one goes back to its place, and all of them keep theirs.
+    // After a restart the running job is first again, and the others keep their places.
     let server = Server::at(directory.path(), SLOW, |_| {});
     server.until(&status_path(&first), |answer| answer.json["status"] == "IN_PROGRESS");
     assert_eq!((position(&server, &normal), position(&server, &low)), (json!(0), json!(1)));
 }
 
 #[test]
-fn a_job_whose_turn_comes_too_late_fails() {
+fn a_job_that_does_not_start_in_time_fails() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path(), SLOW, |_| {});
     let body = body(&server);
@@ -300,12 +300,12 @@ fn a_job_whose_turn_comes_too_late_fails() {
     std::thread::sleep(Duration::from_millis(2000));
     let server = Server::at(directory.path(), SLOW, |_| {});
     assert_eq!(server.get(&status_path(&while_down)).json["error_type"], "request_timeout");
-    // What has begun in time may take as long as it needs.
+    // The timeout does not apply to a job that has started.
     assert_ne!(server.get(&status_path(&first)).json["status"], "COMPLETED");
 }
 
 #[test]
-fn a_stop_in_good_order_is_no_attempt() {
+fn a_clean_stop_does_not_count_as_a_failed_attempt() {
     let directory = tempfile::tempdir().unwrap();
     let mut id = String::new();
     for round in 0..5 {
@@ -314,7 +314,7 @@ fn a_stop_in_good_order_is_no_attempt() {
             id = submit(&server, &body(&server));
             submit(&server, &body(&server));
         }
-        // It is never suspected of anything: it stays the first.
+        // The job keeps its place at the head of the queue.
         server.until(&status_path(&id), |answer| answer.json["status"] == "IN_PROGRESS");
         server.stop();
     }

@@ -1,5 +1,5 @@
-//! A server that is killed again and again while jobs pass through it. It runs in a process of its own: this
-//! test program, started with the name of one test, and for the slow form the program itself.
+//! A server that is killed repeatedly while it runs jobs. It is a process of its own: this test program, started with
+//! the name of one test, or (in the slow test) the program `latentsync`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -18,14 +18,15 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use crate::common::{AUDIO, Stub, VIDEO, Webhooks};
-use crate::program::{Program, shared};
+use crate::demo_clip;
+use crate::program::Program;
 
 const JOBS: usize = 20;
 const KILLS: usize = 30;
 const DIRECTORY: &str = "LATENTSYNC_TEST_DIRECTORY";
 const STEPS: &str = "LATENTSYNC_TEST_STEPS";
 
-/// No two of its results are the same.
+/// An engine whose results are all different.
 struct Unique(Stub);
 
 impl Engine for Unique {
@@ -47,11 +48,11 @@ impl Engine for Unique {
     fn unload(&mut self) {}
 }
 
-/// Not a test: the server that others start.
+/// Not a test: the server process that other tests start.
 #[test]
 #[ignore = "other tests start it"]
 fn child() {
-    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let directory = std::env::var_os(DIRECTORY).expect("only another test starts this one");
     let steps = std::env::var(STEPS).unwrap().parse().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("\nlistening on http://{}", listener.local_addr().unwrap());
@@ -62,7 +63,7 @@ fn child() {
     serve(listener, config, Box::new(engine), &CancelToken::new()).unwrap();
 }
 
-/// A server in another process; dropped, it is killed.
+/// A server in another process. Dropping it kills the process.
 trait Process: Send + 'static {
     fn url(&self) -> String;
 }
@@ -73,7 +74,7 @@ pub struct ThisProgram {
 }
 
 impl ThisProgram {
-    /// `steps` of 5 ms are a job's work.
+    /// A job takes `steps` steps of 5 ms.
     pub fn start(directory: &Path, steps: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::child", "--ignored", "--nocapture"])
@@ -86,7 +87,7 @@ impl ThisProgram {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let url =
             lines.by_ref().find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_string));
-        // What it says later is read, too: a test program whose reader is gone ends after a minute.
+        // Reads the output to its end: without a reader, a test program ends after a minute.
         thread::spawn(move || lines.for_each(drop));
         Self { child, url: url.expect("the child listens") }
     }
@@ -100,7 +101,7 @@ impl Process for ThisProgram {
 
 impl Drop for ThisProgram {
     fn drop(&mut self) {
-        // SIGKILL: nothing of it can react.
+        // SIGKILL.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -112,7 +113,7 @@ impl Process for Program {
     }
 }
 
-/// Asks a server that may be gone.
+/// Sends a request to a server that may be killed: `None` without a successful response.
 fn ask(method: &str, url: &str, body: Vec<u8>) -> Option<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -127,7 +128,7 @@ fn ask_json(method: &str, url: &str, body: Vec<u8>) -> Option<Value> {
     serde_json::from_slice(&ask(method, url, body)?).ok()
 }
 
-/// Uploads a file; its URL holds for every server over the directory, whatever its port.
+/// Uploads a file. Its URL is valid for every server on the same data directory.
 pub fn upload(url: &str, content: &[u8]) -> String {
     let slot = ask_json("POST", &format!("{url}/storage/upload/initiate"), b"{}".to_vec()).unwrap();
     let url = slot["upload_url"].as_str().unwrap().to_string();
@@ -135,16 +136,16 @@ pub fn upload(url: &str, content: &[u8]) -> String {
     url
 }
 
-/// What was seen of the jobs from outside, through all the servers.
+/// The jobs as a client observes them over all servers.
 #[derive(Default)]
-struct Seen {
+struct ObservedJobs {
     accepted: BTreeSet<String>,
-    /// The results of those that had completed.
+    /// Results of completed jobs.
     results: BTreeMap<String, Vec<u8>>,
 }
 
-impl Seen {
-    /// Submits one more, if there are not enough; `false` once the server is gone.
+impl ObservedJobs {
+    /// Submits one more job. `false` if there are enough, or if the server is gone.
     fn submit(&mut self, url: &str, body: &[u8]) -> bool {
         if self.accepted.len() == JOBS {
             return false;
@@ -153,14 +154,15 @@ impl Seen {
         job.is_some_and(|job| self.accepted.insert(job["id"].as_str().unwrap().to_string()))
     }
 
-    /// Looks at all jobs: what has completed once stays as it is. `true` if none is left to do.
-    fn look(&mut self, url: &str) -> Option<bool> {
+    /// Checks all jobs: a completed job must stay completed, with the same result. `Some(true)` if all are completed,
+    /// `None` if the server is gone.
+    fn check(&mut self, url: &str) -> Option<bool> {
         let jobs = ask_json("GET", &format!("{url}/v2/generations"), Vec::new())?;
         let jobs = jobs.as_array().unwrap();
         for job in jobs {
             let id = job["id"].as_str().unwrap();
             let completed = job["status"] == "COMPLETED";
-            assert!(completed || !self.results.contains_key(id), "it had completed: {job:#}");
+            assert!(completed || !self.results.contains_key(id), "this job was completed before: {job:#}");
             assert!(
                 matches!(job["status"].as_str(), Some("PENDING" | "PROCESSING" | "COMPLETED")),
                 "{job:#}"
@@ -168,23 +170,23 @@ impl Seen {
             if completed {
                 let result = ask("GET", job["outputUrl"].as_str().unwrap(), Vec::new())?;
                 let first = self.results.entry(id.to_string()).or_insert_with(|| result.clone());
-                assert!(*first == result, "the job {id} was run again after it had completed");
+                assert!(*first == result, "the job {id} ran again after it was completed");
             }
         }
         Some(jobs.iter().all(|job| job["status"] == "COMPLETED"))
     }
 }
 
-/// Kills servers at random moments of their lives while jobs pass through them.
+/// Kills servers after random times of `life`, in milliseconds, while they run jobs.
 fn survive<P: Process>(
     start: impl Fn() -> P,
     [video, audio]: [&[u8]; 2],
     life: Range<u64>,
-    patience: Duration,
+    timeout: Duration,
 ) {
     let seed = rand::rng().random();
-    println!("moments from seed {seed}");
-    let mut moments = StdRng::seed_from_u64(seed);
+    println!("seed of the random times: {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
     let webhooks = Webhooks::start();
     let first = start();
     let input = json!([
@@ -193,41 +195,41 @@ fn survive<P: Process>(
     ]);
     drop(first);
     let body = json!({"model": "lipsync-2", "input": input, "webhookUrl": webhooks.url}).to_string();
-    let mut seen = Seen::default();
+    let mut jobs = ObservedJobs::default();
     for kill in 0..KILLS {
         let process = start();
         let url = process.url();
-        let life = Duration::from_millis(moments.random_range(life.clone()));
+        let life = Duration::from_millis(random.random_range(life.clone()));
         let killer = thread::spawn(move || {
             thread::sleep(life);
             drop(process);
         });
-        // Some are accepted later, by other servers.
+        // The submissions are spread over all servers.
         let until = JOBS * (kill + 1) / KILLS + 1;
-        while seen.accepted.len() < until && seen.submit(&url, body.as_bytes()) {}
-        while !killer.is_finished() && seen.look(&url).is_some() {
+        while jobs.accepted.len() < until && jobs.submit(&url, body.as_bytes()) {}
+        while !killer.is_finished() && jobs.check(&url).is_some() {
             thread::sleep(Duration::from_millis(20));
         }
         killer.join().unwrap();
     }
 
     let process = start();
-    while seen.submit(&process.url(), body.as_bytes()) {}
-    assert_eq!(seen.accepted.len(), JOBS);
+    while jobs.submit(&process.url(), body.as_bytes()) {}
+    assert_eq!(jobs.accepted.len(), JOBS);
     let started = Instant::now();
-    while seen.look(&process.url()) != Some(true) {
-        assert!(started.elapsed() < patience, "{} of {JOBS} have completed", seen.results.len());
+    while jobs.check(&process.url()) != Some(true) {
+        assert!(started.elapsed() < timeout, "{} of {JOBS} are completed", jobs.results.len());
         thread::sleep(Duration::from_millis(50));
     }
-    // One more may be known whose acceptance was never answered.
-    let completed: BTreeSet<&String> = seen.results.keys().collect();
-    assert!(seen.accepted.iter().all(|id| completed.contains(id)), "a job was lost");
-    let mut told = BTreeSet::new();
-    while !seen.accepted.is_subset(&told) {
-        // A message may come twice where the server was killed between the sending and the noting.
-        let message = webhooks.next_within(patience).expect("every job's webhook comes");
+    // There may be more results than accepted jobs: a killed server may have stored a job without answering.
+    let completed: BTreeSet<&String> = jobs.results.keys().collect();
+    assert!(jobs.accepted.iter().all(|id| completed.contains(id)), "a job was lost");
+    let mut delivered = BTreeSet::new();
+    while !jobs.accepted.is_subset(&delivered) {
+        // A message comes twice if the server was killed between sending it and recording that.
+        let message = webhooks.next_within(timeout).expect("a webhook for every job");
         assert_eq!(message.text("status"), "COMPLETED");
-        told.insert(message.text("id").to_string());
+        delivered.insert(message.text("id").to_string());
     }
 }
 
@@ -240,10 +242,8 @@ fn twenty_jobs_survive_thirty_kills() {
 #[test]
 #[ignore = "slow: minutes; scripts/test runs it"]
 fn twenty_jobs_survive_thirty_kills_of_the_program() {
-    let Some(shared) = shared() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let media = |name: &str| std::fs::read(shared.join("media").join(name)).unwrap();
-    let start = || Program::start(&shared, directory.path(), "1", &["--allow-local-urls"]);
-    let inputs = [media("woman_2s.mp4"), media("speech_3s.wav")];
+    let start = || Program::start(directory.path(), "1", &["--allow-local-urls"]);
+    let inputs = [demo_clip::video(), demo_clip::voice()].map(|path| std::fs::read(path).unwrap());
     survive(start, [&inputs[0], &inputs[1]], 300..5000, Duration::from_secs(600));
 }

@@ -1,4 +1,4 @@
-//! eachlabs: the page's own example, its errors, its limits and its webhook.
+//! eachlabs: the example of its documentation, errors, limits and webhooks.
 
 use latentsync::options::LoopMode;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn a_prediction_is_created_and_polled() {
 }
 
 #[test]
-fn mistakes_are_told_in_both_published_shapes() {
+fn errors_have_both_published_shapes() {
     let server = Server::with(FAST, |config| {
         config.addresses = latentsync::input::AddressPolicy::PublicOnly;
     });
@@ -53,7 +53,7 @@ fn mistakes_are_told_in_both_published_shapes() {
         ("/input/video_url", json!("data:video/mp4;base64,AAAA")),
         ("/input/video_url", json!("http://localhost:8000/v.mp4")),
         ("/input/video_url", json!("http://127.0.0.1/v.mp4")),
-        // Public, but not HTTPS.
+        // A public address without HTTPS.
         ("/input/video_url", json!("http://example.com/v.mp4")),
         ("/input/seed", json!(1.5)),
         ("/version", json!({})),
@@ -77,7 +77,7 @@ fn mistakes_are_told_in_both_published_shapes() {
     assert_eq!((unknown.status, unknown.text("details")), (404, "Model not found"));
     let unknown = server.get("/v1/prediction/nobody");
     assert_eq!((unknown.status, unknown.text("details")), (404, "Prediction not found"));
-    // What eachlabs has not answers as it does, too.
+    // Unknown paths and methods have eachlabs' error format.
     for (method, path, status) in [("GET", "/v1/models", 404), ("DELETE", "/v1/prediction", 405)] {
         let answer = server.call(method, path, &[], Vec::new());
         assert_eq!((answer.status, answer.text("status")), (status, "error"), "{path}");
@@ -85,7 +85,7 @@ fn mistakes_are_told_in_both_published_shapes() {
 }
 
 #[test]
-fn a_seed_may_be_any_integer_however_written() {
+fn a_seed_may_be_any_integer_as_number_or_text() {
     let server = Server::start(FAST);
     for (seed, expected) in [(json!(7.0), 7), (json!(-5), u64::MAX - 4)] {
         let mut body = example(&server);
@@ -98,7 +98,7 @@ fn a_seed_may_be_any_integer_however_written() {
 }
 
 #[test]
-fn ten_predictions_at_once_and_no_more() {
+fn at_most_ten_predictions_run_at_once() {
     let server = Server::start(SLOW);
     let body = example(&server);
     let ids: Vec<String> = (0..10).map(|_| create(&server, &body)).collect();
@@ -114,11 +114,11 @@ fn ten_predictions_at_once_and_no_more() {
 }
 
 #[test]
-fn a_hundred_creates_a_minute_and_no_more() {
+fn at_most_a_hundred_predictions_are_created_per_minute() {
     let server = Server::start(FAST);
     let body = example(&server);
     let mut created = 0;
-    // Refusals for other reasons do not count.
+    // Requests that are refused for other reasons do not count.
     while created < 100 {
         match server.post("/v1/prediction", body.clone()).status {
             200 => created += 1,
@@ -130,7 +130,7 @@ fn a_hundred_creates_a_minute_and_no_more() {
 }
 
 #[test]
-fn a_webhook_carries_the_caller_s_signature() {
+fn a_webhook_is_signed_with_the_caller_s_secret() {
     let server = Server::start(FAST);
     let webhooks = Webhooks::start();
     let mut body = example(&server);
@@ -145,7 +145,7 @@ fn a_webhook_carries_the_caller_s_signature() {
 }
 
 #[test]
-fn the_log_of_webhooks_has_every_attempt() {
+fn the_webhook_log_has_every_attempt() {
     let server = Server::start(FAST);
     let webhooks = Webhooks::start();
     let mut body = example(&server);
@@ -164,7 +164,7 @@ fn the_log_of_webhooks_has_every_attempt() {
         (1, &json!(200), &json!("ok"))
     );
 
-    // Nobody listens at the discard port.
+    // The discard port has no listener.
     body["webhook_url"] = "http://127.0.0.1:9/hook".into();
     let failing = create(&server, &body);
     let path = format!("/v1/webhooks/{failing}");

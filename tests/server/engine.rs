@@ -1,4 +1,4 @@
-//! What the engine is told, when it is loaded, and what happens beside it.
+//! The engine: its options, when the model is loaded and unloaded, and what runs concurrently.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -12,9 +12,9 @@ use latentsync::server::jobs::engine::Engine;
 use latentsync::{CancelToken, Job, Options, Progress, Report};
 use serde_json::{Value, json};
 
-use crate::common::{FAST, PATIENCE, SLOW, Server, Stub, VIDEO};
+use crate::common::{FAST, SLOW, Server, Stub, TIMEOUT, VIDEO};
 
-/// Says what it is asked to do, and lets the stub do it.
+/// An engine that reports its calls and delegates them to the stub.
 struct Spy {
     stub: Stub,
     options: Sender<Options>,
@@ -42,8 +42,8 @@ impl Engine for Spy {
 }
 
 #[test]
-fn every_vendor_s_mode_reaches_the_engine() {
-    let (options, told) = channel();
+fn the_duration_mode_of_every_vendor_reaches_the_engine() {
+    let (options, received) = channel();
     let server = Server::start(Spy { stub: FAST, options, unloaded: Arc::default() });
     let (video, audio) = server.inputs();
     let urls = |field: &str, value: Value| {
@@ -98,14 +98,14 @@ fn every_vendor_s_mode_reaches_the_engine() {
             answer.status < 300 && answer.json["code"].as_u64().unwrap_or(0) <= 200,
             "{path} {body}: {answer:#?}"
         );
-        let options = told.recv_timeout(PATIENCE).expect("the job runs");
+        let options = received.recv_timeout(TIMEOUT).expect("the job runs");
         assert_eq!(options.duration, DurationPolicy { audio_longer, video_longer }, "{path} {body}");
     }
 }
 
 #[test]
-fn what_a_request_says_of_the_model_reaches_it() {
-    let (options, told) = channel();
+fn model_options_of_a_request_reach_the_engine() {
+    let (options, received) = channel();
     let server = Server::start(Spy { stub: FAST, options, unloaded: Arc::default() });
     let (video, audio) = server.inputs();
     for (seed, want) in
@@ -117,7 +117,7 @@ fn what_a_request_says_of_the_model_reaches_it() {
             ("/v1/prediction", json!({"model": "latentsync", "input": input})),
         ] {
             assert_eq!(server.post(path, body).status, 200, "{path} {seed}");
-            let options = told.recv_timeout(PATIENCE).expect("the job runs");
+            let options = received.recv_timeout(TIMEOUT).expect("the job runs");
             assert_eq!((options.guidance_scale, options.seed), (1.5, want), "{path} {seed}");
         }
     }
@@ -125,7 +125,7 @@ fn what_a_request_says_of_the_model_reaches_it() {
 
 #[test]
 fn an_idle_model_is_unloaded_once_and_the_next_job_runs() {
-    let (options, _told) = channel();
+    let (options, _received) = channel();
     let unloaded = Arc::new(AtomicUsize::new(0));
     let spy = Spy { stub: FAST, options, unloaded: unloaded.clone() };
     let server = Server::with(spy, |config| config.idle_unload = Some(Duration::from_millis(50)));
@@ -135,17 +135,17 @@ fn an_idle_model_is_unloaded_once_and_the_next_job_runs() {
         let done = server.post("/api/v3/bytedance/latentsync", body);
         assert_eq!(done.json["data"]["status"], "completed");
         let started = Instant::now();
-        while unloaded.load(Ordering::SeqCst) < round && started.elapsed() < PATIENCE {
+        while unloaded.load(Ordering::SeqCst) < round && started.elapsed() < TIMEOUT {
             std::thread::sleep(Duration::from_millis(10));
         }
         std::thread::sleep(Duration::from_millis(200));
-        // At first it waits to be unloaded before any job, or not: only what follows a job is certain.
+        // Before the first job the model may or may not be unloaded; after a job it must be.
         assert!((round..=round + 1).contains(&unloaded.load(Ordering::SeqCst)), "once after each job");
     }
 }
 
 #[test]
-fn the_next_job_s_inputs_come_while_this_one_runs() {
+fn inputs_of_the_next_job_are_fetched_while_a_job_runs() {
     let server = Server::start(SLOW);
     let files = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v.mp4", files.local_addr().unwrap());
@@ -163,8 +163,8 @@ fn the_next_job_s_inputs_come_while_this_one_runs() {
     let first = submit(&video);
     server.until(&first, |answer| answer.json["status"] == "PROCESSING");
     let second = submit(&url);
-    let asked = Arc::new(Mutex::new(0));
-    let count = asked.clone();
+    let requests = Arc::new(Mutex::new(0));
+    let count = requests.clone();
     let serving = std::thread::spawn(move || {
         let (mut stream, _) = files.accept().unwrap();
         *count.lock().unwrap() += 1;
@@ -175,6 +175,6 @@ fn the_next_job_s_inputs_come_while_this_one_runs() {
         stream.write_all(VIDEO).unwrap();
     });
     serving.join().unwrap();
-    assert_eq!(server.get(&first).json["status"], "PROCESSING", "it still runs");
-    assert_eq!((server.get(&second).text("status"), *asked.lock().unwrap()), ("PENDING", 1));
+    assert_eq!(server.get(&first).json["status"], "PROCESSING", "the first job still runs");
+    assert_eq!((server.get(&second).text("status"), *requests.lock().unwrap()), ("PENDING", 1));
 }

@@ -1,4 +1,4 @@
-//! fal: the queue, the stream, the run, the proxy, the errors and the webhook.
+//! fal: queue, streams, synchronous runs, proxy, errors and webhooks.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -29,7 +29,7 @@ fn a_request_goes_through_the_queue() {
     let server = Server::start(FAST);
     let submitted = server.post("/fal/queue/fal-ai/latentsync", input(&server));
     assert_eq!((submitted.text("status"), submitted.json["queue_position"].is_u64()), ("IN_QUEUE", true));
-    // Python's client follows these URLs as they are.
+    // The Python client uses these URLs unchanged.
     let status = submitted.text("status_url").to_string();
     let answer = server.until(&format!("{status}?logs=1"), |answer| answer.status == 200);
     assert_eq!(answer.text("status"), "COMPLETED");
@@ -44,7 +44,7 @@ fn a_request_goes_through_the_queue() {
     for key in ["message", "level", "source", "timestamp"] {
         assert!(logs.iter().all(|line| line[key].is_string()), "{key}");
     }
-    assert_eq!(server.get(&status).json["logs"], json!([]), "logs only where they are asked for");
+    assert_eq!(server.get(&status).json["logs"], json!([]), "no logs without `logs=1`");
 
     let result = server.get(submitted.text("response_url"));
     assert_eq!((result.status, result.header("x-fal-request-id")), (200, Some(submitted.text("request_id"))));
@@ -54,7 +54,7 @@ fn a_request_goes_through_the_queue() {
 }
 
 #[test]
-fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
+fn a_waiting_and_a_running_job_can_be_cancelled() {
     let server = Server::start(SLOW);
     let input = input(&server);
     let ids = [submit(&server, &input), submit(&server, &input)];
@@ -63,7 +63,7 @@ fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
     assert_eq!(running.status, 202);
     assert_eq!(server.get(&path(&ids[1], "/status")).json["queue_position"], 0);
     assert_eq!(server.get(&path(&ids[0], "")).json, json!({"detail": "Request is still in progress"}));
-    // What waits is gone at once, what runs is told to stop.
+    // A waiting job ends immediately, a running one is asked to stop.
     for (id, expected) in [(&ids[1], (200, "OK")), (&ids[0], (202, "CANCELLATION_REQUESTED"))] {
         let answer = server.call("PUT", &path(id, "/cancel"), &[], Vec::new());
         assert_eq!((answer.status, answer.text("status")), expected);
@@ -78,7 +78,7 @@ fn a_job_is_cancelled_while_it_waits_and_while_it_runs() {
 }
 
 #[test]
-fn the_status_streams_and_each_line_comes_once() {
+fn the_status_stream_sends_each_log_line_once() {
     let server = Server::start(FAST);
     let id = submit(&server, &input(&server));
     let answer = server.get(&format!("{PATH}/requests/{id}/status/stream?logs=1"));
@@ -96,7 +96,7 @@ fn the_status_streams_and_each_line_comes_once() {
 }
 
 #[test]
-fn a_run_stays_open_until_the_result_is_there() {
+fn a_synchronous_run_responds_with_the_result() {
     let server = Server::start(FAST);
     let input = input(&server);
     for path in ["/fal/run/fal-ai/latentsync", PATH] {
@@ -104,7 +104,7 @@ fn a_run_stays_open_until_the_result_is_there() {
         assert_eq!(answer.status, 200, "{answer:#?}");
         assert!(answer.header("x-fal-request-id").is_some() && answer.json["video"]["url"].is_string());
     }
-    // A path that is not there runs nothing.
+    // An unknown path starts no job.
     for path in [
         "/fal-ai/latentsync/any/subpath",
         "/fal-ai/latentsync/requests",
@@ -116,7 +116,7 @@ fn a_run_stays_open_until_the_result_is_there() {
 }
 
 #[test]
-fn the_host_tells_the_queue_from_the_run() {
+fn the_queue_host_queues_a_request() {
     let server = Server::start(FAST);
     let body = input(&server).to_string().into_bytes();
     let answer = server.call("POST", PATH, &[("host", "queue.localhost:80")], body);
@@ -125,9 +125,9 @@ fn the_host_tells_the_queue_from_the_run() {
     assert_eq!(answer.text("gateway_request_id"), answer.text("request_id"));
 }
 
-/// JavaScript's client sends the priority to the queue and to nothing else.
+/// The JavaScript client sends the priority header only to the queue.
 #[test]
-fn where_the_host_is_the_same_the_priority_tells_the_queue_from_the_run() {
+fn a_priority_header_queues_a_request() {
     let server = Server::start(FAST);
     let body = input(&server).to_string().into_bytes();
     let answer = server.call("POST", PATH, &[("x-fal-queue-priority", "normal")], body);
@@ -135,7 +135,7 @@ fn where_the_host_is_the_same_the_priority_tells_the_queue_from_the_run() {
 }
 
 #[test]
-fn low_waits_for_normal() {
+fn low_priority_waits_for_normal() {
     let server = Server::start(SLOW);
     let input = input(&server);
     let first = submit(&server, &input);
@@ -153,7 +153,7 @@ fn low_waits_for_normal() {
 }
 
 #[test]
-fn who_does_not_want_to_wait_is_told_whose_patience_it_was() {
+fn a_start_timeout_of_the_client_is_reported_as_the_user_s() {
     let server = Server::start(SLOW);
     let input = input(&server);
     let first = submit(&server, &input);
@@ -257,7 +257,7 @@ fn any_integer_is_a_seed() {
 }
 
 #[test]
-fn the_proxy_stands_for_every_host() {
+fn the_proxy_serves_every_fal_host() {
     let server = Server::start(FAST);
     let input = input(&server);
     let ask = |method: &str, target: &str, body: &Value| {
@@ -287,7 +287,7 @@ fn the_proxy_stands_for_every_host() {
 }
 
 #[test]
-fn mistakes_come_back_as_the_clients_expect_them() {
+fn errors_have_the_shape_that_the_clients_expect() {
     let server = Server::start(FAST);
     for path in ["/fal/queue/fal-ai/latentsync", "/fal/run/fal-ai/latentsync"] {
         let answer = server.post(path, json!({"video_url": "http://a/v", "guidance_scale": 3}));
@@ -314,7 +314,7 @@ fn mistakes_come_back_as_the_clients_expect_them() {
 }
 
 #[test]
-fn a_failed_request_names_the_file_and_says_whether_to_try_again() {
+fn a_failed_request_names_the_file_and_whether_to_retry() {
     let server = Server::start(FAST);
     let mut body = input(&server);
     body["audio_url"] = "http://127.0.0.1:9/a.wav".into();
@@ -330,12 +330,12 @@ fn a_failed_request_names_the_file_and_says_whether_to_try_again() {
 }
 
 #[test]
-fn a_data_uri_is_as_good_as_a_url() {
+fn a_data_uri_is_accepted_as_a_url() {
     let server = Server::start(FAST);
     let uri = |kind: &str, bytes: &[u8]| format!("data:{kind};base64,{}", STANDARD.encode(bytes));
     let input = json!({"video_url": uri("video/mp4", VIDEO), "audio_url": uri("audio/wav", AUDIO)});
     assert_eq!(server.post(PATH, input).status, 200);
-    // Without padding, and percent-encoded, as browsers read them.
+    // Base64 without padding, and percent-encoding, as browsers accept them.
     let unpadded = uri("video/mp4", VIDEO).trim_end_matches('=').to_string();
     let encoded: String = AUDIO.iter().map(|byte| format!("%{byte:02X}")).collect();
     let input = json!({"video_url": unpadded, "audio_url": format!("data:audio/wav,{encoded}")});

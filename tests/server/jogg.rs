@@ -1,4 +1,4 @@
-//! JoggAI: tasks, and errors that ride in `code`.
+//! JoggAI: tasks, endpoints, and errors in the field `code`.
 
 use latentsync::options::PlaybackType;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ fn a_task_is_created_polled_and_found() {
 }
 
 #[test]
-fn the_three_playback_types_and_no_other() {
+fn the_three_playback_types_are_accepted_and_no_other() {
     let server = Server::start(FAST);
     let mut body = body(&server);
     for kind in ["normal", "normal_reverse", "normal_reverse_by_audio"] {
@@ -58,7 +58,7 @@ fn the_three_playback_types_and_no_other() {
 }
 
 #[test]
-fn a_key_is_asked_for_and_a_failure_is_told() {
+fn a_key_is_required_and_a_failure_is_reported() {
     let server = Server::with(FAST, |config| {
         config.keys = latentsync::server::keys::Keys::new(&["key".to_string()]);
     });
@@ -88,7 +88,7 @@ fn a_key_is_asked_for_and_a_failure_is_told() {
 }
 
 #[test]
-fn an_unfinished_task_has_not_been_completed() {
+fn an_unfinished_task_has_no_completion_time() {
     let server = Server::start(SLOW);
     let created = server.post(CREATE, body(&server));
     let task =
@@ -97,7 +97,7 @@ fn an_unfinished_task_has_not_been_completed() {
 }
 
 #[test]
-fn busy_is_a_passing_trouble_and_too_large_is_not() {
+fn a_full_queue_is_temporary_and_a_large_file_is_not() {
     let server = Server::with(SLOW, |config| {
         config.limits = latentsync::server::jobs::Limits { queue: 1, ..Default::default() };
         config.max_upload = 8;
@@ -118,7 +118,7 @@ fn busy_is_a_passing_trouble_and_too_large_is_not() {
 }
 
 #[test]
-fn what_is_not_there_answers_in_joggai_s_words() {
+fn unknown_paths_have_joggai_s_error_format() {
     let server = Server::start(FAST);
     assert_eq!(server.get("/open/v2/avatars").json["code"], 10104);
     let other = server.call("DELETE", CREATE, &[], Vec::new());
@@ -126,7 +126,7 @@ fn what_is_not_there_answers_in_joggai_s_words() {
 }
 
 #[test]
-fn endpoints_are_told_of_a_task_s_end() {
+fn endpoints_get_the_events_of_a_task() {
     let server = Server::start(FAST);
     let webhooks = Webhooks::start();
     let settings =
@@ -153,7 +153,7 @@ fn endpoints_are_told_of_a_task_s_end() {
         (&changed.json["data"]["events"], &changed.json["data"]["secret"]),
         (&json!([both[1]]), &json!(secret))
     );
-    // This success is not wanted any more; the failure after it is.
+    // The endpoint now subscribes to failures only.
     server.post(CREATE, body.clone());
     let mut broken = body;
     broken["video_url"] = server.upload("v.mp4", b"no video").into();
@@ -174,7 +174,7 @@ fn endpoints_are_told_of_a_task_s_end() {
 }
 
 #[test]
-fn twenty_endpoints_and_no_wrong_one() {
+fn at_most_twenty_valid_endpoints() {
     let server = Server::start(FAST);
     let good = json!({"url": "https://example.com/hook", "events": ["generated_video_success"]});
     for (name, value) in [

@@ -1,4 +1,4 @@
-//! Clients that take their time, or too much of everything.
+//! Limits: slow clients, large bodies, many connections.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::common::{AUDIO, FAST, SLOW, Server, VIDEO};
 
-fn impatient(config: &mut ServerConfig) {
+fn short_timeouts(config: &mut ServerConfig) {
     config.head_patience = Duration::from_millis(300);
     config.body_patience = Duration::from_millis(300);
 }
@@ -21,27 +21,27 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// What the server says until it closes the connection.
+/// The response up to the end of the connection.
 fn until_closed(stream: &mut TcpStream) -> String {
-    let mut said = Vec::new();
-    stream.read_to_end(&mut said).expect("the server closes the connection");
-    String::from_utf8_lossy(&said).into_owned()
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).expect("the server closes the connection");
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[test]
-fn who_says_nothing_loses_the_connection() {
-    let server = Server::with(FAST, impatient);
+fn a_request_head_that_does_not_come_closes_the_connection() {
+    let server = Server::with(FAST, short_timeouts);
     for beginning in ["", "P", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n"] {
         let mut stream = connect(&server);
         stream.write_all(beginning.as_bytes()).unwrap();
-        let said = until_closed(&mut stream);
-        assert!(said.is_empty() || said.starts_with("HTTP/1.1 408"), "{beginning}: {said}");
+        let response = until_closed(&mut stream);
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 408"), "{beginning}: {response}");
     }
 }
 
 #[test]
-fn a_body_that_trickles_in_is_not_waited_for() {
-    let server = Server::with(FAST, impatient);
+fn a_slow_body_is_refused() {
+    let server = Server::with(FAST, short_timeouts);
     let slot = server.post("/storage/upload/initiate", json!({"file_name": "v.mp4"}));
     let upload = format!("/{}", slot.text("upload_url").splitn(4, '/').nth(3).unwrap());
     let paths =
@@ -52,15 +52,15 @@ fn a_body_that_trickles_in_is_not_waited_for() {
         stream.write_all(head.as_bytes()).unwrap();
         let mut writer = stream.try_clone().unwrap();
         thread::spawn(move || {
-            // Until nobody listens any more.
+            // Until the server closes the connection.
             while writer.write_all(b" ").is_ok() {
                 thread::sleep(Duration::from_millis(50));
             }
         });
         let started = Instant::now();
-        let mut said = [0; 12];
-        stream.read_exact(&mut said).unwrap();
-        assert_eq!(&said, b"HTTP/1.1 408", "{path}");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 408", "{path}");
         assert!(started.elapsed() < Duration::from_secs(5), "{path}");
     }
     assert_eq!(std::fs::read_dir(server.directory().join("uploads")).unwrap().count(), 0);
@@ -78,7 +78,7 @@ fn connections_beyond_the_limit_are_closed() {
 }
 
 #[test]
-fn a_body_of_too_many_values_is_refused() {
+fn a_body_with_too_many_values_is_refused() {
     let server = Server::start(SLOW);
     let many = format!(
         r#"{{"video_url": "http://a/v", "audio_url": "http://a/a", "x": [{}0]}}"#,
@@ -94,7 +94,7 @@ fn a_body_of_too_many_values_is_refused() {
 }
 
 #[test]
-fn the_end_of_parts_has_a_limit_and_asks_for_its_upload_first() {
+fn the_list_of_parts_of_an_upload_has_a_size_limit() {
     let server = Server::start(FAST);
     let endless = vec![b' '; 2 << 20];
     let path = "/media/00000000-0000-4000-8000-000000000000/v.mp4/complete";
@@ -102,7 +102,7 @@ fn the_end_of_parts_has_a_limit_and_asks_for_its_upload_first() {
 }
 
 #[test]
-fn the_room_is_one_for_all_uploads() {
+fn all_uploads_share_one_quota() {
     let server = Server::with(FAST, |config| config.keep.quota = 100);
     let put = |bytes: usize| {
         let slot = server.post("/storage/upload/initiate", json!({"file_name": "v.mp4"}));
@@ -112,11 +112,11 @@ fn the_room_is_one_for_all_uploads() {
 }
 
 #[test]
-fn an_upload_may_be_sent_again_and_attempts_do_not_meet() {
+fn an_upload_may_be_repeated_and_attempts_do_not_mix() {
     let server = Server::start(FAST);
     let slot = server.post("/storage/upload/initiate", json!({"file_name": "v.mp4"}));
     let url = slot.text("upload_url").to_string();
-    // The first attempt stops in the middle, and its connection stays.
+    // The first attempt stalls in the middle and keeps its connection.
     let mut stalled = connect(&server);
     let path = url.splitn(4, '/').nth(3).unwrap();
     write!(
@@ -131,7 +131,7 @@ fn an_upload_may_be_sent_again_and_attempts_do_not_meet() {
     let mut answer = [0; 12];
     stalled.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 409");
-    // The client did not get the answer, and sends the same again.
+    // A client that did not get the response sends the same file again.
     assert_eq!(server.call("PUT", &url, &[], VIDEO.to_vec()).status, 200);
     assert_eq!(server.call("PUT", &url, &[], AUDIO.to_vec()).status, 409);
     assert_eq!(server.get(&url).bytes, VIDEO);
@@ -139,7 +139,7 @@ fn an_upload_may_be_sent_again_and_attempts_do_not_meet() {
 }
 
 #[test]
-fn pages_of_this_machine_may_read_the_answers_and_no_others() {
+fn only_local_web_pages_may_read_responses() {
     let server = Server::start(FAST);
     let preflight = |path: &str, origin: &str| {
         let headers = [

@@ -1,5 +1,5 @@
-//! Many clients at once, against an engine that takes no time: none of their jobs is lost, nothing but 429 is an
-//! error, and memory stays where it is.
+//! Many concurrent clients of an engine that takes no time: no job is lost, the only error is 429, and memory does
+//! not grow.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,75 +8,75 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{AUDIO, PATIENCE, VIDEO, call};
+use crate::common::{AUDIO, TIMEOUT, VIDEO, call};
 use crate::crash::{ThisProgram, upload};
 
-/// What the server's memory may grow by after the first quarter of the time.
-const GROWTH: u64 = 16 << 20;
+/// Limit of the growth of the server's memory after the first quarter of the time, in bytes.
+const MAX_GROWTH: u64 = 16 << 20;
 
-/// What one client saw.
+/// Counts of one client.
 #[derive(Default)]
-struct Seen {
+struct ClientStats {
     completed: Vec<String>,
     refused: usize,
     polls: usize,
 }
 
-async fn client(client: reqwest::Client, url: String, body: String, until: Instant) -> Seen {
-    let mut seen = Seen::default();
+async fn client(client: reqwest::Client, url: String, body: String, until: Instant) -> ClientStats {
+    let mut stats = ClientStats::default();
     while Instant::now() < until {
         let submit = client.post(format!("{url}/fal/queue/fal-ai/latentsync")).body(body.clone());
         let response = submit.send().await.unwrap();
         match response.status().as_u16() {
             200 => {}
             429 => {
-                seen.refused += 1;
+                stats.refused += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
-            status => panic!("a submission is answered with {status}"),
+            status => panic!("status {status} for a submission"),
         }
         let job: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
         let status = job["status_url"].as_str().unwrap();
         let accepted = Instant::now();
         loop {
-            assert!(accepted.elapsed() < PATIENCE, "a job is lost: {job:#}");
+            assert!(accepted.elapsed() < TIMEOUT, "a job is lost: {job:#}");
             let answer = client.get(status).send().await.unwrap();
-            seen.polls += 1;
+            stats.polls += 1;
             match answer.status().as_u16() {
                 200 => break,
                 202 => tokio::time::sleep(Duration::from_millis(100)).await,
-                status => panic!("a status is answered with {status}"),
+                status => panic!("status {status} for a poll"),
             }
         }
         let result = client.get(job["response_url"].as_str().unwrap()).send().await.unwrap();
         assert_eq!(result.status(), 200);
-        seen.completed.push(job["request_id"].as_str().unwrap().to_string());
+        stats.completed.push(job["request_id"].as_str().unwrap().to_string());
     }
-    seen
+    stats
 }
 
-/// Bytes of memory that a process holds; absent where the system does not tell.
+/// Resident memory of a process in bytes; `None` on systems without `/proc`.
 fn memory(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()? << 10)
 }
 
-/// The most memory that is held in the last three quarters of `time`, beyond that at their beginning.
+/// Peak of the memory in the last three quarters of `time`, minus that at their beginning, in bytes.
 fn growth(process: u32, time: Duration, ended: &AtomicBool) -> Option<u64> {
     std::thread::sleep(time / 4);
-    let (before, mut most) = (memory(process)?, 0);
+    let (before, mut peak) = (memory(process)?, 0);
     while !ended.load(Ordering::Relaxed) {
-        most = most.max(memory(process)?);
+        peak = peak.max(memory(process)?);
         std::thread::sleep(Duration::from_millis(50));
     }
-    Some(most.saturating_sub(before))
+    Some(peak.saturating_sub(before))
 }
 
 fn load(clients: usize, time: Duration) {
     let directory = tempfile::tempdir().unwrap();
-    // A process of its own, so that its memory is not the clients'.
+    // A separate process, so that its memory does not include that of the clients.
     let server = ThisProgram::start(directory.path(), 0);
     let process = server.child.id();
     let (video, audio) = (upload(&server.url, VIDEO), upload(&server.url, AUDIO));
@@ -88,17 +88,17 @@ fn load(clients: usize, time: Duration) {
         move || growth(process, time, &ended)
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let seen: Vec<Seen> = runtime.block_on(async {
+    let stats: Vec<ClientStats> = runtime.block_on(async {
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..clients {
-            let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+            let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
             running.spawn(client(http, server.url.clone(), body.clone(), until));
         }
         running.join_all().await
     });
     ended.store(true, Ordering::Relaxed);
     let growth = measuring.join().unwrap();
-    let completed: Vec<&String> = seen.iter().flat_map(|seen| &seen.completed).collect();
+    let completed: Vec<&String> = stats.iter().flat_map(|client| &client.completed).collect();
     let distinct: HashSet<&&String> = completed.iter().collect();
     assert!(!completed.is_empty() && distinct.len() == completed.len());
     let metrics = call("GET", &format!("{}/metrics", server.url), &[], Vec::new());
@@ -109,20 +109,20 @@ fn load(clients: usize, time: Duration) {
         "{clients} clients, {} s: {} jobs, {} polls, {} refused, memory grew by {:?} MB to {:?} MB",
         time.as_secs(),
         completed.len(),
-        seen.iter().map(|seen| seen.polls).sum::<usize>(),
-        seen.iter().map(|seen| seen.refused).sum::<usize>(),
+        stats.iter().map(|client| client.polls).sum::<usize>(),
+        stats.iter().map(|client| client.refused).sum::<usize>(),
         growth.map(|bytes| bytes >> 20),
         memory(process).map(|bytes| bytes >> 20),
     );
-    assert!(growth.is_none_or(|growth| growth < GROWTH), "memory grew by {growth:?} bytes");
+    assert!(growth.is_none_or(|growth| growth < MAX_GROWTH), "memory grew by {growth:?} bytes");
 }
 
 #[test]
-fn nothing_is_lost_under_load() {
+fn no_job_is_lost_under_load() {
     load(40, Duration::from_secs(3));
 }
 
-/// The run whose figures are published.
+/// The run with the published figures.
 #[test]
 #[ignore = "slow: a minute of both cores; scripts/test runs it"]
 fn two_hundred_clients_for_a_minute() {

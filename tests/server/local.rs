@@ -1,4 +1,4 @@
-//! The page, and what it needs beyond the vendors' APIs.
+//! The web page, and the API that it uses beside the vendors'.
 
 use latentsync::server::keys::Keys;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn urls(server: &Server) -> Value {
     json!({"video_url": video, "audio_url": audio})
 }
 
-/// The events of a stream that has ended.
+/// Ids and data of the events of a finished stream.
 fn events(answer: &Answer) -> Vec<(usize, Value)> {
     let text = String::from_utf8(answer.bytes.clone()).unwrap();
     let event = |text: &str| {
@@ -44,7 +44,7 @@ fn jobs_of_every_api_are_listed_newest_first() {
 }
 
 #[test]
-fn a_stream_is_taken_up_where_it_broke_off() {
+fn an_event_stream_resumes_after_the_last_event_id() {
     let server = Server::start(FAST);
     let id = submit(&server, "/fal/queue/fal-ai/latentsync", urls(&server));
     let path = format!("/local/jobs/{id}/events");
@@ -57,13 +57,14 @@ fn a_stream_is_taken_up_where_it_broke_off() {
 
     let rest = server.call("GET", &path, &[("last-event-id", "1")], vec![]);
     let rest = events(&rest);
-    let told: Vec<&Value> = rest.iter().flat_map(|(_, event)| event["lines"].as_array().unwrap()).collect();
-    assert_eq!(told, lines[1..]);
+    let resumed: Vec<&Value> =
+        rest.iter().flat_map(|(_, event)| event["lines"].as_array().unwrap()).collect();
+    assert_eq!(resumed, lines[1..]);
     assert_eq!(rest.last().unwrap().0, *count);
 }
 
 #[test]
-fn a_running_job_tells_its_stages_and_a_waiting_one_its_place() {
+fn events_have_the_stages_of_a_running_job_and_the_place_of_a_waiting_one() {
     let server = Server::start(SLOW);
     let running = submit(&server, "/fal/queue/fal-ai/latentsync", urls(&server));
     let waiting: Vec<String> =
@@ -115,12 +116,12 @@ fn each_key_sees_its_own_jobs() {
     for path in ["/local/jobs", "/local/server"] {
         assert_eq!(server.get(path).status, 401);
     }
-    // The page itself says what the key is for.
+    // The page itself needs no key: it asks for one.
     assert_eq!(server.get("/").status, 200);
 }
 
 #[test]
-fn the_page_asks_nobody_else_and_is_asked_for_again_by_its_tag() {
+fn the_page_loads_nothing_from_other_hosts_and_has_an_etag() {
     let server = Server::start(FAST);
     let page = server.get("/");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));

@@ -1,28 +1,29 @@
-//! The program itself, with the small golden checkpoint: killed while it works, and started again.
+//! The program `latentsync serve` with the small model, killed while it works, and restarted.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::common::{Answer, call};
+use crate::{demo_clip, small_model};
 
-/// A job of the small model takes seconds; a busy machine takes more of them.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// A job of the small model takes seconds, on a busy machine minutes.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The program, serving. Dropped, it is killed.
+/// A running server process. Dropping it kills the process.
 pub struct Program {
     child: Child,
     pub url: String,
 }
 
 impl Program {
-    pub fn start(shared: &Path, data: &Path, steps: &str, more: &[&str]) -> Self {
+    pub fn start(data: &Path, steps: &str, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_latentsync"))
             .args(["serve", "--port", "0", "--device", "cpu", "--steps", steps, "--model"])
-            .arg(shared.join("golden/small"))
+            .arg(small_model::directory())
             .arg("--data-dir")
             .arg(data)
             .args(more)
@@ -34,8 +35,8 @@ impl Program {
         let url = lines
             .by_ref()
             .find_map(|line| line.unwrap().split_once("listening on ").map(|(_, url)| url.to_string()))
-            .expect("the program says where it listens");
-        // Nobody else reads what it says; it must not wait for that.
+            .expect("the program prints its address");
+        // Reads the log to its end, so that the program never waits for a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, url }
     }
@@ -51,12 +52,12 @@ impl Program {
             if wanted(&answer) {
                 return answer;
             }
-            assert!(started.elapsed() < PATIENCE, "{path}: {answer:#?}");
+            assert!(started.elapsed() < TIMEOUT, "{path}: {answer:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// SIGKILL: nothing of it can react.
+    /// Kills the process with SIGKILL.
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -70,59 +71,47 @@ impl Drop for Program {
     }
 }
 
-pub fn shared() -> Option<PathBuf> {
-    let root = std::env::var_os("LATENTSYNC_SHARED").map_or_else(|| "../shared".into(), PathBuf::from);
-    match root.join("golden/small").is_dir() {
-        true => root.canonicalize().ok(),
-        false => {
-            eprintln!("skipped: no `{}` (set LATENTSYNC_SHARED)", root.join("golden/small").display());
-            None
-        }
-    }
-}
-
 #[test]
-fn a_job_survives_kill_9_and_gives_a_video() {
-    let Some(shared) = shared() else { return };
+fn a_job_survives_a_killed_server_and_gives_a_video() {
     let data = tempfile::tempdir().unwrap();
-    // Enough steps that the job is still running when the program is killed.
-    let program = Program::start(&shared, data.path(), "200", &[]);
-    let upload = |name: &str| {
+    // Enough steps that the job is still running when the server is killed.
+    let program = Program::start(data.path(), "200", &[]);
+    let upload = |path: &Path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
         let slot = program.post("/storage/upload/initiate", json!({"file_name": name}));
-        let content = std::fs::read(shared.join("media").join(name)).unwrap();
+        let content = std::fs::read(path).unwrap();
         assert_eq!(call("PUT", slot.text("upload_url"), &[], content).status, 200);
         slot.text("file_url").to_string()
     };
-    let body = json!({"video_url": upload("woman_2s.mp4"), "audio_url": upload("speech_3s.wav")});
+    let body = json!({"video_url": upload(&demo_clip::video()), "audio_url": upload(&demo_clip::voice())});
     let task = program.post("/open/v2/create_lip_sync_video", body);
     let path = format!("/open/v2/lip_sync_video/{}", task.json["data"]["task_id"].as_str().unwrap());
     program.until(&path, |answer| answer.json["data"]["status"] == "processing");
     program.kill();
 
-    let program = Program::start(&shared, data.path(), "1", &[]);
+    let program = Program::start(data.path(), "1", &[]);
     let ended =
         |answer: &Answer| matches!(answer.json["data"]["status"].as_str(), Some("success" | "failed"));
     let done = program.until(&path, ended);
     let result = &done.json["data"]["data"];
-    // JoggAI's `normal` ends with the video.
-    assert_eq!(result["duration_seconds"], 2.0, "{done:#?}");
+    // JoggAI's `normal` ends with the shorter of the two: the voice, after 97 frames.
+    assert_eq!(result["duration_seconds"], 3.88, "{done:#?}");
     let cover = result["cover_url"].as_str().unwrap();
     let local = |url: &str| format!("/{}", url.splitn(4, '/').nth(3).unwrap());
     assert!(program.until(&local(cover), |_| true).bytes.starts_with(b"\xff\xd8\xff"));
     program.kill();
 
-    let program = Program::start(&shared, data.path(), "1", &[]);
+    let program = Program::start(data.path(), "1", &[]);
     let video = program.until(&local(result["result_url"].as_str().unwrap()), |_| true);
     assert_eq!((video.status, &video.bytes[4..8]), (200, &b"ftyp"[..]));
 }
 
 #[test]
-fn the_log_is_json_where_that_is_asked_for() {
-    let Some(shared) = shared() else { return };
+fn log_format_json_gives_one_object_a_line() {
     let data = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_latentsync"))
         .args(["serve", "--port", "0", "--device", "cpu", "--log-format", "json", "--model"])
-        .arg(shared.join("golden/small"))
+        .arg(small_model::directory())
         .arg("--data-dir")
         .arg(data.path())
         .env_remove("RUST_LOG")
@@ -148,7 +137,7 @@ fn the_log_is_json_where_that_is_asked_for() {
 }
 
 #[test]
-fn what_keeps_the_server_from_starting_is_said_at_once() {
+fn errors_of_the_configuration_stop_the_server_at_start() {
     let refused = |arguments: &[&str]| {
         let data = tempfile::tempdir().unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_latentsync"))
@@ -174,7 +163,7 @@ fn what_keeps_the_server_from_starting_is_said_at_once() {
         (&["--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (&["--data-dir", "/"], "--data-dir"),
     ] {
-        let said = refused(arguments);
-        assert!(said.contains(wanted), "{arguments:?}: {said}");
+        let stderr = refused(arguments);
+        assert!(stderr.contains(wanted), "{arguments:?}: {stderr}");
     }
 }

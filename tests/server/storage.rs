@@ -1,11 +1,11 @@
-//! fal's storage, in the three ways in which its clients use it.
+//! fal's storage, in the three ways that its clients use it.
 
 use serde_json::json;
 
 use crate::common::{FAST, Server};
 
 #[test]
-fn javascript_puts_large_files_in_parts() {
+fn the_javascript_client_uploads_large_files_in_parts() {
     let server = Server::start(FAST);
     let slot = server.post(
         "/storage/upload/initiate-multipart?storage_type=fal-cdn-v3",
@@ -30,7 +30,7 @@ fn javascript_puts_large_files_in_parts() {
 }
 
 #[test]
-fn python_uploads_with_a_token() {
+fn the_python_client_uploads_with_a_token() {
     let server = Server::with(FAST, |config| {
         config.keys = latentsync::server::keys::Keys::new(&["key".to_string()]);
     });

@@ -1,4 +1,4 @@
-//! sync.so: generations, from JSON and from a form.
+//! sync.so: generations from JSON and from a multipart form.
 
 use latentsync::options::SyncMode;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ fn a_generation_is_created_polled_and_listed() {
 }
 
 #[test]
-fn files_come_in_a_form() {
+fn files_are_uploaded_in_a_form() {
     let server = Server::start(FAST);
     let mut form = Vec::new();
     let mut field = |head: &str, content: &[u8]| {
@@ -59,7 +59,7 @@ fn files_come_in_a_form() {
 }
 
 #[test]
-fn mistakes_have_a_message_and_a_code() {
+fn errors_have_a_message_and_a_code() {
     let server = Server::start(FAST);
     let input = json!([{"type": "video", "url": "http://a/v"}, {"type": "audio", "url": "http://a/a"}]);
     let refused = |body: Value| {
@@ -94,7 +94,7 @@ fn mistakes_have_a_message_and_a_code() {
 }
 
 #[test]
-fn the_five_sync_modes_and_the_result_s_name() {
+fn the_five_sync_modes_and_the_name_of_the_result() {
     let server = Server::start(FAST);
     let (video, audio) = server.inputs();
     for mode in SyncMode::NAMES {
@@ -116,7 +116,7 @@ fn the_five_sync_modes_and_the_result_s_name() {
 }
 
 #[test]
-fn a_file_that_cannot_be_fetched_is_not_called_invalid() {
+fn an_inaccessible_file_and_an_invalid_one_have_different_codes() {
     let server = Server::start(FAST);
     let (video, audio) = server.inputs();
     let gone = "http://127.0.0.1:9/gone";
@@ -135,7 +135,7 @@ fn a_file_that_cannot_be_fetched_is_not_called_invalid() {
 }
 
 #[test]
-fn a_form_has_each_file_once_and_little_text() {
+fn a_form_has_each_file_once_and_limited_text() {
     let server = Server::start(FAST);
     let form = |fields: &[(&str, &[u8])]| {
         let mut form = Vec::new();
@@ -158,7 +158,7 @@ fn a_form_has_each_file_once_and_little_text() {
     let many =
         form(&[("name=\"model\"", b"lipsync-2"), ("name=\"options\"", "[{},".repeat(100_000).as_bytes())]);
     assert_eq!(many.status, 413);
-    // What is refused leaves no file behind.
+    // A refused form leaves no file.
     let files = std::fs::read_dir(server.directory().join("uploads")).unwrap().count();
     assert_eq!(files, 0);
 }

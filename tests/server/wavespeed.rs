@@ -1,4 +1,4 @@
-//! wavespeed: both models, sync mode, the uploads and the signed webhook.
+//! wavespeed: both models, sync mode, uploads and signed webhooks.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn a_prediction_is_submitted_and_polled() {
 }
 
 #[test]
-fn the_five_sync_modes_and_no_other() {
+fn the_five_sync_modes_are_accepted_and_no_other() {
     let server = Server::start(FAST);
     let mut body = body(&server);
     body["enable_sync_mode"] = true.into();
@@ -54,13 +54,13 @@ fn the_five_sync_modes_and_no_other() {
         assert_eq!((refused.status, &refused.json["code"]), (400, &json!(400)));
         assert!(refused.text("message").contains("sync_mode"));
     }
-    // The page's own example for bytedance/latentsync names no file.
+    // The documented example for bytedance/latentsync has no files.
     assert_eq!(server.post(LATENTSYNC, json!({})).status, 400);
     assert_eq!(server.post("/api/v3/another/model", json!({})).status, 404);
 }
 
 #[test]
-fn sync_mode_answers_with_the_result() {
+fn sync_mode_responds_with_the_result() {
     let server = Server::start(FAST);
     let mut body = body(&server);
     body["enable_sync_mode"] = true.into();
@@ -73,7 +73,7 @@ fn sync_mode_answers_with_the_result() {
 }
 
 #[test]
-fn sync_mode_does_not_wait_for_ever() {
+fn sync_mode_has_a_time_limit() {
     let server = Server::with(SLOW, |config| config.sync_mode = Duration::from_millis(100));
     let mut body = body(&server);
     body["enable_sync_mode"] = true.into();
@@ -85,7 +85,7 @@ fn sync_mode_does_not_wait_for_ever() {
 }
 
 #[test]
-fn predictions_are_listed_and_removed() {
+fn predictions_are_listed_and_deleted() {
     let server = Server::start(FAST);
     let ids: Vec<String> = [LATENTSYNC, LIPSYNC, LATENTSYNC]
         .map(|path| {
@@ -131,7 +131,7 @@ fn predictions_are_listed_and_removed() {
 }
 
 #[test]
-fn files_come_by_ticket_and_by_form() {
+fn files_are_uploaded_by_url_and_by_form() {
     let server = Server::start(FAST);
     let ticket = server.post(
         "/api/v3/media/uploads",
@@ -164,7 +164,7 @@ fn files_come_by_ticket_and_by_form() {
 }
 
 #[test]
-fn a_webhook_is_signed_with_the_secret_that_is_told() {
+fn a_webhook_is_signed_with_the_published_secret() {
     let server = Server::start(FAST);
     let webhooks = Webhooks::start();
     let hook: String = url::form_urlencoded::byte_serialize(webhooks.url.as_bytes()).collect();
@@ -173,14 +173,14 @@ fn a_webhook_is_signed_with_the_secret_that_is_told() {
     assert_eq!(message.json["id"], submitted.json["data"]["id"]);
     assert_eq!(message.text("status"), "completed");
     assert!(message.json["input"]["video"].is_string(), "{message:#?}");
-    // An empty query does not hide the body's.
+    // An empty query parameter does not override the body.
     let mut named = body(&server);
     named["webhook_url"] = webhooks.url.as_str().into();
     server.post(&format!("{LATENTSYNC}?webhook="), named);
     assert_eq!(webhooks.next().json["input"].get("webhook_url"), None);
-    named_wrongly(&server, "?webhook=nowhere", json!(null), "`webhook`");
-    named_wrongly(&server, "", json!("nowhere"), "`webhook_url`");
-    named_wrongly(&server, "?webhook=https://example.com", json!("nowhere"), "`webhook_url`");
+    check_invalid_webhook(&server, "?webhook=nowhere", json!(null), "`webhook`");
+    check_invalid_webhook(&server, "", json!("nowhere"), "`webhook_url`");
+    check_invalid_webhook(&server, "?webhook=https://example.com", json!("nowhere"), "`webhook_url`");
     let secret = server.get("/api/v3/webhook/secret");
     let secret = secret.json["data"]["secret"].as_str().unwrap().strip_prefix("whsec_").unwrap().to_string();
     let header = |name: &str| message.header(name).unwrap();
@@ -189,7 +189,7 @@ fn a_webhook_is_signed_with_the_secret_that_is_told() {
     assert_eq!(header("webhook-signature"), format!("v3,{}", hmac(secret.as_bytes(), &signed)));
 }
 
-fn named_wrongly(server: &Server, query: &str, in_body: Value, field: &str) {
+fn check_invalid_webhook(server: &Server, query: &str, in_body: Value, field: &str) {
     let mut body = body(server);
     body["webhook_url"] = in_body;
     let refused = server.post(&format!("{LATENTSYNC}{query}"), body);
@@ -198,11 +198,11 @@ fn named_wrongly(server: &Server, query: &str, in_body: Value, field: &str) {
 }
 
 #[test]
-fn a_stranger_learns_nothing() {
+fn nothing_is_disclosed_without_a_key() {
     let server = Server::with(SLOW, |config| {
         config.keys = latentsync::server::keys::Keys::new(&["key".to_string()]);
     });
-    // Neither which models there are.
+    // Not even which models exist.
     assert_eq!(server.post("/api/v3/another/model", json!({})).status, 401);
     let key = [("authorization", "Bearer key")];
     let body = json!({"video": "https://example.com/v", "audio": "https://example.com/a"}).to_string();

@@ -1,4 +1,4 @@
-//! Deliveries that do not go as they should.
+//! Webhook deliveries that fail.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -22,22 +22,24 @@ fn submit(server: &Server, hook: &str) -> String {
 }
 
 #[test]
-fn a_receiver_that_is_silent_holds_up_nobody_else() {
+fn a_silent_receiver_does_not_delay_others() {
     let server = Server::start(FAST);
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Another host than the others' `127.0.0.1`.
+    // A different host than `127.0.0.1`.
     let hook = format!("http://localhost:{}/hook", silent.local_addr().unwrap().port());
     for _ in 0..30 {
         submit(&server, &hook);
     }
     let webhooks = Webhooks::start();
     let id = submit(&server, &webhooks.url);
-    let message = webhooks.next_within(Duration::from_secs(10)).expect("it does not wait for the others");
+    let message = webhooks
+        .next_within(Duration::from_secs(10))
+        .expect("a webhook before the silent receiver times out");
     assert_eq!(message.text("id"), id);
 }
 
 #[test]
-fn a_redirect_is_no_success_and_is_not_followed() {
+fn a_redirect_is_a_failure_and_is_not_followed() {
     let server = Server::start(FAST);
     let elsewhere = Webhooks::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -51,10 +53,10 @@ fn a_redirect_is_no_success_and_is_not_followed() {
 }
 
 #[test]
-fn a_message_that_is_owed_keeps_its_job() {
+fn a_job_is_kept_until_its_webhook_is_delivered() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::at(directory.path(), FAST, |_| {});
-    // Nobody listens there.
+    // This port has no listener.
     let id = submit(&server, "http://127.0.0.1:1/hook");
     let path = format!("/v2/generate/{id}");
     server.until(&path, |answer| answer.json["status"] == "COMPLETED");
@@ -62,5 +64,5 @@ fn a_message_that_is_owed_keeps_its_job() {
     server.stop();
     let server = Server::at(directory.path(), FAST, |config| config.keep.time = Duration::from_millis(1));
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(server.get(&path).status, 200, "there are attempts to come");
+    assert_eq!(server.get(&path).status, 200, "delivery attempts remain");
 }

@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use latentsync::weights::{
-    BatchSize, Checkpoint, ConvertOptions, HubSettings, Package, Role, convert, shape_predictor,
-};
+use latentsync::weights::{BatchSize, Checkpoint, HubSettings, Package, Role, shape_predictor};
 use latentsync::{Error, ModelChoice, Result};
 
 use crate::pt;
 
 const CPU: Device = Device::Cpu;
 
-/// A configuration with only what opening a checkpoint reads.
+/// A `unet_config.yaml` with the keys that opening a checkpoint reads.
 pub fn config(resolution: usize, audio_width: usize) -> String {
     format!(
         "data:\n  num_frames: 16\n  resolution: {resolution}\nmodel:\n  cross_attention_dim: {audio_width}\n  norm_eps: 1e-5\n"
@@ -46,7 +44,7 @@ pub fn unet_pt() -> Vec<u8> {
     pt::archive(&pt::pickle(Some("state_dict"), &[tensor]), &[("0", &numbers)])
 }
 
-/// A VAE of two layers under the published file's names, one kept as a convolution.
+/// A VAE of two attention layers with the old names of the published file; one weight is a 1 × 1 convolution.
 fn old_vae() -> Vec<u8> {
     let linear = Tensor::arange(0f32, 4., &CPU).unwrap().reshape((2, 2)).unwrap();
     let convolution = linear.reshape((2, 2, 1, 1)).unwrap();
@@ -72,7 +70,7 @@ pub fn whisper(width: usize) -> Vec<u8> {
 const VAE_CONFIG: &str = r#"{"scaling_factor": 0.18215, "block_out_channels": [32], "layers_per_block": 1,
     "down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}"#;
 
-/// A whole small checkpoint of 128-pixel faces under `root`.
+/// Writes a complete checkpoint for faces of 128 × 128 pixels to `root`.
 pub fn small_checkpoint(root: &Path) {
     write(root.join("latentsync_unet.pt"), unet_pt());
     write(root.join("unet_config.yaml"), config(128, 48));
@@ -81,7 +79,7 @@ pub fn small_checkpoint(root: &Path) {
     write(root.join("whisper/tiny.safetensors"), whisper(48));
 }
 
-/// A hub that is empty and never asked.
+/// Settings of an empty, offline cache.
 pub fn no_hub(root: &Path) -> HubSettings {
     let home = root.join("home").to_str().unwrap().to_owned();
     HubSettings::from_vars(|name| match name {
@@ -128,14 +126,14 @@ fn a_directory_is_opened_and_its_networks_are_built() {
     for layer in attention {
         assert_eq!(layer.to_vec2::<f32>().unwrap(), [[0., 1.], [2., 3.]]);
     }
-    // The decoder's key may be left, an encoder's may not.
+    // Keys of the decoder may stay unused, keys of the encoder may not.
     checkpoint.load_whisper(DType::F32, &CPU, |vb| vb.get(2, "encoder.conv1.bias")).unwrap();
-    let left = checkpoint.load_whisper(DType::F32, &CPU, |_| Ok(())).unwrap_err().to_string();
-    assert!(left.ends_with("tiny.safetensors`: unexpected key `encoder.conv1.bias`"), "{left}");
+    let unused = checkpoint.load_whisper(DType::F32, &CPU, |_| Ok(())).unwrap_err().to_string();
+    assert!(unused.ends_with("tiny.safetensors`: unexpected key `encoder.conv1.bias`"), "{unused}");
 }
 
 #[test]
-fn the_originals_own_layout_is_found() {
+fn the_directory_layout_of_the_original_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path().join("checkpoints/latentsync_unet.pt"), unet_pt());
     write(dir.path().join("checkpoints/unet_config.yaml"), config(256, 384));
@@ -153,7 +151,7 @@ fn the_originals_own_layout_is_found() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn missing_files_are_named() {
     let cases = [
         ("latentsync_unet.pt", "has no UNet"),
         ("unet_config.yaml", "has no UNet configuration: looked for `unet_config.yaml`"),
@@ -174,7 +172,7 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn a_published_model_that_is_not_there_names_the_command() {
+fn a_missing_published_model_names_the_command_that_fetches_it() {
     let dir = tempfile::tempdir().unwrap();
     let error = Checkpoint::open(&"latentsync-1.5".parse().unwrap(), &no_hub(dir.path())).unwrap_err();
     assert!(error.to_string().contains("`latentsync_unet.pt` of latentsync-1.5 is not in"), "{error}");
@@ -182,7 +180,7 @@ fn a_published_model_that_is_not_there_names_the_command() {
 }
 
 #[test]
-fn a_published_file_that_is_cut_off_is_told_by_its_size() {
+fn a_truncated_published_file_is_detected_by_its_size() {
     let dir = tempfile::tempdir().unwrap();
     let file = Package::LatentSync16.manifest().file(Role::Unet).unwrap();
     let repository = dir.path().join("home/hub/models--ByteDance--LatentSync-1.6");
@@ -192,7 +190,7 @@ fn a_published_file_that_is_cut_off_is_told_by_its_size() {
     assert_eq!(error.hint().as_deref(), Some("run `latentsync models pull latentsync-1.6`"));
 }
 
-/// A converted 256-pixel UNet says what it was made from.
+/// A converted UNet, with the hash of its source in the metadata.
 fn converted_unet(package: Package) -> Vec<u8> {
     let hash = package.manifest().file(Role::Unet).unwrap().sha256.as_deref().unwrap();
     let weight = Tensor::zeros(1, DType::F32, &CPU).unwrap();
@@ -200,7 +198,7 @@ fn converted_unet(package: Package) -> Vec<u8> {
 }
 
 #[test]
-fn a_checkpoint_with_another_models_configuration_is_refused() {
+fn a_checkpoint_with_the_configuration_of_another_model_is_refused() {
     for (package, is, says) in [(Package::LatentSync15, 256, 512), (Package::LatentSync16, 512, 256)] {
         let dir = tempfile::tempdir().unwrap();
         small_checkpoint(dir.path());
@@ -222,7 +220,7 @@ fn a_checkpoint_with_another_models_configuration_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_link_into_the_cache_is_known_by_its_blob() {
+fn a_link_into_the_cache_is_identified_by_its_blob() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     let hash = Package::LatentSync15.manifest().file(Role::Unet).unwrap().sha256.clone().unwrap();
@@ -233,7 +231,7 @@ fn a_link_into_the_cache_is_known_by_its_blob() {
     std::os::unix::fs::symlink(&blob, &unet).unwrap();
     assert!(matches!(refusal(dir.path()), Error::ResolutionConflict { is: 256, says: 128, .. }));
 
-    // Without a configuration the known model's own is used, which wants the published Whisper.
+    // Without a configuration file that of the identified model is used, which needs the published Whisper.
     fs::remove_file(dir.path().join("unet_config.yaml")).unwrap();
     write(dir.path().join("whisper/tiny.safetensors"), whisper(384));
     let checkpoint = open(dir.path()).unwrap();
@@ -252,7 +250,7 @@ fn a_whisper_of_another_width_is_refused() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_read_is_named() {
+fn an_unreadable_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     for bad in ["data: {num_frames: 16}", "data: [", "data:\n  num_frames: many\n  resolution: 128\n"] {
@@ -263,7 +261,7 @@ fn a_configuration_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_configuration_that_nothing_can_be_computed_with_is_refused_by_key() {
+fn an_invalid_configuration_is_refused_by_key() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     let good = config(128, 48);
@@ -287,7 +285,7 @@ fn a_configuration_that_nothing_can_be_computed_with_is_refused_by_key() {
 }
 
 #[test]
-fn the_memory_that_a_model_needs_is_known_before_it_is_loaded() {
+fn the_memory_of_a_model_is_estimated_before_loading() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     let tensor = Tensor::zeros((1000, 1000), DType::F32, &CPU).unwrap();
@@ -298,107 +296,37 @@ fn the_memory_that_a_model_needs_is_known_before_it_is_loaded() {
         open(dir.path()).unwrap().memory_needs(dtype, &CPU).unwrap().bytes(BatchSize::ONE)
     };
     let small = needed(64, DType::F32);
-    // 4 MB of weights in the file; 236 MB that the CPU makes of the convolutions that double an image, by the configuration.
+    // 4 MB of weights in the file, and 236 MB for the CPU's packed weights of the upsampling convolutions, by the
+    // configuration.
     assert!((240_000_000..280_000_000).contains(&small), "{small}");
     assert!(needed(64, DType::BF16) < small * 6 / 10);
-    assert!(needed(512, DType::F32) - small > 500_000_000, "larger faces are more to compute with");
+    assert!(needed(512, DType::F32) - small > 500_000_000, "larger faces need more memory");
     let error = Error::Memory { needed: 8_500_000_000, available: 4_000_000_000 };
     assert_eq!(error.to_string(), "not enough memory: 8.5 GB needed, 4.0 GB available");
     assert!(error.exit_code() == 5 && error.hint().unwrap().contains("--dtype bf16"));
 }
 
 #[test]
-fn a_pickle_with_code_is_refused_and_not_run() {
+fn a_pickle_with_code_is_refused_and_not_executed() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
-    let witness = dir.path().join("ran");
-    let command = format!("touch {}", witness.display());
-    let mut evil = b"\x80\x02cposix\nsystem\nX".to_vec();
-    evil.extend((command.len() as u32).to_le_bytes());
-    evil.extend(command.bytes());
-    evil.extend(b"\x85R.");
-    write(dir.path().join("latentsync_unet.pt"), pt::archive(&evil, &[]));
+    let marker = dir.path().join("ran");
+    let command = format!("touch {}", marker.display());
+    let mut malicious = b"\x80\x02cposix\nsystem\nX".to_vec();
+    malicious.extend((command.len() as u32).to_le_bytes());
+    malicious.extend(command.bytes());
+    malicious.extend(b"\x85R.");
+    write(dir.path().join("latentsync_unet.pt"), pt::archive(&malicious, &[]));
     let error = refusal(dir.path());
     assert!(matches!(&error, Error::ModelCode { name, .. } if name == "posix.system"), "{error}");
-    assert!(!witness.exists());
+    assert!(!marker.exists());
 }
 
 #[test]
-fn the_predictor_is_found_or_its_command_is_named() {
+fn the_landmark_model_is_found_or_the_command_that_fetches_it_is_named() {
     let dir = tempfile::tempdir().unwrap();
     match shape_predictor(&no_hub(dir.path())) {
         Ok(path) => assert_eq!(fs::metadata(path).unwrap().len(), 99_693_937),
         Err(error) => assert_eq!(error.hint().as_deref(), Some("run `latentsync models pull dlib`")),
-    }
-}
-
-/// The directory of the golden set's small checkpoint, if the set is there.
-fn golden_small() -> Option<PathBuf> {
-    let golden =
-        std::env::var_os("LATENTSYNC_GOLDEN").map_or_else(|| "../shared/golden".into(), PathBuf::from);
-    let manifest = fs::read(golden.join("manifest.json")).ok()?;
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
-    Some(golden.join(manifest["model"].as_str()?))
-}
-
-#[test]
-fn the_golden_networks_are_built_from_every_key() {
-    let Some(small) = golden_small() else {
-        eprintln!("skipped: no golden set");
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let options = ConvertOptions {
-        source: ModelChoice::Directory(small.clone()),
-        output: dir.path().join("bf16"),
-        dtype: DType::BF16,
-    };
-    convert(&options, &no_hub(dir.path()), &mut |_| Ok(())).unwrap();
-    for root in [small, options.output] {
-        let checkpoint = open(&root).unwrap();
-        checkpoint.unet(DType::F32, &CPU).unwrap();
-        checkpoint.vae(DType::F32, &CPU).unwrap();
-        checkpoint.whisper(DType::F32, &CPU).unwrap();
-    }
-}
-
-#[test]
-fn the_golden_checkpoint_reads_the_same_in_both_vae_formats() {
-    let Some(small) = golden_small() else {
-        eprintln!("skipped: no golden set");
-        return;
-    };
-    let checkpoint = open(&small).unwrap();
-    let dims: HashMap<String, usize> = checkpoint.whisper_dims().unwrap();
-    let model: HashMap<String, serde_json::Value> = checkpoint.unet_config().unwrap();
-    assert_eq!(model["cross_attention_dim"], dims["n_audio_state"]);
-    let old_names = small.join("vae_old_names");
-    if !old_names.is_dir() {
-        eprintln!("skipped: the golden set has no `vae_old_names`");
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    for file in ["latentsync_unet.pt", "unet_config.yaml", "whisper/tiny.pt"] {
-        write(dir.path().join(file), fs::read(small.join(file)).unwrap());
-    }
-    for file in ["config.json", "diffusion_pytorch_model.bin"] {
-        write(dir.path().join("vae").join(file), fs::read(old_names.join(file)).unwrap());
-    }
-    let keys = {
-        let bytes = fs::read(small.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        header.tensors().into_iter().map(|(key, info)| (key, info.shape.clone())).collect::<Vec<_>>()
-    };
-    let load = |root: &Path| {
-        let all = |vb: candle_nn::VarBuilder<'_>| {
-            keys.iter()
-                .map(|(key, shape)| vb.get(shape.as_slice(), key))
-                .collect::<candle_core::Result<Vec<_>>>()
-        };
-        open(root).unwrap().load_vae(DType::F32, &CPU, all).unwrap()
-    };
-    for ((key, _), (new, old)) in keys.iter().zip(load(&small).into_iter().zip(load(dir.path()))) {
-        let far = (new - old).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-        assert_eq!(far.to_scalar::<f32>().unwrap(), 0., "{key}");
     }
 }

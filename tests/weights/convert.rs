@@ -1,4 +1,4 @@
-//! Converting checkpoints.
+//! Conversion of checkpoints to safetensors.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::checkpoint::{no_hub, open, small_checkpoint, unet_pt};
 const CPU: Device = Device::Cpu;
 
 #[test]
-fn a_converted_copy_is_smaller_and_the_same() {
+fn a_converted_copy_is_smaller_and_loads_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     for dtype in [DType::BF16, DType::F16, DType::F32] {
@@ -44,7 +44,7 @@ fn a_converted_copy_is_smaller_and_the_same() {
         assert_eq!(difference.to_dtype(DType::F32).unwrap().to_scalar::<f32>().unwrap(), 0.);
         let copy = open(&output).unwrap();
         assert_eq!(copy.whisper_dims::<HashMap<String, i64>>().unwrap()["n_audio_state"], 48);
-        // Its file keeps the hash of what it was made from, and the current names.
+        // The file has the hash of its source and the current names of the keys.
         let bytes = fs::read(output.join("latentsync_unet.safetensors")).unwrap();
         let hash = crate::hub::sha256(&unet_pt());
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -67,7 +67,7 @@ fn a_converted_copy_is_smaller_and_the_same() {
 }
 
 #[test]
-fn a_conversion_that_is_stopped_leaves_nothing() {
+fn a_cancelled_conversion_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     let options = ConvertOptions {

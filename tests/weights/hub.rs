@@ -1,4 +1,4 @@
-//! A hub on this machine: serves byte ranges of a few files, and misbehaves as told.
+//! A local hub that serves byte ranges of a few files, and misbehaves as configured.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -12,20 +12,20 @@ use sha2::{Digest, Sha256};
 /// The commit that every branch points to.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What to serve and how.
+/// Files and behaviour of the hub.
 #[derive(Default)]
 pub struct Behaviour {
     /// Bytes by `owner/name/path`.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// For the first downloads, one after the other: break off after so many bytes.
+    /// Bytes after which the first downloads are cut off, one entry per download.
     pub cuts: VecDeque<usize>,
-    /// Answer every range with the whole file.
+    /// Respond to every range request with the whole file.
     pub ignores_ranges: bool,
-    /// Answer everything with this status.
+    /// Respond to every request with this status.
     pub refuses_with: Option<u16>,
 }
 
-/// One request that arrived.
+/// A received request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub method: String,
@@ -50,7 +50,7 @@ impl Hub {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (behaviour, requests) = (behaviour.clone(), requests.clone());
-                // A client may go away at any time; the test looks at what the client made of it.
+                // The client may close the connection at any time; the test checks the client's result.
                 std::thread::spawn(move || answer(stream.unwrap(), &behaviour, &requests));
             }
         });
@@ -61,7 +61,7 @@ impl Hub {
         change(&mut self.behaviour.lock().unwrap());
     }
 
-    /// The downloads so far, without the HEADs that precede them.
+    /// GET requests so far.
     pub fn downloads(&self) -> Vec<Request> {
         let requests = self.requests.lock().unwrap();
         requests.iter().filter(|r| r.method == "GET" && r.path.contains("/resolve/")).cloned().collect()
@@ -71,7 +71,7 @@ impl Hub {
         self.requests.lock().unwrap().len()
     }
 
-    /// Settings with a cache under `home`, as HF_HOME would give them.
+    /// Settings with a cache under `home`, as with the variable HF_HOME.
     pub fn settings(&self, home: &Path) -> HubSettings {
         let home = home.to_str().unwrap().to_owned();
         let endpoint = self.endpoint.clone();

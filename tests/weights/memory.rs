@@ -1,4 +1,4 @@
-//! Loading streams: its peak is the size of the result and one tensor more. Measured in a process of its own.
+//! Peak memory of loading: the size of the result plus one tensor. Measured in a separate process.
 
 #![cfg(target_os = "linux")]
 
@@ -21,7 +21,7 @@ const DTYPE: &str = "LATENTSYNC_TEST_DTYPE";
 const TENSORS: usize = 36;
 const ELEMENTS: usize = 2 << 20;
 const TENSOR_BYTES: usize = 4 * ELEMENTS;
-/// For what else a process does meanwhile: the allocator, the file's directory.
+/// Allowance for the allocator and the directory of the file, in bytes.
 const SLACK: usize = 6 << 20;
 
 fn keys() -> Vec<String> {
@@ -54,7 +54,7 @@ fn big_pt() -> Vec<u8> {
 }
 
 #[test]
-fn loading_takes_the_result_and_one_tensor() {
+fn loading_needs_the_memory_of_the_result_and_one_tensor() {
     for (name, bytes) in
         [("latentsync_unet.pt", big_pt()), ("latentsync_unet.safetensors", big_safetensors())]
     {
@@ -66,7 +66,7 @@ fn loading_takes_the_result_and_one_tensor() {
         for (dtype, result) in [("f32", TENSORS * TENSOR_BYTES), ("bf16", TENSORS * TENSOR_BYTES / 2)] {
             let grown = grown_by_loading(dir.path(), dtype);
             let limit = result + TENSOR_BYTES + SLACK;
-            assert!(grown > result / 2, "{name} as {dtype}: {grown} bytes is no measurement");
+            assert!(grown > result / 2, "{name} as {dtype}: {grown} bytes are too few for the result");
             assert!(grown <= limit, "{name} as {dtype}: grew by {grown} bytes, at most {limit} allowed");
             eprintln!("{name} as {dtype}: {:.1} MiB for {:.1}", mib(grown), mib(result));
         }
@@ -90,14 +90,13 @@ fn grown_by_loading(dir: &Path, dtype: &str) -> usize {
 }
 
 #[test]
-#[ignore = "run by `loading_takes_the_result_and_one_tensor` in a process of its own"]
+#[ignore = "another test starts it in a separate process"]
 fn child_that_loads() {
-    let (Some(dir), Ok(dtype)) = (std::env::var_os(DIR), std::env::var(DTYPE)) else {
-        return;
-    };
+    let dir = std::env::var_os(DIR).expect("only another test starts this one");
+    let dtype = std::env::var(DTYPE).unwrap();
     let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
     let dir = Path::new(&dir);
-    // What the first use of the library brings in does not grow with the file.
+    // The first use of the library allocates memory that does not depend on the file.
     Tensor::zeros(1, dtype, &Device::Cpu).unwrap();
     let before = status("VmRSS");
     let started = Instant::now();
@@ -110,7 +109,7 @@ fn child_that_loads() {
     println!("grown {}", status("VmHWM") - before);
 }
 
-/// A figure of this process, in bytes.
+/// A value of `/proc/self/status`, in bytes.
 fn status(name: &str) -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(name)).unwrap();

@@ -1,21 +1,21 @@
-//! Writes PyTorch checkpoints, good and bad ones, for tests.
+//! Writer of PyTorch checkpoints, valid and invalid ones.
 
 use std::io::{Cursor, Write};
 
-/// A tensor to be pickled.
+/// A tensor in a pickle.
 #[derive(Clone)]
 pub struct Pickled<'a> {
     pub key: &'a str,
     /// `FloatStorage`, `HalfStorage`, …
     pub class: &'a str,
-    /// Name of its storage in the archive, and the storage's length in elements.
+    /// Name of the storage in the archive, and its length in elements.
     pub storage: (&'a str, u32),
     pub offset: u8,
     pub shape: &'a [u32],
     pub strides: &'a [u32],
 }
 
-/// The pickle of `{NAME: OrderedDict of tensors}`, or of the dictionary itself where `name` is `None`.
+/// The pickle of `{name: OrderedDict of tensors}`, or of the dictionary itself if `name` is `None`.
 pub fn pickle(name: Option<&str>, tensors: &[Pickled<'_>]) -> Vec<u8> {
     let mut out = vec![0x80, 2];
     if let Some(name) = name {
@@ -58,7 +58,7 @@ fn int(out: &mut Vec<u8>, value: u32) {
     out.extend(value.to_le_bytes());
 }
 
-/// The archive around a pickle, as `torch.save` lays it out.
+/// The zip archive of a pickle, in the layout of `torch.save`.
 pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -75,7 +75,7 @@ pub fn archive(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// The bytes of numbers, little end first.
+/// The little-endian bytes of the values.
 pub fn f32_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

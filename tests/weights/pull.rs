@@ -1,4 +1,4 @@
-//! Downloads: whole, continued, damaged, refused, offline.
+//! Downloads: complete, resumed, damaged, refused, offline.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ impl Setup {
 }
 
 #[test]
-fn a_download_fills_the_cache_as_other_programs_do() {
+fn a_download_fills_the_cache_in_the_layout_of_hugging_face() {
     let setup = Setup::new();
     let mut seen = Vec::new();
     let mut note = |progress: Progress<'_>| {
@@ -91,7 +91,7 @@ fn a_download_fills_the_cache_as_other_programs_do() {
 }
 
 #[test]
-fn a_branch_is_found_by_its_reference() {
+fn a_branch_is_resolved_by_its_reference() {
     let setup = Setup::at_revision("main");
     let files = setup.pull().unwrap();
     setup.assert_pulled(&files);
@@ -100,7 +100,7 @@ fn a_branch_is_found_by_its_reference() {
 }
 
 #[test]
-fn a_cut_connection_is_continued_in_the_same_run() {
+fn a_download_resumes_after_a_lost_connection_in_the_same_run() {
     let setup = Setup::new();
     setup.hub.change(|hub| hub.cuts = [100_000, 50_000].into());
     setup.assert_pulled(&setup.pull().unwrap());
@@ -111,7 +111,7 @@ fn a_cut_connection_is_continued_in_the_same_run() {
 }
 
 #[test]
-fn a_download_that_was_given_up_is_continued_by_the_next_run() {
+fn a_failed_download_is_resumed_by_the_next_run() {
     let setup = Setup::new();
     setup.hub.change(|hub| hub.cuts = [100_000, 0, 0, 0].into());
     let error = setup.pull().unwrap_err();
@@ -125,7 +125,7 @@ fn a_download_that_was_given_up_is_continued_by_the_next_run() {
 }
 
 #[test]
-fn an_interruption_stops_it_and_keeps_what_arrived() {
+fn a_cancelled_download_keeps_the_received_part() {
     let setup = Setup::new();
     setup.hub.change(|hub| hub.cuts = [100_000, 0].into());
     let mut stop = |progress: Progress<'_>| match progress.done {
@@ -139,7 +139,7 @@ fn an_interruption_stops_it_and_keeps_what_arrived() {
 }
 
 #[test]
-fn a_server_without_ranges_is_asked_from_the_start() {
+fn a_download_restarts_if_the_server_does_not_support_ranges() {
     let setup = Setup::new();
     fs::create_dir_all(setup.incomplete().parent().unwrap()).unwrap();
     fs::write(setup.incomplete(), &setup.large[..1000]).unwrap();
@@ -149,7 +149,7 @@ fn a_server_without_ranges_is_asked_from_the_start() {
 }
 
 #[test]
-fn a_damaged_beginning_is_fetched_again() {
+fn a_damaged_partial_download_is_fetched_again() {
     let setup = Setup::new();
     fs::create_dir_all(setup.incomplete().parent().unwrap()).unwrap();
     fs::write(setup.incomplete(), [7; 1000]).unwrap();
@@ -197,7 +197,7 @@ fn a_damaged_file_in_the_cache_is_found_and_replaced() {
     let path = setup.pull().unwrap()[0].path.clone();
     let mut bytes = setup.large.clone();
     bytes[0] ^= 1;
-    // A change within a tick of the file system's clock would not show.
+    // A change within the resolution of file times would not be detected.
     std::thread::sleep(std::time::Duration::from_millis(50));
     fs::write(&path, &bytes).unwrap();
     let states = verify_manifest(&setup.manifest, &setup.settings(), &mut |_| Ok(())).unwrap();
@@ -214,7 +214,7 @@ fn a_damaged_file_in_the_cache_is_found_and_replaced() {
 }
 
 #[test]
-fn what_is_complete_is_not_read_again() {
+fn a_verified_file_is_not_read_again() {
     let setup = Setup::new();
     setup.pull().unwrap();
     let untouched = |progress: Progress<'_>| match progress.done {
@@ -227,7 +227,7 @@ fn what_is_complete_is_not_read_again() {
 }
 
 #[test]
-fn a_refusal_says_what_to_do() {
+fn a_refused_download_has_a_hint() {
     for (status, advice) in [(404, "is HF_ENDPOINT right?"), (401, "set HF_TOKEN"), (403, "set HF_TOKEN")] {
         let setup = Setup::new();
         setup.hub.change(|hub| hub.refuses_with = Some(status));
@@ -239,9 +239,9 @@ fn a_refusal_says_what_to_do() {
 }
 
 #[test]
-fn no_server_is_said_with_its_address() {
+fn an_unreachable_server_is_named_with_its_address() {
     let mut setup = Setup::new();
-    // A port that was just free.
+    // A port without a listener.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     setup.hub.endpoint = format!("http://{free}");
     let hint = setup.pull().unwrap_err().hint().unwrap();
@@ -249,7 +249,7 @@ fn no_server_is_said_with_its_address() {
 }
 
 #[test]
-fn offline_nothing_is_asked_and_what_is_there_is_used() {
+fn offline_the_cache_is_used_and_no_request_is_sent() {
     let setup = Setup::new();
     let offline = HubSettings { offline: true, ..setup.settings() };
     let error = pull_manifest(&setup.manifest, &offline, &mut |_| Ok(())).unwrap_err();
@@ -263,7 +263,7 @@ fn offline_nothing_is_asked_and_what_is_there_is_used() {
 }
 
 #[test]
-fn two_downloads_of_one_file_do_not_meet() {
+fn a_second_download_of_the_same_file_is_refused() {
     let setup = Setup::new();
     let locks = setup.home.path().join("hub/.locks/models--owner--name");
     fs::create_dir_all(&locks).unwrap();
@@ -275,7 +275,7 @@ fn two_downloads_of_one_file_do_not_meet() {
 }
 
 #[test]
-fn a_download_that_cannot_fit_is_not_started() {
+fn a_download_larger_than_the_disk_is_not_started() {
     let setup = Setup::new();
     let mut manifest = setup.manifest.clone();
     manifest.files[0].bytes = 1 << 60;
@@ -292,12 +292,12 @@ fn insightface_needs_its_licence_accepted() {
     assert!(matches!(error, Error::LicenceNotAccepted));
     assert!(error.hint().unwrap().contains("--accept-insightface-license"));
     assert_eq!(setup.hub.requests(), 0);
-    // Accepted, it is asked for: this hub does not have it.
+    // With the licence accepted a request is sent; this hub does not have the files.
     assert!(matches!(pull(InsightFaceLicence::Accepted), Err(Error::Download { .. })));
 }
 
 #[test]
-fn inside_another_runtime_it_does_not_panic() {
+fn a_download_inside_another_runtime_does_not_panic() {
     let setup = Setup::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { setup.assert_pulled(&setup.pull().unwrap()) });

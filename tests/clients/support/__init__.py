@@ -1,4 +1,4 @@
-"""What the tests in Python stand on."""
+"""Support code of the Python tests."""
 
-# Seconds. A job of the small model takes a few; a busy machine takes more of them.
-PATIENCE = 120
+# Limit of every wait in seconds. A job of the small model takes a few, on a busy machine more.
+TIMEOUT = 120

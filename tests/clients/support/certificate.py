@@ -1,10 +1,10 @@
-"""A certificate authority of the tests' own, and a certificate for this machine."""
+"""A certificate authority for the tests, and a certificate for localhost."""
 
 import subprocess
 
 
 def make(directory):
-    """The paths of the authority's certificate, the server's certificate and the server's key."""
+    """Paths of the authority's certificate, the server's certificate and the server's key."""
     names = directory / "names"
     names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
 

@@ -1,26 +1,26 @@
-"""curl, as a vendor's page has it or by hand."""
+"""curl commands, documented ones and others."""
 
 import json
 import subprocess
 
-from support import PATIENCE
+from support import TIMEOUT
 
 
 def curl(*arguments):
-    """The status and the JSON that curl gets."""
-    return _answer(["curl", "-sS", "--max-time", str(PATIENCE), "-w", "\n%{http_code}", *map(str, arguments)])
+    """Status and JSON body of a response."""
+    return _answer(["curl", "-sS", "--max-time", str(TIMEOUT), "-w", "\n%{http_code}", *map(str, arguments)])
 
 
 def head(*arguments):
-    """The status, and how many bytes came with it, of what is no JSON."""
-    told = "%{size_download}\n%{http_code}"
-    status, size = curl("-o", "/dev/null", *arguments, "-w", told)
+    """Status and size in bytes of a response that is not JSON."""
+    written = "%{size_download}\n%{http_code}"
+    status, size = curl("-o", "/dev/null", *arguments, "-w", written)
     return status, size
 
 
 def shell(command, **variables):
-    """The same for a command line as it stands on a page."""
-    quiet = command.replace("curl ", f"curl -sS --max-time {PATIENCE} -w '\n%{{http_code}}' ", 1)
+    """Status and JSON body of a documented command line."""
+    quiet = command.replace("curl ", f"curl -sS --max-time {TIMEOUT} -w '\n%{{http_code}}' ", 1)
     return _answer(["bash", "-c", quiet], env={"PATH": "/usr/local/bin:/usr/bin:/bin", **variables})
 
 

@@ -1,12 +1,12 @@
-// The vendors' own pages, and the examples in them.
+// Examples in the vendors' documentation pages.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
-/** The example in `language` on a page of `hosted-apis/`. */
+/** The last example in `language` on a page in `hosted-apis/` of the shared material. */
 export async function example(page, language) {
   const text = await readFile(join(process.env.LATENTSYNC_SHARED, "hosted-apis", page), "utf8");
   const blocks = [...text.matchAll(/```(\w+)\n([^]*?)```/g)];
-  // The last: before it may come how a client is configured.
+  // An earlier example may show the configuration of the client.
   const block = blocks.filter(([, name]) => name === language).at(-1);
   if (!block) throw new Error(`no example in ${language} on ${page}`);
   return block[2];

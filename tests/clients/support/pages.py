@@ -1,4 +1,4 @@
-"""The vendors' own pages, and the examples in them."""
+"""Examples in the vendors' documentation pages."""
 
 import os
 import pathlib
@@ -6,12 +6,12 @@ import re
 
 
 def page(name):
-    """The text of a page of `hosted-apis/`."""
+    """The text of a page in `hosted-apis/` of the shared material."""
     return (pathlib.Path(os.environ["LATENTSYNC_SHARED"]) / "hosted-apis" / name).read_text()
 
 
 def examples(name, language):
-    """The fenced examples in a language, in their order on the page."""
-    # One of the pages has lost its ends of lines: what was a continued line is then an escaped space.
+    """The fenced code blocks in a language, in the order of the page."""
+    # One of the pages has no line breaks: a continued line is then an escaped space.
     blocks = re.findall(rf"```{language}\s+(.*?)```", page(name), re.DOTALL)
     return [re.sub(r"\\ +(?=-)", "", block) for block in blocks]

@@ -1,4 +1,4 @@
-// Somebody who receives webhooks, and serves files, on this machine.
+// A local server of the clips, which also receives webhooks.
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -7,13 +7,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { clips } from "./server.mjs";
 
-/** How long a webhook may take: a job of the small model, on a busy machine. */
-const PATIENCE_MILLISECONDS = 120_000;
+/** Limit of the wait for a webhook, for a busy machine. */
+const TIMEOUT_MILLISECONDS = 120_000;
 
-async function inTime(promise) {
+async function withTimeout(promise) {
   const late = new AbortController();
-  const limit = sleep(PATIENCE_MILLISECONDS, undefined, { signal: late.signal }).then(() => {
-    throw new Error("no webhook came");
+  const limit = sleep(TIMEOUT_MILLISECONDS, undefined, { signal: late.signal }).then(() => {
+    throw new Error("no webhook within the time limit");
   });
   limit.catch(() => {});
   try {
@@ -23,7 +23,7 @@ async function inTime(promise) {
   }
 }
 
-/** Answers `GET /NAME` with a clip, `GET /` with an empty page, and keeps what is posted for `next()`. */
+/** Serves the clips at `GET /NAME` and an empty page at `GET /`. `next()` returns the next POST request. */
 export async function startReceiver() {
   const messages = [];
   const waiting = [];
@@ -34,9 +34,9 @@ export async function startReceiver() {
       response.writeHead(content ? 200 : 404, name ? {} : { "content-type": "text/html" }).end(content ?? undefined);
       return;
     }
-    const pieces = [];
-    for await (const piece of request) pieces.push(piece);
-    const message = { path: request.url, headers: request.headers, body: Buffer.concat(pieces) };
+    const chunks = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const message = { path: request.url, headers: request.headers, body: Buffer.concat(chunks) };
     const first = waiting.shift();
     if (first) first(message);
     else messages.push(message);
@@ -46,7 +46,7 @@ export async function startReceiver() {
   await once(http, "listening");
   return {
     url: `http://127.0.0.1:${http.address().port}`,
-    next: () => (messages.length ? messages.shift() : inTime(new Promise((resolve) => waiting.push(resolve)))),
+    next: () => (messages.length ? messages.shift() : withTimeout(new Promise((resolve) => waiting.push(resolve)))),
     stop: () => {
       http.close();
       http.closeAllConnections();

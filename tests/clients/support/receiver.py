@@ -1,4 +1,4 @@
-"""Somebody who serves the clips, and receives webhooks, on this machine."""
+"""A local server of the clips, which also receives webhooks."""
 
 import http.server
 import os
@@ -7,7 +7,7 @@ import queue
 import threading
 from typing import NamedTuple
 
-from support import PATIENCE
+from support import TIMEOUT
 
 
 class Message(NamedTuple):
@@ -17,14 +17,14 @@ class Message(NamedTuple):
 
 
 class Receiver:
-    """Answers `GET /NAME` with a clip, and keeps what is posted for `next()`."""
+    """Serves the clips at `GET /NAME`. `next()` returns the next POST request."""
 
     def __init__(self):
         self.clips = pathlib.Path(os.environ["LATENTSYNC_CLIPS"])
         self._messages = queue.Queue()
 
     def next(self):
-        return self._messages.get(timeout=PATIENCE)
+        return self._messages.get(timeout=TIMEOUT)
 
     def __enter__(self):
         receiver = self

@@ -1,5 +1,5 @@
-// The program that is tested: on a free port, with the small golden model and a data directory of its own.
-// Where it is and what it works on is told by scripts/test_clients in the environment.
+// The program under test: on a free port, with the small golden model and its own data directory.
+// scripts/test_clients sets the paths in the environment.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -8,30 +8,30 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** How long it may take to load the model on a busy machine. */
+/** Limit of the start on a busy machine. */
 const START_MILLISECONDS = 120_000;
 
-function told(name) {
+function variable(name) {
   const value = process.env[name];
   if (!value) throw new Error(`${name} is not set: run scripts/test_clients`);
   return value;
 }
 
-/** The directory with `clip.mp4` (8 frames), `voice.wav` (as long as 10), `word.wav` (5) and `long.wav` (1200). */
-export const clips = told("LATENTSYNC_CLIPS");
+/** The directory with `clip.mp4` (8 frames), and voices of 10 (`voice.wav`), 5 (`word.wav`) and 1200 frames (`long.wav`). */
+export const clips = variable("LATENTSYNC_CLIPS");
 
-/** Starts the program with these flags. `await server.stop()` ends it and removes its data. */
+/** Starts the program with these flags. `await server.stop()` stops it and removes its data. */
 export async function startServer(...flags) {
   const data = await mkdtemp(join(tmpdir(), "latentsync-clients-"));
   const settings = [
     "serve", "--port", "0", "--device", "cpu",
-    "--model", join(told("LATENTSYNC_SHARED"), "golden/small"), "--data-dir", data,
+    "--model", join(variable("LATENTSYNC_SHARED"), "golden/small"), "--data-dir", data,
   ];
-  // Settings of whoever runs the tests are not the tests'.
+  // Without settings from the environment of the user.
   const env = Object.entries(process.env).filter(([name]) => !/^(LATENTSYNC_|RUST_LOG$)/.test(name));
-  const child = spawn(told("LATENTSYNC_BIN"), [...settings, ...flags], {
+  const child = spawn(variable("LATENTSYNC_BIN"), [...settings, ...flags], {
     stdio: ["ignore", "ignore", "pipe"],
-    // A flag wins over it.
+    // A flag overrides it.
     env: { ...Object.fromEntries(env), LATENTSYNC_STEPS: "1" },
   });
   const log = [];
@@ -39,7 +39,7 @@ export async function startServer(...flags) {
   const ended = once(child, "exit").then(([code]) => {
     throw new Error(`the program ended with ${code}:\n${log.join("\n")}`);
   });
-  // Nobody looks at it any more once the server is ready.
+  // Unused after the server is ready.
   ended.catch(() => {});
   createInterface({ input: child.stderr }).on("line", (line) => {
     log.push(line);

@@ -1,4 +1,4 @@
-"""The program that is tested: on a free port, with the small golden model and a data directory of its own."""
+"""The program under test: on a free port, with the small golden model and its own data directory."""
 
 import os
 import pathlib
@@ -10,12 +10,12 @@ import threading
 import time
 import urllib.request
 
-# How long it may take to load the model on a busy machine.
+# Limit of the start on a busy machine.
 START_SECONDS = 120
 
 
 class Server:
-    """`with Server("--flag") as server:` starts the program, waits until it is ready, and ends it."""
+    """`with Server("--flag") as server:` starts the program, waits until it is ready, and stops it at the end."""
 
     def __init__(self, *flags):
         self.flags = flags
@@ -37,7 +37,7 @@ class Server:
         self._data.cleanup()
 
     def kill_and_start_again(self):
-        """SIGKILL, then another one with the same data on the same port."""
+        """Kills the program with SIGKILL, and starts it with the same data on the same port."""
         self.process.kill()
         self.process.wait()
         self._start(self.url.rsplit(":", 1)[1])
@@ -45,9 +45,9 @@ class Server:
     def _start(self, port):
         model = pathlib.Path(os.environ["LATENTSYNC_SHARED"]) / "golden/small"
         settings = ["--port", port, "--device", "cpu", "--model", model, "--data-dir", self._data.name]
-        # Settings of whoever runs the tests are not the tests'.
+        # Without settings from the environment of the user.
         env = {name: value for name, value in os.environ.items() if not re.match("LATENTSYNC_|RUST_LOG$", name)}
-        # A flag wins over it.
+        # A flag overrides it.
         env["LATENTSYNC_STEPS"] = "1"
         self.process = subprocess.Popen(
             [os.environ["LATENTSYNC_BIN"], "serve", *settings, *self.flags],
@@ -68,12 +68,12 @@ class Server:
             if found := re.search(r"listening on (https?://\S+)", line):
                 self.url = found[1]
                 listening.set()
-        # It has ended: whoever waits for it need not.
+        # The program has ended: stop waiting for its address.
         listening.set()
 
     def _wait(self):
         until = time.monotonic() + START_SECONDS
-        # The certificate is looked at by the clients, not here.
+        # The clients check the certificate.
         context = ssl._create_unverified_context()
         while self.url and self.process.poll() is None and time.monotonic() < until:
             try:

@@ -1,10 +1,10 @@
-// Is it a real video, and how long is it?
+// Checks that a result is a video, and reads its length.
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 
 const probe = ["-v", "error", "-print_format", "json", "-show_format", "-show_streams"];
 
-/** What ffprobe says of a file or URL: its container, codecs, and lengths. */
+/** Container, codec and lengths of a file or URL, by ffprobe. */
 export async function video(url) {
   const { stdout } = await promisify(execFile)("ffprobe", [...probe, url]);
   const { format, streams } = JSON.parse(stdout);

@@ -1,13 +1,13 @@
-// A wire between a browser and the server, which can be cut and mended.
+// A TCP proxy between a browser and the server, which can cut and restore the connection.
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 
-export async function startWire(url) {
+export async function startProxy(url) {
   const { hostname, port } = new URL(url);
   const sockets = new Set();
-  let whole = true;
-  const wire = createServer((near) => {
-    if (!whole) return near.destroy();
+  let connected = true;
+  const proxy = createServer((near) => {
+    if (!connected) return near.destroy();
     const far = connect(Number(port), hostname);
     for (const [socket, other] of [[near, far], [far, near]]) {
       sockets.add(socket);
@@ -19,19 +19,19 @@ export async function startWire(url) {
       });
     }
   });
-  wire.listen(0, "127.0.0.1");
-  await once(wire, "listening");
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
   const cut = () => {
-    whole = false;
+    connected = false;
     sockets.forEach((socket) => socket.destroy());
   };
   return {
-    url: `http://127.0.0.1:${wire.address().port}`,
+    url: `http://127.0.0.1:${proxy.address().port}`,
     cut,
-    mend: () => (whole = true),
+    restore: () => (connected = true),
     stop: () => {
       cut();
-      wire.close();
+      proxy.close();
     },
   };
 }

@@ -1,37 +1,22 @@
-//! The built-in face detector on real videos: do its anchors land where the reference's do, does it stay calm, and
-//! does it notice when the face is gone. Reads `../shared/media` (or `LATENTSYNC_MEDIA`) and dlib's model; what is
-//! missing is skipped by name.
-#![cfg(feature = "media")]
+//! The detector on real clips: do its anchors agree with the reference's, are they steady, and does it report a face
+//! that is gone?
+
+mod people;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
-use models::face::{Anchors, FaceDetector, FaceTracker, SeetaDlib};
+use models::face::{Anchors, FaceTracker, SeetaDlib};
 
-#[path = "faces/people.rs"]
-mod people;
+use crate::{dlib_model, shared_material};
 
+/// Left brow, right brow, nose.
 type Points = [[f64; 2]; 3];
 
-fn media(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("LATENTSYNC_MEDIA").map_or_else(|| "../shared/media".into(), PathBuf::from);
-    found(folder.join(name))
-}
-
-fn dlib_model() -> Option<PathBuf> {
-    let path = std::env::var_os("LATENTSYNC_DLIB_MODEL")
-        .map_or_else(|| "/usr/share/dlib/shape_predictor_68_face_landmarks.dat".into(), PathBuf::from);
-    found(path)
-}
-
-fn found(path: PathBuf) -> Option<PathBuf> {
-    if !path.exists() {
-        eprintln!("skipped: no `{}`", path.display());
-        return None;
-    }
-    Some(path)
+fn media(name: &str) -> PathBuf {
+    shared_material::directory().join("media").join(name)
 }
 
 fn frames(path: &Path) -> impl Iterator<Item = Tensor> {
@@ -43,7 +28,7 @@ fn points(anchors: Anchors) -> Points {
     [anchors.left_brow, anchors.right_brow, anchors.nose].map(|p| p.map(f64::from))
 }
 
-/// The anchors of every frame; each must have a face. Says how long it took.
+/// Tracks the face of a video, which must be found in every frame. Prints the times.
 fn track(path: &Path, model: &Path) -> Vec<Points> {
     let mut tracker = FaceTracker::new(Box::new(SeetaDlib::open(model).unwrap()));
     let mut times = Vec::new();
@@ -73,7 +58,7 @@ fn given(path: &Path) -> Vec<Points> {
     serde_json::from_str(&std::fs::read_to_string(path.with_extension("landmarks3.json")).unwrap()).unwrap()
 }
 
-/// From given to found anchors in the face's own frame: along the brow line, across it, in eyebrow distances.
+/// Differences of found and given anchors along and across the line of the brows, in distances of the brows.
 fn differences(found: &[Points], given: &[Points]) -> Vec<Points> {
     assert_eq!(found.len(), given.len());
     let difference = |(found, given): (&Points, &Points)| {
@@ -92,14 +77,14 @@ fn mean(differences: &[Points]) -> Points {
     std::array::from_fn(|i| std::array::from_fn(|j| differences.iter().map(|d| d[i][j]).sum::<f64>() / count))
 }
 
-/// Mean distance, in percent of the eyebrow distance, once `offsets` are taken away.
+/// Mean length of the differences minus `offsets`, in percent of the distance of the brows.
 fn error(differences: &[Points], offsets: &Points) -> f64 {
     let distance = |d: &Points, i: usize| (d[i][0] - offsets[i][0]).hypot(d[i][1] - offsets[i][1]);
     let sum: f64 = differences.iter().flat_map(|d| (0..3).map(move |i| distance(d, i))).sum();
     100.0 * sum / (3 * differences.len()) as f64
 }
 
-/// Mean length of the second difference in time, in pixels.
+/// Mean length of the second difference over time, in pixels.
 fn jitter(anchors: &[Points]) -> f64 {
     let second = |w: &[Points], i: usize, j: usize| w[2][i][j] - 2.0 * w[1][i][j] + w[0][i][j];
     let sum: f64 =
@@ -108,39 +93,36 @@ fn jitter(anchors: &[Points]) -> f64 {
 }
 
 #[test]
-fn anchors_land_where_the_given_ones_are() {
-    let (Some(woman), Some(man), Some(model)) = (media("woman_2s.mp4"), media("man_4s.mp4"), dlib_model())
-    else {
-        return;
-    };
+#[ignore = "needs the shared material and dlib's landmark model"]
+fn anchors_agree_with_the_given_ones() {
+    let (woman, man, model) = (media("woman_2s.mp4"), media("man_4s.mp4"), dlib_model());
     let measure = |path: &PathBuf| {
         let (found, given) = (track(path, &model), given(path));
-        let steadiness = jitter(&found) / jitter(&given);
-        (differences(&found, &given), steadiness)
+        let relative_jitter = jitter(&found) / jitter(&given);
+        (differences(&found, &given), relative_jitter)
     };
     let ((woman, woman_jitter), (man, man_jitter)) = (measure(&woman), measure(&man));
-    // The same three constants for everybody, found on one clip and checked on the other.
+    // Constant offsets that are measured on one clip and applied to the other.
     let crossed = [error(&man, &mean(&woman)), error(&woman, &mean(&man))];
     let own = [error(&woman, &mean(&woman)), error(&man, &mean(&man))];
-    // As the detector gives them, with the constants that are built in.
+    // Anchors of the detector, which has constant offsets built in.
     let built_in = [error(&woman, &[[0.0; 2]; 3]), error(&man, &[[0.0; 2]; 3])];
     eprintln!(
-        "% of the eyebrow distance: crossed {crossed:.2?}, own constants {own:.2?}, built-in {built_in:.2?}"
+        "% of the distance of the brows: crossed {crossed:.2?}, own constants {own:.2?}, built-in {built_in:.2?}"
     );
-    eprintln!("jitter against the given anchors': woman {woman_jitter:.2}, man {man_jitter:.2}");
+    eprintln!("jitter relative to the given anchors: woman {woman_jitter:.2}, man {man_jitter:.2}");
     for error in crossed.into_iter().chain(own).chain(built_in) {
-        assert!(error <= 2.0, "{error:.2} % of the eyebrow distance");
+        assert!(error <= 2.0, "{error:.2} % of the distance of the brows");
     }
     for jitter in [woman_jitter, man_jitter] {
-        assert!(jitter <= 1.3, "{jitter:.2} times the given anchors' jitter");
+        assert!(jitter <= 1.3, "{jitter:.2} times the jitter of the given anchors");
     }
 }
 
 #[test]
-fn finds_the_face_in_every_frame_of_a_tall_video() {
-    let (Some(path), Some(model)) = (media("woman_1080x1920_hevc.mp4"), dlib_model()) else {
-        return;
-    };
+#[ignore = "needs the shared material and dlib's landmark model"]
+fn the_face_is_found_in_every_frame_of_a_tall_video() {
+    let (path, model) = (media("woman_1080x1920_hevc.mp4"), dlib_model());
     let anchors = track(&path, &model);
     assert_eq!(anchors.len(), 250);
     for (frame, points) in anchors.iter().enumerate() {
@@ -152,10 +134,9 @@ fn finds_the_face_in_every_frame_of_a_tall_video() {
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
-    let (Some(path), Some(model)) = (media("woman_2s.mp4"), dlib_model()) else {
-        return;
-    };
+#[ignore = "needs the shared material and dlib's landmark model"]
+fn the_landmarks_do_not_depend_on_the_number_of_threads() {
+    let (path, model) = (media("woman_2s.mp4"), dlib_model());
     let frames: Vec<Tensor> = frames(&path).take(8).collect();
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -168,13 +149,12 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
-fn a_face_that_leaves_is_not_made_up() {
-    let (Some(path), Some(model)) = (media("woman_2s.mp4"), dlib_model()) else {
-        return;
-    };
+#[ignore = "needs the shared material and dlib's landmark model"]
+fn a_face_that_leaves_is_not_reported() {
+    let (path, model) = (media("woman_2s.mp4"), dlib_model());
     let frames: Vec<Tensor> = frames(&path).take(45).collect();
     let (height, width, _) = frames[0].dims3().unwrap();
-    // The picture moves out to the left; gray moves in behind it.
+    // The picture moves out to the left, and grey moves in from the right.
     let gray =
         (Tensor::ones((height, width, 3), candle_core::DType::U8, &Device::Cpu).unwrap() * 90.0).unwrap();
     let mut tracker = FaceTracker::new(Box::new(SeetaDlib::open(&model).unwrap()));
@@ -186,29 +166,13 @@ fn a_face_that_leaves_is_not_made_up() {
             tracker.next(&wide.narrow(1, 10 * i, width).unwrap()).unwrap().is_some()
         })
         .collect();
-    // The brows are around column 260: by frame 16 the face is whole, by frame 32 its middle is out.
+    // The brows are around column 260: up to frame 16 the face is complete, from frame 32 its centre is outside.
     assert!(seen[..16].iter().all(|&seen| seen), "{seen:?}");
     assert!(seen[32..].iter().all(|&seen| !seen), "{seen:?}");
 
-    // A cut to another scene, and the cut back.
+    // A cut to another scene and back.
     tracker.reset();
     assert!(tracker.next(&frames[0]).unwrap().is_some());
     assert!(tracker.next(&gray).unwrap().is_none());
     assert!(tracker.next(&frames[1]).unwrap().is_some());
-}
-
-#[test]
-fn frames_of_any_size_are_searched() {
-    let Some(model) = dlib_model() else {
-        return;
-    };
-    let mut detector = SeetaDlib::open(&model).unwrap();
-    for (height, width) in [(1, 1), (39, 41), (40, 40), (50, 50), (2, 3000), (3000, 2), (41, 900)] {
-        let noise = |i: usize| ((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
-        let data: Vec<u8> = (0..height * width * 3).map(noise).collect();
-        let frame = Tensor::from_vec(data, (height, width, 3), &Device::Cpu).unwrap();
-        assert!(detector.detect(&frame).unwrap().is_empty(), "{height} × {width}");
-    }
-    let floats = Tensor::zeros((50, 50, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(detector.detect(&floats).unwrap_err().to_string().contains("u8"));
 }

@@ -1,4 +1,4 @@
-//! The seam around the mouth: the original face stands for a generated one, with colour errors of known size.
+//! The seam around the mouth: the original face with a known colour error takes the place of a generated one.
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentsync::options::Feather;
@@ -9,6 +9,8 @@ use latentsync::stages::compose_face::{Compose, compose_face};
 use latentsync::stages::encode_latents::face_pixels;
 use models::face::Anchors;
 use models::mouth_mask::MouthMask;
+
+use super::{frames, media};
 
 const RESOLUTION: usize = 512;
 const CHUNK: usize = 16;
@@ -21,10 +23,9 @@ struct Clip {
 
 impl Clip {
     fn all() -> Vec<Self> {
-        let Some(shared) = super::shared() else { return Vec::new() };
         let clip = |name: &'static str| {
-            let media = shared.join("media");
-            let frames = super::frames(&media.join(format!("{name}.mp4")), 2 * CHUNK);
+            let media = media();
+            let frames = frames(&media.join(format!("{name}.mp4")), 2 * CHUNK);
             let text = std::fs::read_to_string(media.join(format!("{name}.landmarks3.json"))).unwrap();
             let points: Vec<[[f32; 2]; 3]> = serde_json::from_str(&text).unwrap();
             let mut aligner = FaceAligner::new(RESOLUTION);
@@ -38,13 +39,13 @@ impl Clip {
     }
 }
 
-/// What a generator might do to the colours, on values of [-1, 1].
+/// Applies a colour error that a generator might make. Values are in [-1, 1].
 fn cast(name: &str, truth: &Tensor, mask: &MouthMask) -> Result<Tensor> {
     let red = Tensor::new(&[8f32 / 127.5, 0.0, 0.0], &Device::Cpu)?;
     match name {
         "none" => Ok(truth.clone()),
         "+8 red" => truth.broadcast_add(&red),
-        // About black.
+        // Relative to black.
         "gain 0.93" => ((truth + 1.0)? * 0.93)? - 1.0,
         "gamma 1.1" => (((truth + 1.0)? / 2.0)?.powf(1.1)? * 2.0)? - 1.0,
         "all three" => cast("+8 red", &cast("gain 0.93", &cast("gamma 1.1", truth, mask)?, mask)?, mask),
@@ -53,21 +54,21 @@ fn cast(name: &str, truth: &Tensor, mask: &MouthMask) -> Result<Tensor> {
     }
 }
 
-/// Where the seam is looked at: within 1/64 of the side on the mask's inner side.
+/// 1 in the band of the generated area that is within 1/64 of the side from its edge, else 0.
 fn seam(mask: &MouthMask) -> Result<Tensor> {
     let generated = mask.pixels().le(0f32)?.to_dtype(DType::F32)?.squeeze(2)?;
     let inner = kernels::erode::erode(&generated, 2 * (RESOLUTION / 64) + 1)?;
     (generated - inner)?.unsqueeze(2)
 }
 
-/// Mean |composed − truth| in levels where `place` is 1.
+/// Mean |composed − truth| in levels of 8 bits, where `place` is 1.
 fn error(composed: &Tensor, truth: &Tensor, place: &Tensor) -> Result<f64> {
     let off = ((composed - truth)?.abs()? * 127.5)?.broadcast_mul(place)?.sum_all()?.to_scalar::<f32>()?;
     Ok(f64::from(off) / f64::from(3.0 * place.sum_all()?.to_scalar::<f32>()?))
 }
 
 #[test]
-#[ignore = "a measurement: prints a table"]
+#[ignore = "a measurement, which needs the shared material"]
 fn colour_match_on_known_casts() -> Result<()> {
     let mask = MouthMask::new(RESOLUTION)?;
     let matcher = ColourMatcher::new(&mask)?;
@@ -93,7 +94,7 @@ fn colour_match_on_known_casts() -> Result<()> {
                     off[1] += error(&face, truth, &inside)? / frames;
                 }
             }
-            // Of a mid grey, from frame to frame.
+            // Change of the correction of a mid grey from frame to frame.
             let steps: Vec<f32> = corrections
                 .windows(2)
                 .map(|pair| 127.5 * (pair[1].offset[0] - pair[0].offset[0]).abs())
@@ -106,11 +107,7 @@ fn colour_match_on_known_casts() -> Result<()> {
                 off[0][0], off[1][0], off[0][1], off[1][1]
             );
             if kind == "none" {
-                assert!(
-                    off[1][1] < 0.05,
-                    "{name}: the original itself was changed by {:.3} levels",
-                    off[1][1]
-                );
+                assert!(off[1][1] < 0.05, "{name}: the original face changes by {:.3} levels", off[1][1]);
             } else if !kind.contains("inside") {
                 assert!(off[1][0] < 0.6 * off[0][0], "{name}, {kind}");
             }
@@ -119,10 +116,10 @@ fn colour_match_on_known_casts() -> Result<()> {
     Ok(())
 }
 
-/// The steepest step across the mask's edge that the original does not have, and what a soft edge costs where the
-/// generated mouth differs: another frame's mouth stands for it.
+/// The steepest step across the edge of the mask that the original does not have, and the cost of a soft edge if the
+/// generated mouth differs: the mouth of another frame takes its place.
 #[test]
-#[ignore = "a measurement: prints a table"]
+#[ignore = "a measurement, which needs the shared material"]
 fn soft_edges_of_the_mask() -> Result<()> {
     let mask = MouthMask::new(RESOLUTION)?;
     for Clip { name, frames, faces } in Clip::all() {
@@ -136,7 +133,7 @@ fn soft_edges_of_the_mask() -> Result<()> {
             for (made, kind) in made.iter().zip(["cast", "other"]) {
                 let colour = ColourCorrection::NONE;
                 let face = compose_face(&Compose { decoded: made, crop, mask: &soft, colour })?;
-                // The step's height from one row to the next, along the edge under the nose and across both cheeks.
+                // Height of the step between two rows, on the edge under the nose and across both cheeks.
                 let off = ((&face - &truth)? * 127.5)?;
                 let step = (off.narrow(0, 1, RESOLUTION - 1)? - off.narrow(0, 0, RESOLUTION - 1)?)?.abs()?;
                 let steps = step.narrow(1, 64, 384)?.mean(2)?.mean(1)?.to_vec1::<f32>()?;
@@ -170,11 +167,11 @@ fn soft_edges_of_the_mask() -> Result<()> {
     Ok(())
 }
 
-/// Pictures of a cast with and without the match.
+/// Writes pictures of a colour cast with and without the colour match.
 #[test]
-#[ignore = "writes pictures to look at"]
-fn pictures_of_the_match() -> Result<()> {
-    let Some(directory) = std::env::var_os("SEAM_PICTURES") else { return Ok(()) };
+#[ignore = "writes pictures for inspection to the directory SEAM_PICTURES; needs the shared material"]
+fn pictures_of_the_colour_match() -> Result<()> {
+    let directory = std::env::var_os("SEAM_PICTURES").expect("the directory SEAM_PICTURES");
     let mask = MouthMask::new(RESOLUTION)?;
     let matcher = ColourMatcher::new(&mask)?;
     for Clip { name, frames, faces } in Clip::all() {

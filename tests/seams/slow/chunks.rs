@@ -1,8 +1,7 @@
-//! The seam between two chunks: is the step from one chunk's last frame to the next one's first larger than the steps
-//! within? The small golden model is untrained: its figures say what the noise and the attention's reach do, not what
-//! a trained model makes of them.
+//! The seam between two chunks: the change of the latents from the last frame of a chunk to the first of the next
+//! one, beside the changes within chunks. The small model is untrained: its figures show the effect of the noise and
+//! of the range of temporal attention, not that of a trained model.
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use candle_core::{IndexOp, Tensor};
@@ -10,13 +9,16 @@ use latentsync::options::{DurationPolicy, SyncMode};
 use latentsync::pipeline::Hooks;
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 
+use super::media;
+use crate::shared_material;
+
 const CHUNK: usize = 16;
 const FRAMES: usize = 64;
 
-/// Every frame's latents.
-fn latents(lipsync: &LipSync, shared: &Path) -> Vec<Tensor> {
+/// Final latents of the first frames.
+fn latents(lipsync: &LipSync) -> Vec<Tensor> {
     let directory = tempfile::tempdir().unwrap();
-    let media = shared.join("media");
+    let media = media();
     let job = Job {
         anchors: Some(media.join("man_4s.landmarks3.json")),
         options: Options {
@@ -27,14 +29,14 @@ fn latents(lipsync: &LipSync, shared: &Path) -> Vec<Tensor> {
         },
         ..Job::new(media.join("man_4s.mp4"), media.join("demo1_audio.wav"), directory.path().join("out.mp4"))
     };
-    let seen = Mutex::new(Vec::new());
-    let look = |_: usize, chunk: &Tensor| {
+    let latents = Mutex::new(Vec::new());
+    let on_latents = |_: usize, chunk: &Tensor| {
         let frames = chunk.dim(1).unwrap();
-        seen.lock().unwrap().extend((0..frames).map(|frame| chunk.i((0, frame)).unwrap()));
+        latents.lock().unwrap().extend((0..frames).map(|frame| chunk.i((0, frame)).unwrap()));
     };
-    let hooks = Hooks { latents: Some(&look), ..Hooks::default() };
+    let hooks = Hooks { latents: Some(&on_latents), ..Hooks::default() };
     lipsync.run_with(&job, &hooks, &mut (), &CancelToken::new()).expect("the job runs");
-    let mut latents = seen.into_inner().unwrap();
+    let mut latents = latents.into_inner().unwrap();
     latents.truncate(FRAMES);
     latents
 }
@@ -50,16 +52,12 @@ fn mean(values: impl Iterator<Item = f32>) -> f32 {
 }
 
 #[test]
-#[ignore = "a measurement: prints a table"]
+#[ignore = "a measurement, which needs the shared material"]
 fn steps_within_and_between_chunks() {
-    let Some(shared) = super::shared() else { return };
-    let model = shared.join("golden/small");
-    if !model.is_dir() {
-        return eprintln!("skipped: no `{}`", model.display());
-    }
+    let model = shared_material::directory().join("golden/small");
     let lipsync =
         LipSync::load(&ModelChoice::Directory(model), &LoadOptions::default()).expect("model loads");
-    let whole = latents(&lipsync, &shared);
+    let whole = latents(&lipsync);
     let size = mean(whole.iter().map(|x| x.abs().and_then(|x| x.mean_all()?.to_scalar()).unwrap()));
     let steps: Vec<(bool, f32)> =
         (1..whole.len()).map(|k| (k % CHUNK == 0, distance(&whole[k - 1], &whole[k]))).collect();
