@@ -45,7 +45,7 @@ enum Form {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
     /// For the CUDA version.
-    Product(cuda::Weights),
+    Product(cuda::GemmWeights),
     /// For the reference.
     Plain { weight: Tensor, bias: Option<Tensor> },
 }
@@ -73,7 +73,7 @@ impl Conv2d {
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
             Some(packed) => Form::Packed(Arc::new(packed), isa),
-            None => match cuda::Weights::pack(&weight, bias.as_ref())? {
+            None => match cuda::GemmWeights::pack(&weight, bias.as_ref())? {
                 Some(packed) => Form::Product(packed),
                 None => Form::Plain { weight, bias },
             },
@@ -130,7 +130,7 @@ impl Conv2d {
                 weights.apply(x, &[batch, 2 * height, 2 * width, out], &call)
             }
             Form::Product(weights) if keeps_size && x.elem_count() > 0 => {
-                let patches = cuda::Patches {
+                let patches = cuda::Im2col {
                     stride: 1,
                     top: 1,
                     left: 1,
@@ -206,7 +206,7 @@ impl Conv2d {
             Form::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
             Form::Product(weights) => {
                 let Geometry { stride, top, left, out_height, out_width, .. } = geometry;
-                let patches = cuda::Patches { stride, top, left, out_height, out_width, doubled: false };
+                let patches = cuda::Im2col { stride, top, left, out_height, out_width, doubled: false };
                 weights.apply(x, &patches, residual, Then::Nothing)
             }
             Form::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {

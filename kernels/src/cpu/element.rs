@@ -190,7 +190,7 @@ impl Element for bf16 {
 
     #[cfg(target_arch = "x86_64")]
     fn row_kernels(isa: Isa) -> Option<&'static dyn RowKernels<Self>> {
-        matches!(isa, Isa::Avx512Bf16 | Isa::Amx).then_some(&super::row_kernels::Bf16Rows)
+        matches!(isa, Isa::Avx512Bf16 | Isa::Amx).then_some(&super::avx512_bf16_rows::Bf16Rows)
     }
 }
 

@@ -1,8 +1,8 @@
-//! The CPU versions: one matrix-product core with a microkernel per instruction set, on which linear
-//! layers, convolutions and attention stand, and the row-wise operations beside it.
+//! CPU versions: a matrix product with a microkernel per instruction set, used by linear layers, convolutions
+//! and attention, and row-wise operations.
 //!
-//! Results do not depend on the number of threads: every output element is summed in an order that only
-//! the shapes decide.
+//! Results do not depend on the number of threads: the order in which an output element is summed depends
+//! only on the shapes.
 
 mod isa;
 mod element;
@@ -28,6 +28,8 @@ mod matmul;
 mod tile_matmul;
 mod epilogue;
 mod row_kernels;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16_rows;
 mod quarters;
 mod winograd;
 mod weights;

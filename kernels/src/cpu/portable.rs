@@ -1,4 +1,4 @@
-//! Microkernels in plain Rust, which the compiler vectorises for the build's target.
+//! Microkernels in plain Rust, vectorised by the compiler for the build's target.
 
 use half::bf16;
 
@@ -10,13 +10,12 @@ microkernel!(
     F32, Floats, f32, [], groups [1], rows [1, 2]
 );
 microkernel!(
-    /// bf16, widened to f32 on the way.
+    /// bf16, widened to f32 in registers.
     BF16_WIDENED, Bf16Pairs, bf16, [], groups [1], rows [1, 2]
 );
 
 struct Floats;
 
-// SAFETY (all methods): the trait's; nothing here needs an instruction set.
 impl Registers for Floats {
     type Element = f32;
     type Sum = [f32; GROUP];
@@ -28,26 +27,30 @@ impl Registers for Floats {
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.; GROUP]
+        [0.0; GROUP]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
+        // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
         unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
+        // SAFETY: the contract of the trait: `to` is writable for `LANES` floats.
         unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
     unsafe fn left(from: *const f32) -> f32 {
+        // SAFETY: the contract of the trait: `from` is readable for one float.
         unsafe { *from }
     }
 
     #[inline(always)]
     unsafe fn right(from: *const f32) -> Self::Right {
+        // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
         unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
     }
 
@@ -62,7 +65,6 @@ impl Registers for Floats {
 
 struct Bf16Pairs;
 
-// SAFETY (all methods): the trait's; nothing here needs an instruction set.
 impl Registers for Bf16Pairs {
     type Element = bf16;
     type Sum = [f32; GROUP];
@@ -74,26 +76,30 @@ impl Registers for Bf16Pairs {
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.; GROUP]
+        [0.0; GROUP]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
+        // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
         unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
+        // SAFETY: the contract of the trait: `to` is writable for `LANES` floats.
         unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
     unsafe fn left(from: *const bf16) -> Self::Left {
+        // SAFETY: the contract of the trait: `from` is readable for one pair of bf16.
         unsafe { [(*from).widen(), (*from.add(1)).widen()] }
     }
 
     #[inline(always)]
     unsafe fn right(from: *const bf16) -> Self::Right {
+        // SAFETY: the contract of the trait: `from` is readable for `LANES` pairs of bf16.
         unsafe { from.cast::<[bf16; 2 * GROUP]>().read_unaligned() }
     }
 

@@ -136,8 +136,9 @@ impl Weights {
         };
         let problem = |weights, rows, source| Problem { isa: call.isa, rows, source, weights, epilogue };
         let images = call.walk.same_size_images(rows);
-        let images = images
-            .filter(|images| Winograd::pays::<T>(call.isa, forms.packed.channels, forms.packed.out, images));
+        let images = images.filter(|images| {
+            Winograd::is_profitable::<T>(call.isa, forms.packed.channels, forms.packed.out, images)
+        });
         let write = |out: &Shared<T>| match call.walk {
             _ if let Some(images) = images => {
                 let winograd = forms.winograd.get_or_init(|| Winograd::pack(&forms.packed));
@@ -161,8 +162,8 @@ impl Weights {
 /// Bytes of what is made of a 3×3 weight of (`out`, `channels`), and kept, when it is first laid on such `images`.
 pub fn derived_bytes(isa: Isa, dtype: DType, channels: usize, out: usize, images: &Images) -> usize {
     let (pays, element) = match dtype {
-        DType::BF16 => (Winograd::pays::<bf16>(isa, channels, out, images), size_of::<bf16>()),
-        _ => (Winograd::pays::<f32>(isa, channels, out, images), size_of::<f32>()),
+        DType::BF16 => (Winograd::is_profitable::<bf16>(isa, channels, out, images), size_of::<bf16>()),
+        _ => (Winograd::is_profitable::<f32>(isa, channels, out, images), size_of::<f32>()),
     };
     match (pays, images.doubled) {
         (true, _) => Winograd::bytes(channels, out),

@@ -1,9 +1,9 @@
-//! Launchers of `epilogue.cu`: what follows a matrix product, and activations alone.
+//! Launchers of `epilogue.cu`: bias, residual and activation after a matrix product, and activations alone.
 
 use candle_core::{Result, Tensor, bail};
 
 use super::launch::Launch;
-use super::rows;
+use super::rows::{self, RowShape};
 
 const THREADS: usize = 256;
 
@@ -55,7 +55,8 @@ pub fn epilogue(x: &Tensor, of: Epilogue) -> Result<Tensor> {
         return geglu(x, of.bias);
     }
     let x = x.contiguous()?;
-    let (rows, columns) = rows::dims(&x);
+    let shape = RowShape::of(&x);
+    let RowShape { rows, columns } = shape;
     let bias = of.bias.map(|bias| bias.to_dtype(x.dtype())?.contiguous()).transpose()?;
     let residual = of.residual.map(|residual| residual.to_dtype(x.dtype())?.contiguous()).transpose()?;
     let residual_rows = residual.as_ref().map_or(rows, |residual| residual.elem_count() / columns);
@@ -65,42 +66,39 @@ pub fn epilogue(x: &Tensor, of: Epilogue) -> Result<Tensor> {
         && rows.is_multiple_of(residual_rows)
         && of.then != Then::Geglu;
     if !fits {
-        bail!("epilogue: {:?}, bias {:?}, residual {:?}", x.shape(), of.bias, of.residual);
+        bail!("epilogue: input {:?}, bias {:?}, residual {:?}", x.shape(), of.bias, of.residual);
     }
-    let (grid, block) = rows::geometry(x.dtype(), (rows, columns), THREADS);
-    let launch = Launch::of_dtype("epilogue", "epilogue", &x)
-        .grid(grid)
-        .block(block)
+    let launch = Launch::with_dtype_of("epilogue", "epilogue", &x)
+        .dims(rows::launch_dims(x.dtype(), shape, THREADS))
         .tensor(&x)
         .optional(bias.as_ref())
         .optional(residual.as_ref())
         .output()
         .ints(&[rows, columns, rows / residual_rows, of.then.number()]);
-    // SAFETY: the blocks walk over all rows and columns, and the operands are as large as was just checked.
+    // SAFETY: the threads cover all rows and columns, and the sizes of the operands were checked above.
     unsafe { launch.run(x.shape(), x.dtype(), x.device()) }
 }
 
-/// The first half of `x` + bias times GELU of its second. `x`: (..., 2 × columns), not empty → (..., columns).
+/// GEGLU: the first half of the columns of `x` + bias, times GELU of the second half.
+/// `x`: (..., 2 × columns), not empty → (..., columns).
 fn geglu(x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let x = x.contiguous()?;
     let bias = bias.map(|bias| bias.to_dtype(x.dtype())?.contiguous()).transpose()?;
-    let (rows, both) = rows::dims(&x);
-    if !both.is_multiple_of(2) || bias.as_ref().is_some_and(|bias| bias.elem_count() != both) {
-        bail!("geglu: {:?}, bias {bias:?}", x.shape());
+    let RowShape { rows, columns: in_columns } = RowShape::of(&x);
+    if !in_columns.is_multiple_of(2) || bias.as_ref().is_some_and(|bias| bias.elem_count() != in_columns) {
+        bail!("geglu: input {:?}, bias {bias:?}", x.shape());
     }
-    let columns = both / 2;
-    let (grid, block) = rows::geometry(x.dtype(), (rows, columns), THREADS);
+    let columns = in_columns / 2;
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = columns;
     }
-    let launch = Launch::of_dtype("epilogue", "geglu", &x)
-        .grid(grid)
-        .block(block)
+    let launch = Launch::with_dtype_of("epilogue", "geglu", &x)
+        .dims(rows::launch_dims(x.dtype(), RowShape { rows, columns }, THREADS))
         .tensor(&x)
         .optional(bias.as_ref())
         .output()
         .ints(&[rows, columns]);
-    // SAFETY: the blocks walk over all rows and columns.
+    // SAFETY: the threads cover all rows and columns of the output.
     unsafe { launch.run(dims, x.dtype(), x.device()) }
 }

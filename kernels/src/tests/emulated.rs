@@ -56,8 +56,8 @@ fn group_norm_survives_a_mean_of_a_thousand_deviations() -> Result<()> {
     let x = (random(&[1, 900, 12], 1, DType::F32)? * 3f64.sqrt())?;
     let (weight, bias) = (random(&[12], 2, DType::F32)?, random(&[12], 3, DType::F32)?);
     // The same values as f32 has them near a thousand.
-    let far = (&x + 1000.)?;
-    let near = (&far - 1000.)?;
+    let far = (&x + 1000.0)?;
+    let near = (&far - 1000.0)?;
     let want = group_norm_reference(&near, &weight, &bias, 3, 1e-5)?;
     let norm = GroupNorm::new(weight, bias, 3, 1e-5)?;
     assert_close(&emulated(|| norm.forward(&far))?, &want, "far")
@@ -69,7 +69,7 @@ fn layer_norm_equals_its_reference() -> Result<()> {
         for dims in [&[1, 2][..], &[5, 13], &[2, 50, 40], &[3, 17, 1280]] {
             let what = format!("{dtype:?} layer norm {dims:?}");
             let channels = dims[dims.len() - 1];
-            let x = (random(dims, 4, DType::F32)? + 3.)?.to_dtype(dtype)?;
+            let x = (random(dims, 4, DType::F32)? + 3.0)?.to_dtype(dtype)?;
             let (weight, bias) = (random(&[channels], 5, dtype)?, random(&[channels], 6, dtype)?);
             let want = layer_norm_reference(&x, &weight, &bias, 1e-5)?;
             let norm = LayerNorm::new(weight, bias, 1e-5)?;
@@ -92,7 +92,7 @@ fn epilogues_equal_their_parts() -> Result<()> {
         for (rows, columns, residual_rows) in [(1, 1, 1), (12, 7, 4), (100, 320, 2), (40, 1280, 40)] {
             let what = format!("{dtype:?} epilogue {rows}x{columns}, residual of {residual_rows}");
             let wide = |x: &Tensor| x.to_dtype(DType::F32);
-            let x = (random(&[rows, columns], 1, DType::F32)? * 5.)?.to_dtype(dtype)?;
+            let x = (random(&[rows, columns], 1, DType::F32)? * 5.0)?.to_dtype(dtype)?;
             let bias = random(&[columns], 2, dtype)?;
             let residual = random(&[residual_rows, columns], 3, dtype)?;
             let repeated = wide(&residual)?.reshape((residual_rows, 1, columns))?;
@@ -211,7 +211,7 @@ fn attention_equals_its_reference() -> Result<()> {
             let k = random(&[batch, others, heads * dim], 2, dtype)?;
             let v = random(&[batch, others, heads * dim], 3, dtype)?;
             let got = emulated(|| attention(&q, &k, &v, heads))?;
-            assert_close_at(0., &got, &attention_reference(&q, &k, &v, heads)?, &what)?;
+            assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, heads)?, &what)?;
         }
     }
     Ok(())
@@ -225,11 +225,11 @@ fn attention_takes_parts_of_larger_tensors() -> Result<()> {
     };
     let [q, k, v] = part(&all)?;
     let got = emulated(|| attention(&q, &k, &v, 2))?;
-    assert_close_at(0., &got, &attention_reference(&q, &k, &v, 2)?, "strided")?;
+    assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, 2)?, "strided")?;
     // Contiguous, but not on 16 bytes.
     let odd = random(&[1, 1 + 5 * 16], 2, DType::BF16)?.narrow(1, 1, 80)?.reshape((1, 5, 16))?;
     let got = emulated(|| attention(&odd, &odd, &odd, 2))?;
-    assert_close_at(0., &got, &attention_reference(&odd, &odd, &odd, 2)?, "odd")
+    assert_close_at(0.0, &got, &attention_reference(&odd, &odd, &odd, 2)?, "odd")
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
             let q = random_queries(&dims, 1, dtype)?;
             let (k, v) = (random(&dims, 2, dtype)?, random(&dims, 3, dtype)?);
             let got = emulated(|| temporal_attention(&q, &k, &v, heads))?;
-            assert_close_at(0., &got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;
+            assert_close_at(0.0, &got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;
         }
     }
     Ok(())
@@ -282,14 +282,14 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
         assert_eq!(values(&got)?, values(&want)?, "{what}");
         Ok(())
     };
-    let unit = |dims: &[usize], seed| (random(dims, seed, DType::F32)? + 1.)? / 2.;
+    let unit = |dims: &[usize], seed| (random(dims, seed, DType::F32)? + 1.0)? / 2.0;
     let turned = Affine([[0.9, -0.35, 3.3], [0.35, 0.9, -4.1]]);
     let window = Rect { x: 2, y: 1, width: 31, height: 27 };
     for (height, width) in [(17, 23), (1, 5), (40, 3)] {
-        let floats = (unit(&[height, width, 3], 1)? * 255.)?;
+        let floats = (unit(&[height, width, 3], 1)? * 255.0)?;
         let bytes = floats.to_dtype(DType::U8)?;
         for source in [&floats, &bytes] {
-            same("warp", &|| warp_affine(source, &turned, window, 127.))?;
+            same("warp", &|| warp_affine(source, &turned, window, 127.0))?;
         }
         same("coverage", &|| warp_coverage(&floats, &turned, window))?;
         for (new_height, new_width) in [(31, 17), (13, 9), (height, width), (1, 1)] {
@@ -303,7 +303,7 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
         for (size, sigma) in [(1, 0.5), (7, 1.4), (59, 9.2)] {
             same("blur", &|| gaussian_blur(&mask, size, sigma))?;
         }
-        let face = random(&[height, width, 3], 3, DType::F32)?.affine(1.5, 0.)?;
+        let face = random(&[height, width, 3], 3, DType::F32)?.affine(1.5, 0.0)?;
         // Some pixels have no weight.
         let weight = random(&[height, width], 4, DType::F32)?.relu()?;
         let of = Blend { frame: &bytes, face: &face, face_mask: &mask, weight: &weight };
@@ -333,12 +333,13 @@ fn what_a_gpu_would_hang_on_is_an_error() -> Result<()> {
     let run = |launch: Launch| emulated(|| unsafe { launch.run((4, 8), DType::F32, &Device::Cpu) });
     let message = |launch| run(launch).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(Launch::new("epilogue", "none_f32")).contains("no such kernel"));
-    let short = Launch::of_dtype("epilogue", "epilogue", &x).tensor(&x).output();
+    let short = Launch::with_dtype_of("epilogue", "epilogue", &x).tensor(&x).output();
     assert!(message(short).contains("bytes"));
     let faulty = Launch::new("faults", "half_a_barrier").block([32, 1, 1]).output();
     assert!(message(faulty).contains("different barriers"));
-    let geglu = || Launch::of_dtype("epilogue", "geglu", &x).tensor(&x).optional(None).output().ints(&[4, 4]);
-    assert!(message(geglu().block([512, 1, 1])).contains("512 threads"));
+    let geglu =
+        || Launch::with_dtype_of("epilogue", "geglu", &x).tensor(&x).optional(None).output().ints(&[4, 4]);
+    assert!(message(geglu().block([512, 1, 1])).contains("got 512"));
     assert!(message(geglu().grid([1, 70_000, 1])).contains("cannot launch"));
     assert!(message(geglu().shared(1 << 20)).contains("shared memory"));
     Ok(())

@@ -24,7 +24,7 @@ fn random(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     };
     let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(|_| next()).collect();
     Tensor::from_vec(values, dims, &Device::Cpu)?.to_dtype(dtype)
@@ -32,13 +32,13 @@ fn random(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {
 
 /// Queries whose scores are of a few units, so that a softmax is neither flat nor a single key.
 fn random_queries(dims: &[usize], seed: u64, dtype: DType) -> Result<Tensor> {
-    (random(dims, seed, DType::F32)? * 4.)?.to_dtype(dtype)
+    (random(dims, seed, DType::F32)? * 4.0)?.to_dtype(dtype)
 }
 
 /// The largest difference in units of the largest wanted value, or of the inputs' (1) where that is larger: f32
 /// sums in another order, bf16 rounded once here and after every step in the reference.
 fn assert_close(got: &Tensor, want: &Tensor, what: &str) -> Result<()> {
-    assert_close_at(1., got, want, what)
+    assert_close_at(1.0, got, want, what)
 }
 
 /// [`assert_close`] in units of the largest wanted value, or of `least` where that is larger.

@@ -34,7 +34,7 @@ fn calls_are_counted_with_their_work() -> Result<()> {
     assert_eq!(of_linear.totals.calls, 3);
     assert_eq!(of_linear.totals.flop, (3 * 2 * 3 * 41 * 46) as f64);
     assert_eq!(of_linear.totals.bytes, (3 * 4 * (3 * 41 + 41 * 46 + 3 * 46)) as f64);
-    assert!(of_linear.totals.seconds > 0.);
+    assert!(of_linear.totals.seconds > 0.0);
     assert_eq!(find(Kind::Activation, "3×23").len(), 1, "{recorded:?}");
     let [of_conv] = find(Kind::Conv2d, "3×3 3→5 at 1×3×4, stride 2")[..] else { panic!("{recorded:?}") };
     assert_eq!(of_conv.totals.flop, (2 * 3 * 4 * 9 * 3 * 5) as f64);
@@ -60,7 +60,7 @@ fn loops_on_registers_run() {
         }
     }
     for of in available {
-        assert!(of.flop(1) > 0. && of.flop(10) == 10. * of.flop(1));
+        assert!(of.flop(1) > 0.0 && of.flop(10) == 10.0 * of.flop(1));
         of.run(0);
         of.run(1000);
     }
