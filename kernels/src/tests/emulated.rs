@@ -1,4 +1,5 @@
-//! Every CUDA kernel against its reference, by the emulator: the same launchers and the same source as on a GPU.
+//! Tests of every CUDA kernel against its reference in the emulator, with the launchers and kernel sources
+//! that run on a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -52,10 +53,10 @@ fn group_norm_equals_its_reference() -> Result<()> {
 }
 
 #[test]
-fn group_norm_survives_a_mean_of_a_thousand_deviations() -> Result<()> {
+fn group_norm_is_precise_for_a_mean_of_a_thousand_standard_deviations() -> Result<()> {
     let x = (random(&[1, 900, 12], 1, DType::F32)? * 3f64.sqrt())?;
     let (weight, bias) = (random(&[12], 2, DType::F32)?, random(&[12], 3, DType::F32)?);
-    // The same values as f32 has them near a thousand.
+    // `near` has the values to which f32 rounds near 1000.
     let far = (&x + 1000.0)?;
     let near = (&far - 1000.0)?;
     let want = group_norm_reference(&near, &weight, &bias, 3, 1e-5)?;
@@ -75,7 +76,7 @@ fn layer_norm_equals_its_reference() -> Result<()> {
             let norm = LayerNorm::new(weight, bias, 1e-5)?;
             assert_close(&emulated(|| norm.forward(&x))?, &want, &what)?;
             let Ok((_, count, _)) = x.dims3() else { continue };
-            // As positions of two videos: (2, count, 3, channels).
+            // Two videos with three positions: (2, count, 3, channels).
             let videos = Tensor::stack(&[&x, &x, &x], 2)?.narrow(0, 0, 2)?.contiguous()?;
             let added = random(&[count, channels], 11, dtype)?;
             let want = Tensor::stack(&[&want, &want, &want], 2)?.narrow(0, 0, 2)?;
@@ -87,7 +88,7 @@ fn layer_norm_equals_its_reference() -> Result<()> {
 }
 
 #[test]
-fn epilogues_equal_their_parts() -> Result<()> {
+fn epilogues_equal_their_separate_operations() -> Result<()> {
     for dtype in DTYPES {
         for (rows, columns, residual_rows) in [(1, 1, 1), (12, 7, 4), (100, 320, 2), (40, 1280, 40)] {
             let what = format!("{dtype:?} epilogue {rows}x{columns}, residual of {residual_rows}");
@@ -116,7 +117,8 @@ fn epilogues_equal_their_parts() -> Result<()> {
     Ok(())
 }
 
-/// In f32 the products are candle's and kernels follow them; in 16 bits a kernel is both.
+/// In f32 candle computes the matrix product and a kernel the epilogue; in 16-bit dtypes one kernel computes
+/// both.
 #[test]
 fn linear_layers_and_convolutions_equal_their_references() -> Result<()> {
     for dtype in DTYPES {
@@ -127,7 +129,7 @@ fn linear_layers_and_convolutions_equal_their_references() -> Result<()> {
         let what = format!("{dtype:?} linear");
         assert_close(&emulated(|| layer.forward(&x))?, &want, &what)?;
         assert_close(&emulated(|| layer.forward_add(&x, &residual))?, &(&want + &residual)?, &what)?;
-        // Columns that the kernel can pair, and others.
+        // Numbers of columns that the kernel can interleave for GEGLU, and that it cannot.
         for out in [64, 24] {
             let half = |first| want.narrow(2, first, out / 2)?.to_dtype(DType::F32);
             let geglu = (half(0)? * half(out / 2)?.gelu_erf()?)?.to_dtype(dtype)?;
@@ -163,7 +165,7 @@ fn convolutions_equal_their_reference() -> Result<()> {
         (2, 9, 7, 40, 70, 3, 2),
         (1, 4, 5, 13, 3, 3, 1),
         (3, 4, 4, 96, 33, 1, 1),
-        // Enough for the larger tiles.
+        // Large enough for the larger tiles.
         (1, 88, 64, 8, 192, 1, 1),
         (1, 40, 35, 16, 1536, 1, 1),
         (1, 1, 1, 4, 4, 1, 1),
@@ -191,7 +193,7 @@ fn convolutions_equal_their_reference() -> Result<()> {
 
 #[test]
 fn attention_equals_its_reference() -> Result<()> {
-    // Batch, queries, keys, heads, head size: one for each kernel, and what no kernel was compiled for.
+    // Batch, q_len, kv_len, heads, head_dim: every kernel, and head dimensions that no kernel supports.
     let cases = [
         (1, 1, 1, 1, 4),
         (2, 5, 3, 2, 8),
@@ -205,11 +207,11 @@ fn attention_equals_its_reference() -> Result<()> {
         (1, 3, 4, 1, 600),
     ];
     for dtype in DTYPES {
-        for (batch, tokens, others, heads, dim) in cases {
-            let what = format!("{dtype:?} attention {batch}x{tokens}x{others}x{heads}x{dim}");
-            let q = random_queries(&[batch, tokens, heads * dim], 1, dtype)?;
-            let k = random(&[batch, others, heads * dim], 2, dtype)?;
-            let v = random(&[batch, others, heads * dim], 3, dtype)?;
+        for (batch, q_len, kv_len, heads, head_dim) in cases {
+            let what = format!("{dtype:?} attention {batch}x{q_len}x{kv_len}x{heads}x{head_dim}");
+            let q = random_queries(&[batch, q_len, heads * head_dim], 1, dtype)?;
+            let k = random(&[batch, kv_len, heads * head_dim], 2, dtype)?;
+            let v = random(&[batch, kv_len, heads * head_dim], 3, dtype)?;
             let got = emulated(|| attention(&q, &k, &v, heads))?;
             assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, heads)?, &what)?;
         }
@@ -218,7 +220,7 @@ fn attention_equals_its_reference() -> Result<()> {
 }
 
 #[test]
-fn attention_takes_parts_of_larger_tensors() -> Result<()> {
+fn attention_supports_views_of_larger_tensors() -> Result<()> {
     let all = random(&[3, 9, 16], 1, DType::BF16)?;
     let part = |x: &Tensor| -> Result<[Tensor; 3]> {
         Ok([x.narrow(1, 1, 5)?, x.narrow(1, 2, 7)?, x.narrow(1, 0, 7)?])
@@ -226,7 +228,7 @@ fn attention_takes_parts_of_larger_tensors() -> Result<()> {
     let [q, k, v] = part(&all)?;
     let got = emulated(|| attention(&q, &k, &v, 2))?;
     assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, 2)?, "strided")?;
-    // Contiguous, but not on 16 bytes.
+    // Contiguous, but not aligned to 16 bytes.
     let odd = random(&[1, 1 + 5 * 16], 2, DType::BF16)?.narrow(1, 1, 80)?.reshape((1, 5, 16))?;
     let got = emulated(|| attention(&odd, &odd, &odd, 2))?;
     assert_close_at(0.0, &got, &attention_reference(&odd, &odd, &odd, 2)?, "odd")
@@ -234,7 +236,7 @@ fn attention_takes_parts_of_larger_tensors() -> Result<()> {
 
 #[test]
 fn temporal_attention_equals_its_reference() -> Result<()> {
-    // Batch, frames, positions, heads, head size.
+    // Batch, frames, positions, heads, head_dim.
     let cases = [
         (1, 1, 1, 1, 4),
         (2, 5, 6, 2, 8),
@@ -245,9 +247,9 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
         (1, 50, 2, 1, 16),
     ];
     for dtype in DTYPES {
-        for (batch, frames, positions, heads, dim) in cases {
-            let what = format!("{dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{dim}");
-            let dims = [batch, frames, positions, heads * dim];
+        for (batch, frames, positions, heads, head_dim) in cases {
+            let what = format!("{dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{head_dim}");
+            let dims = [batch, frames, positions, heads * head_dim];
             let q = random_queries(&dims, 1, dtype)?;
             let (k, v) = (random(&dims, 2, dtype)?, random(&dims, 3, dtype)?);
             let got = emulated(|| temporal_attention(&q, &k, &v, heads))?;
@@ -273,9 +275,10 @@ fn copies_are_exact() -> Result<()> {
     Ok(())
 }
 
-/// The image operations against the CPU versions, which are tested against the references: the same bits.
+/// The CPU versions of the image operations are tested against the references; the kernels must equal them
+/// bit for bit.
 #[test]
-fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
+fn image_operations_equal_the_cpu_versions_bit_for_bit() -> Result<()> {
     let same = |what: &str, run: &dyn Fn() -> Result<Tensor>| -> Result<()> {
         let (got, want) = (emulated(run)?, run()?);
         assert_eq!((got.dims(), got.dtype()), (want.dims(), want.dtype()), "{what}");
@@ -304,7 +307,7 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
             same("blur", &|| gaussian_blur(&mask, size, sigma))?;
         }
         let face = random(&[height, width, 3], 3, DType::F32)?.affine(1.5, 0.0)?;
-        // Some pixels have no weight.
+        // The weight of some pixels is 0.
         let weight = random(&[height, width], 4, DType::F32)?.relu()?;
         let of = Blend { frame: &bytes, face: &face, face_mask: &mask, weight: &weight };
         same("blend", &|| blend(of))?;
@@ -315,7 +318,7 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_emulated_unless_asked_for() -> Result<()> {
+fn the_emulator_is_active_only_inside_emulated() -> Result<()> {
     let x = random(&[2, 3], 1, DType::F32)?;
     assert!(!cuda::takes(&x));
     assert!(emulated(|| cuda::takes(&x)));
@@ -324,12 +327,14 @@ fn nothing_is_emulated_unless_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// A barrier that only some threads reach, parameters of the wrong size and kernels that are not there are errors.
+/// A barrier in divergent code, parameters of the wrong size, unknown kernels and invalid launch dimensions
+/// are errors.
 #[test]
-fn what_a_gpu_would_hang_on_is_an_error() -> Result<()> {
+fn invalid_launches_are_errors() -> Result<()> {
     use crate::cuda::Launch;
     let x = Tensor::zeros((4, 8), DType::F32, &Device::Cpu)?;
-    // SAFETY: refused before it runs.
+    // SAFETY: the emulator rejects all launches below but one before it runs a kernel; `half_a_barrier`
+    // writes 16 of the 32 floats, and its output is dropped with the error.
     let run = |launch: Launch| emulated(|| unsafe { launch.run((4, 8), DType::F32, &Device::Cpu) });
     let message = |launch| run(launch).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(Launch::new("epilogue", "none_f32")).contains("no such kernel"));
