@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::flash::{Engine, Head, QUERIES, Rows, Scratch, attend};
+use crate::cpu::flash_attention::{Engine, Head, QUERIES, Rows, Scratch, attend};
 use crate::cpu::{Element, Isa, Shared, fill, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, Call, Geometry, Images, Isa, Walk, Weights};
+use crate::cpu::{self, Activation, ConvGeometry, ConvLayout, GemmCall, Images, Isa, Prologue, Weights};
 use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
@@ -33,7 +33,7 @@ impl Padding {
 /// The weights of a convolution, packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weights: Form,
+    weights: Backend,
     /// (out, in, kernel, kernel).
     dims: (usize, usize, usize, usize),
     stride: usize,
@@ -41,7 +41,7 @@ pub struct Conv2d {
 }
 
 #[derive(Debug, Clone)]
-enum Form {
+enum Backend {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
     /// For the CUDA version.
@@ -72,10 +72,10 @@ impl Conv2d {
             );
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
-            Some(packed) => Form::Packed(Arc::new(packed), isa),
+            Some(packed) => Backend::Packed(Arc::new(packed), isa),
             None => match cuda::Weights::pack(&weight, bias.as_ref())? {
-                Some(packed) => Form::Product(packed),
-                None => Form::Plain { weight, bias },
+                Some(packed) => Backend::Product(packed),
+                None => Backend::Plain { weight, bias },
             },
         };
         Ok(Self { weights, dims, stride, padding })
@@ -119,17 +119,18 @@ impl Conv2d {
         let _timer = profile::timer(x, || self.work(x, [batch, 2 * height, 2 * width, out], None));
         let keeps_size = (channels, kernel, self.stride, self.padding) == (inner, 3, 1, Padding::all(1));
         match &self.weights {
-            Form::Packed(weights, isa) if keeps_size => {
-                let call = Call {
+            Backend::Packed(weights, isa) if keeps_size => {
+                let call = GemmCall {
                     name: "conv2d",
                     isa: *isa,
-                    walk: Walk::Doubled { height, width },
+                    layout: ConvLayout::Upsampled { height, width },
                     activation: Activation::None,
+                    prologue: Prologue::None,
                     residual: None,
                 };
                 weights.apply(x, &[batch, 2 * height, 2 * width, out], &call)
             }
-            Form::Product(weights) if keeps_size && x.elem_count() > 0 => {
+            Backend::Product(weights) if keeps_size && x.elem_count() > 0 => {
                 let patches = cuda::Patches {
                     stride: 1,
                     top: 1,
@@ -172,7 +173,7 @@ impl Conv2d {
         if channels != inner || high < kernel || wide < kernel {
             bail!("conv2d: input {:?}, weight {:?}, {:?}", x.shape(), self.dims, self.padding);
         }
-        let geometry = Geometry {
+        let geometry = ConvGeometry {
             height,
             width,
             kernel,
@@ -193,27 +194,28 @@ impl Conv2d {
         }
         let _timer = profile::timer(x, || self.work(x, dims, residual));
         match &self.weights {
-            Form::Packed(weights, isa) => {
-                let call = Call {
+            Backend::Packed(weights, isa) => {
+                let call = GemmCall {
                     name: "conv2d",
                     isa: *isa,
-                    walk: Walk::Patches(geometry),
+                    layout: ConvLayout::Im2col(geometry),
                     activation: Activation::None,
+                    prologue: Prologue::None,
                     residual,
                 };
                 weights.apply(x, &dims, &call)
             }
-            Form::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
-            Form::Product(weights) => {
-                let Geometry { stride, top, left, out_height, out_width, .. } = geometry;
+            Backend::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
+            Backend::Product(weights) => {
+                let ConvGeometry { stride, top, left, out_height, out_width, .. } = geometry;
                 let patches = cuda::Patches { stride, top, left, out_height, out_width, doubled: false };
                 weights.apply(x, &patches, residual, Then::Nothing)
             }
-            Form::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {
+            Backend::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {
                 let y = conv2d_reference(x, weight, None, self.stride, self.padding)?;
                 cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, then: Then::Nothing })
             }
-            Form::Plain { weight, bias } => {
+            Backend::Plain { weight, bias } => {
                 let y = conv2d_reference(x, weight, bias.as_ref(), self.stride, self.padding)?;
                 match residual {
                     Some(residual) => y.broadcast_add(residual),

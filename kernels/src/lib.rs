@@ -9,6 +9,7 @@
 
 use candle_core::{DType, Tensor};
 
+pub mod allocator;
 pub mod cpu;
 pub mod cuda;
 pub mod profile;
@@ -45,6 +46,10 @@ fn reference_dtype(x: &Tensor) -> DType {
         dtype => dtype,
     }
 }
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 #[cfg(test)]
 mod tests;

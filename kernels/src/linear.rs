@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, Call, Isa, Walk, Weights};
+use crate::cpu::{self, Activation, ConvLayout, GemmCall, Isa, Prologue, Weights};
 use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
 use crate::reference_dtype;
@@ -12,7 +12,7 @@ use crate::reference_dtype;
 /// The weights of a linear layer (or of a 1×1 convolution), packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weights: Form,
+    weights: Backend,
     in_features: usize,
     out_features: usize,
     /// Only [`Self::forward_geglu`] is asked of it.
@@ -20,7 +20,7 @@ pub struct Linear {
 }
 
 #[derive(Debug, Clone)]
-enum Form {
+enum Backend {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
     /// For the CUDA version.
@@ -59,10 +59,10 @@ impl Linear {
             bail!("linear: weight {:?} does not go with bias {:?}", weight.shape(), bias.shape());
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
-            Some(packed) => Form::Packed(Arc::new(packed), isa),
+            Some(packed) => Backend::Packed(Arc::new(packed), isa),
             None => match pack_for_cuda(&weight, bias.as_ref())? {
-                Some(packed) => Form::Product(Arc::new(packed)),
-                None => Form::Plain { weight, bias },
+                Some(packed) => Backend::Product(Arc::new(packed)),
+                None => Backend::Plain { weight, bias },
             },
         };
         Ok(Self { weights, in_features, out_features, for_geglu: false })
@@ -101,13 +101,13 @@ impl Linear {
         }
         let _timer = profile::timer(x, || self.work(x, 2 * self.out_features));
         match &self.weights {
-            Form::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
-            Form::Product(weights) => weights.apply(x, Some(residual), Then::Nothing),
-            Form::Plain { weight, bias } if cuda::takes(x) && residual.elem_count() > 0 => {
+            Backend::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
+            Backend::Product(weights) => weights.apply(x, Some(residual), Then::Nothing),
+            Backend::Plain { weight, bias } if cuda::takes(x) && residual.elem_count() > 0 => {
                 let of = Epilogue { bias: bias.as_ref(), residual: Some(residual), then: Then::Nothing };
                 cuda::epilogue(&linear_reference(x, weight, None)?, of)
             }
-            Form::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
+            Backend::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
         }
     }
 
@@ -118,7 +118,7 @@ impl Linear {
             bail!("linear: GEGLU needs an even number of outputs, got {}", self.out_features);
         }
         // The two halves must not share a group of packed columns.
-        if matches!(self.weights, Form::Packed(..)) && !self.out_features.is_multiple_of(2 * cpu::GROUP) {
+        if matches!(self.weights, Backend::Packed(..)) && !self.out_features.is_multiple_of(2 * cpu::NR) {
             return geglu(&self.activated(x, Activation::None)?);
         }
         self.activated(x, Activation::Geglu)
@@ -134,9 +134,9 @@ impl Linear {
         let columns = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
-            Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
-            Form::Product(weights) => return weights.apply(x, None, then(activation)),
-            Form::Plain { weight, bias } => (weight, bias.as_ref()),
+            Backend::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
+            Backend::Product(weights) => return weights.apply(x, None, then(activation)),
+            Backend::Plain { weight, bias } => (weight, bias.as_ref()),
         };
         if cuda::takes(x) && x.elem_count() > 0 {
             let y = linear_reference(x, weight, None)?;
@@ -190,7 +190,14 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         }
-        let call = Call { name: "linear", isa, walk: Walk::Rows, activation, residual };
+        let call = GemmCall {
+            name: "linear",
+            isa,
+            layout: ConvLayout::Pointwise,
+            activation,
+            prologue: Prologue::None,
+            residual,
+        };
         weights.apply(x, &dims, &call)
     }
 }

@@ -1,7 +1,7 @@
 //! The microkernel for NEON's products of bf16 matrices (FEAT_BF16): one instruction multiplies two rows by two
 //! columns, four elements of each, where a multiply-add has four products in all.
 //!
-//! Its loop is its own, since the one over [`Registers`](super::microkernel::Registers) takes rows and lines one by
+//! Its loop is its own, since the one over [`Registers`](super::gemm::micro_kernel::Registers) takes rows and lines one by
 //! one. The packed order is the same: two lines woven into each other are columns of four elements.
 
 use std::arch::aarch64::*;
@@ -9,13 +9,13 @@ use std::arch::asm;
 
 use half::bf16;
 
-use super::microkernel::{GROUP, Microkernel, Strip};
+use super::gemm::micro_kernel::{Microkernel, NR, Strip};
 
 /// bf16. Two pairs of rows have 16 sums; with a third, 24, the compiler runs out of registers and moves sums about.
 pub const BF16: Microkernel<bf16> = Microkernel { max_rows: 4, max_groups: 1, run: choose };
 
 /// Vectors of columns in a group.
-const QUADS: usize = GROUP / 4;
+const QUADS: usize = NR / 4;
 
 /// Per pair of rows and four columns: the sums of the first two columns, then those of the last two. In a register
 /// they are row by row.
@@ -65,11 +65,11 @@ unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
             }
             for step in 0..strip.steps / 2 {
                 multiply::<PAIRS, 2>(&mut sums, &lefts, 2 * step, lines);
-                lines = lines.add(2 * GROUP);
+                lines = lines.add(2 * NR);
             }
             if strip.steps % 2 == 1 {
                 multiply::<PAIRS, 1>(&mut sums, &lefts, strip.steps - 1, lines);
-                lines = lines.add(GROUP);
+                lines = lines.add(NR);
             }
         }
         for (pair, sums) in sums.iter().enumerate() {
@@ -107,7 +107,7 @@ unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
             let first = vld1q_u32(lines.add(4 * quad));
             let second = match LINES {
                 1 => vdupq_n_u32(0),
-                _ => vld1q_u32(lines.add(GROUP + 4 * quad)),
+                _ => vld1q_u32(lines.add(NR + 4 * quad)),
             };
             let columns = [vzip1q_u32(first, second), vzip2q_u32(first, second)];
             for (sums, left) in sums.iter_mut().zip(lefts) {

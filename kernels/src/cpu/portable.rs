@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::Element;
-use super::microkernel::{GROUP, Microkernel, Registers, Strip, microkernel};
+use super::gemm::micro_kernel::{Microkernel, NR, Registers, Strip, microkernel};
 
 microkernel!(
     /// f32.
@@ -19,26 +19,26 @@ struct Floats;
 // SAFETY (all methods): the trait's; nothing here needs an instruction set.
 impl Registers for Floats {
     type Element = f32;
-    type Sum = [f32; GROUP];
+    type Sum = [f32; NR];
     type Left = f32;
-    type Right = [f32; GROUP];
+    type Right = [f32; NR];
 
-    const LANES: usize = GROUP;
+    const LANES: usize = NR;
     const PAIR: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.; GROUP]
+        [0.; NR]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
-        unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
+        unsafe { to.cast::<[f32; NR]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
@@ -48,12 +48,12 @@ impl Registers for Floats {
 
     #[inline(always)]
     unsafe fn right(from: *const f32) -> Self::Right {
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(mut sum: Self::Sum, left: f32, right: Self::Right) -> Self::Sum {
-        for i in 0..GROUP {
+        for i in 0..NR {
             sum[i] += left * right[i];
         }
         sum
@@ -65,26 +65,26 @@ struct Bf16Pairs;
 // SAFETY (all methods): the trait's; nothing here needs an instruction set.
 impl Registers for Bf16Pairs {
     type Element = bf16;
-    type Sum = [f32; GROUP];
+    type Sum = [f32; NR];
     type Left = [f32; 2];
-    type Right = [bf16; 2 * GROUP];
+    type Right = [bf16; 2 * NR];
 
-    const LANES: usize = GROUP;
+    const LANES: usize = NR;
     const PAIR: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.; GROUP]
+        [0.; NR]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
-        unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
+        unsafe { to.cast::<[f32; NR]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
@@ -94,12 +94,12 @@ impl Registers for Bf16Pairs {
 
     #[inline(always)]
     unsafe fn right(from: *const bf16) -> Self::Right {
-        unsafe { from.cast::<[bf16; 2 * GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[bf16; 2 * NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(mut sum: Self::Sum, left: Self::Left, right: Self::Right) -> Self::Sum {
-        for i in 0..GROUP {
+        for i in 0..NR {
             sum[i] += left[0] * right[2 * i].widen();
             sum[i] += left[1] * right[2 * i + 1].widen();
         }

@@ -41,7 +41,7 @@ pub trait RowKernels<T>: Sync {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub use avx512::Bf16Rows;
+pub use avx512::{Bf16Rows, gelu, silu};
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
@@ -238,7 +238,7 @@ mod avx512 {
     /// x · sigmoid(x) within 1.5e-4 of its size.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn silu(x: __m512) -> __m512 {
+    pub fn silu(x: __m512) -> __m512 {
         let e = exp2(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
         _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.))))
     }
@@ -246,7 +246,7 @@ mod avx512 {
     /// x · Φ(x) by the polynomial of `vector_math::quick_gelu`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn gelu(x: __m512) -> __m512 {
+    pub fn gelu(x: __m512) -> __m512 {
         // The second operand comes out where one is NaN.
         let z = _mm512_min_ps(_mm512_set1_ps(4.), x);
         let z = _mm512_max_ps(_mm512_set1_ps(-4.), z);

@@ -13,11 +13,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::epilogue::finish;
+use super::gemm::chunks;
+use super::gemm::epilogue::finish;
+use super::gemm::micro_kernel::NR;
 use super::isa::multiversion;
-use super::matmul::pieces;
-use super::microkernel::GROUP;
-use super::{Activation, Element, Epilogue, Isa, Packed, Problem, Shared, Source, fill};
+use super::{Activation, Element, Epilogue, Gemm, Isa, Lhs, Packed, Shared, fill};
 
 /// Outputs of a tile, in one direction.
 const OUTPUTS: usize = 4;
@@ -49,7 +49,7 @@ const WEIGHTS_PER_BF16_IMAGE: usize = 9;
 const TILES_PER_TASK: usize = 8;
 
 /// Sixteen neighbouring channels.
-type Lanes = [f32; GROUP];
+type Lanes = [f32; NR];
 
 /// The filters at all points: a packed (out, channels) for each.
 pub struct Winograd {
@@ -83,7 +83,7 @@ struct Corner {
 
 impl Winograd {
     /// Whether the convolution of such `images` is faster than the plain sum, and worth the memory.
-    pub fn pays<T: Element>(isa: Isa, channels: usize, out: usize, images: &Images) -> bool {
+    pub fn is_profitable<T: Element>(isa: Isa, channels: usize, out: usize, images: &Images) -> bool {
         let (slowdown, limit) = match (T::PAIR, isa) {
             // f32 on both sides, or bf16 that is widened to it.
             (1, _) | (_, Isa::Portable | Isa::Avx2 | Isa::Avx512 | Isa::Neon) => (1, WEIGHTS_PER_IMAGE),
@@ -91,12 +91,12 @@ impl Winograd {
             (_, Isa::Avx512Bf16) => (2, WEIGHTS_PER_BF16_IMAGE),
             _ => return false,
         };
-        // The plain sum of a doubled image has four taps (see `quarters`).
+        // The plain sum of a doubled image has four taps (see `upsample_conv`).
         let taps = if images.doubled { 4 } else { 9 };
         let fewer_products = taps * OUTPUTS * OUTPUTS >= 3 * slowdown * POINTS / 2;
-        channels.is_multiple_of(GROUP)
-            && out.is_multiple_of(GROUP)
-            && channels.min(out) >= 4 * GROUP
+        channels.is_multiple_of(NR)
+            && out.is_multiple_of(NR)
+            && channels.min(out) >= 4 * NR
             && fewer_products
             && POINTS * channels * out < limit * images.height * images.width * (channels + out)
     }
@@ -109,7 +109,7 @@ impl Winograd {
     /// `weights`: of 3×3 taps.
     pub fn pack<T: Element>(weights: &Packed<T>) -> Self {
         let points = Packed::many(weights.out, weights.channels, |first, channel| {
-            let mut taps = [[[0.; GROUP]; 3]; 3];
+            let mut taps = [[[0.; NR]; 3]; 3];
             for (tap, lanes) in taps.as_flattened_mut().iter_mut().enumerate() {
                 for (lane, value) in lanes.iter_mut().enumerate() {
                     *value = weights.get(first + lane, channel, tap).widen();
@@ -139,25 +139,25 @@ impl Winograd {
             tiles.interpolate(isa, &products, &band, epilogue, out);
         };
         if Self::bytes(channels, columns) <= CACHED_BYTES {
-            let bands: Vec<_> = pieces(&(0..tiles.count()), THREAD_TILES).collect();
+            let bands: Vec<_> = chunks(&(0..tiles.count()), THREAD_TILES).collect();
             bands.into_par_iter().for_each(solve);
         } else {
             let most = BAND_BYTES / (POINTS * (channels + columns) * size_of::<f32>());
             let bands = tiles.count().div_ceil(most.max(BAND_TILES)).max(1);
-            pieces(&(0..tiles.count()), tiles.count().div_ceil(bands).max(1)).for_each(solve);
+            chunks(&(0..tiles.count()), tiles.count().div_ceil(bands).max(1)).for_each(solve);
         }
     }
 
     /// `inputs`: (point, tile, channel) → for each point (tile, output).
     fn multiply(&self, isa: Isa, inputs: &[f32], tiles: usize) -> Vec<Vec<f32>> {
         let no_bias = vec![0.; self.points[0].out];
-        let tasks = Problem::<f32>::tasks_for_all_threads().div_ceil(POINTS);
+        let tasks = Gemm::<f32>::tasks_for_all_threads().div_ceil(POINTS);
         let inputs = inputs.par_chunks_exact(inputs.len() / POINTS);
         let products = self.points.par_iter().zip(inputs).map(|(weights, inputs)| {
-            let problem = Problem {
+            let problem = Gemm {
                 isa,
                 rows: tiles,
-                source: Source::Matrix(inputs),
+                lhs: Lhs::Matrix(inputs),
                 weights,
                 epilogue: Epilogue { bias: &no_bias, residual: None, activation: Activation::None },
             };
@@ -187,7 +187,7 @@ impl Tiles {
     fn evaluate<T: Element>(&self, isa: Isa, x: &[T], channels: usize, band: &Range<usize>) -> Vec<f32> {
         let zeros = vec![T::default(); channels];
         let write = |out: &Shared<f32>| {
-            let tasks: Vec<_> = pieces(band, TILES_PER_TASK).collect();
+            let tasks: Vec<_> = chunks(band, TILES_PER_TASK).collect();
             tasks.into_par_iter().for_each(|tiles| {
                 for tile in tiles {
                     let pixels = self.inputs(x, channels, &zeros, tile);
@@ -232,7 +232,7 @@ impl Tiles {
     ) {
         let Images { height, width, .. } = self.images;
         let columns = epilogue.bias.len();
-        let tasks: Vec<_> = pieces(band, TILES_PER_TASK).collect();
+        let tasks: Vec<_> = chunks(band, TILES_PER_TASK).collect();
         let scratch = || vec![0.; OUTPUTS * OUTPUTS * columns];
         tasks.into_par_iter().for_each_init(scratch, |sums, tiles| {
             for tile in tiles {
@@ -265,16 +265,16 @@ impl Tiles {
 multiversion! {
     /// A tile's 36 pixels, as `rows` at the 36 points.
     fn evaluate<T: Element>(pixels: &[&[T]; POINTS], rows: &mut [&mut [MaybeUninit<f32>]; POINTS]) {
-        for first in (0..pixels[0].len()).step_by(GROUP) {
-            let mut lanes = [[[0.; GROUP]; INPUTS]; INPUTS];
+        for first in (0..pixels[0].len()).step_by(NR) {
+            let mut lanes = [[[0.; NR]; INPUTS]; INPUTS];
             for (lanes, pixel) in lanes.as_flattened_mut().iter_mut().zip(pixels) {
-                for (lane, value) in lanes.iter_mut().zip(&pixel[first..first + GROUP]) {
+                for (lane, value) in lanes.iter_mut().zip(&pixel[first..first + NR]) {
                     *lane = value.widen();
                 }
             }
             let points: [[Lanes; INPUTS]; INPUTS] = both_ways(&lanes, input_points);
             for (lanes, row) in points.as_flattened().iter().zip(rows.iter_mut()) {
-                for (to, value) in row[first..first + GROUP].iter_mut().zip(lanes) {
+                for (to, value) in row[first..first + NR].iter_mut().zip(lanes) {
                     to.write(*value);
                 }
             }
@@ -286,14 +286,14 @@ multiversion! {
     /// Products at the 36 points, as a tile's 16 outputs in `sums`, (output pixel, column).
     fn interpolate(rows: &[&[f32]; POINTS], sums: &mut [f32]) {
         let columns = rows[0].len();
-        for first in (0..columns).step_by(GROUP) {
-            let mut points = [[[0.; GROUP]; INPUTS]; INPUTS];
+        for first in (0..columns).step_by(NR) {
+            let mut points = [[[0.; NR]; INPUTS]; INPUTS];
             for (lanes, row) in points.as_flattened_mut().iter_mut().zip(rows) {
-                lanes.copy_from_slice(&row[first..first + GROUP]);
+                lanes.copy_from_slice(&row[first..first + NR]);
             }
             let outputs: [[Lanes; OUTPUTS]; OUTPUTS] = both_ways(&points, outputs);
             for (pixel, lanes) in outputs.as_flattened().iter().enumerate() {
-                sums[pixel * columns + first..][..GROUP].copy_from_slice(lanes);
+                sums[pixel * columns + first..][..NR].copy_from_slice(lanes);
             }
         }
     }
@@ -306,11 +306,11 @@ fn both_ways<const N: usize, const M: usize>(
     square: &[[Lanes; N]; N],
     transform: impl Fn(&[Lanes], usize, &mut [Lanes; M]),
 ) -> [[Lanes; M]; M] {
-    let mut lines = [[[0.; GROUP]; M]; N];
+    let mut lines = [[[0.; NR]; M]; N];
     for (line, to) in square.iter().zip(&mut lines) {
         transform(line, 1, to);
     }
-    let mut out = [[[0.; GROUP]; M]; M];
+    let mut out = [[[0.; NR]; M]; M];
     for (column, to) in out.iter_mut().enumerate() {
         transform(&lines.as_flattened()[column..], M, to);
     }
@@ -324,7 +324,7 @@ fn filter_points(taps: &[Lanes], step: usize, out: &mut [Lanes; INPUTS]) {
     const AT_A: f32 = 1. / (2. * A * A * (A * A - B * B));
     const AT_B: f32 = 1. / (2. * B * B * (B * B - A * A));
     let (g0, g1, g2) = (&taps[0], &taps[step], &taps[2 * step]);
-    for lane in 0..GROUP {
+    for lane in 0..NR {
         let (g0, g1, g2) = (g0[lane], g1[lane], g2[lane]);
         let (even_a, odd_a) = (g0 + A * A * g2, A * g1);
         let (even_b, odd_b) = (g0 + B * B * g2, B * g1);
@@ -343,7 +343,7 @@ fn filter_points(taps: &[Lanes], step: usize, out: &mut [Lanes; INPUTS]) {
 fn input_points(inputs: &[Lanes], step: usize, out: &mut [Lanes; INPUTS]) {
     let (d0, d1, d2) = (&inputs[0], &inputs[step], &inputs[2 * step]);
     let (d3, d4, d5) = (&inputs[3 * step], &inputs[4 * step], &inputs[5 * step]);
-    for lane in 0..GROUP {
+    for lane in 0..NR {
         let (d0, d1, d2, d3, d4, d5) = (d0[lane], d1[lane], d2[lane], d3[lane], d4[lane], d5[lane]);
         let (even_a, odd_a) = (d4 - B * B * d2, A * (d3 - B * B * d1));
         let (even_b, odd_b) = (d4 - A * A * d2, B * (d3 - A * A * d1));
@@ -361,7 +361,7 @@ fn input_points(inputs: &[Lanes], step: usize, out: &mut [Lanes; INPUTS]) {
 fn outputs(points: &[Lanes], step: usize, out: &mut [Lanes; OUTPUTS]) {
     let (zero, a, minus_a) = (&points[0], &points[step], &points[2 * step]);
     let (b, minus_b, infinity) = (&points[3 * step], &points[4 * step], &points[5 * step]);
-    for lane in 0..GROUP {
+    for lane in 0..NR {
         let (even_a, odd_a) = (a[lane] + minus_a[lane], a[lane] - minus_a[lane]);
         let (even_b, odd_b) = (b[lane] + minus_b[lane], b[lane] - minus_b[lane]);
         out[0][lane] = zero[lane] + even_a + even_b;
@@ -375,7 +375,7 @@ fn outputs(points: &[Lanes], step: usize, out: &mut [Lanes; OUTPUTS]) {
 mod tests {
     use half::bf16;
 
-    use super::super::{Geometry, Residual};
+    use super::super::{ConvGeometry, Residual};
     use super::*;
 
     /// Numbers in [-1, 1) without a pattern that tiles could share.
@@ -403,7 +403,7 @@ mod tests {
         let got = unsafe { fill(pixels * columns, |out| winograd.run(isa, &x, images, &epilogue, out)) };
 
         let large = if doubled { double(&x, height / 2, width / 2, channels) } else { x };
-        let geometry = Geometry {
+        let geometry = ConvGeometry {
             height,
             width,
             kernel: 3,
@@ -414,8 +414,8 @@ mod tests {
             out_width: width,
             quarter: None,
         };
-        let source = Source::Patches(&large, geometry);
-        let problem = Problem { isa, rows: pixels, source, weights: &weights, epilogue };
+        let source = Lhs::Im2col(&large, geometry);
+        let problem = Gemm { isa, rows: pixels, lhs: source, weights: &weights, epilogue };
         // SAFETY: as above.
         let want = unsafe { fill(pixels * columns, |out| problem.run(out)) };
         let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |a, b| a.max(b.abs()));
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn is_taken_for_large_images_where_f32_is_fast_enough() {
         let frames = |size| Images { count: 16, height: size, width: size, doubled: false };
-        let pays = |isa, channels, out, images| Winograd::pays::<bf16>(isa, channels, out, &images);
+        let pays = |isa, channels, out, images| Winograd::is_profitable::<bf16>(isa, channels, out, &images);
         for isa in [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16, Isa::Neon] {
             assert!(pays(isa, 960, 320, frames(32)), "{isa:?}");
             assert!(!pays(isa, 320, 4, frames(32)), "{isa:?}: four outputs");
@@ -473,7 +473,7 @@ mod tests {
         }
         assert!(pays(Isa::Avx2, 1920, 640, frames(16)));
         assert!(!pays(Isa::Avx512Bf16, 640, 640, frames(16)));
-        assert!(Winograd::pays::<f32>(Isa::Avx512Bf16, 640, 640, &frames(16)));
+        assert!(Winograd::is_profitable::<f32>(Isa::Avx512Bf16, 640, 640, &frames(16)));
         // The VAE's smallest images, and the next.
         assert!(!pays(Isa::Avx512Bf16, 512, 512, frames(32)));
         assert!(pays(Isa::Avx512Bf16, 512, 512, frames(64)));

@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::conv2d::{conv2d_reference, upsample_reference};
 use crate::linear::linear_reference;
+use crate::cpu::Isa;
 use crate::{Conv2d, Linear, Padding, gelu, silu};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -194,5 +195,43 @@ fn mismatched_shapes_and_types_are_refused() -> Result<()> {
     assert!(Conv2d::new(weight, None, 0, Padding::all(0)).is_err());
     let weight = random(&[4, 6, 0, 0], 1, DType::F32)?;
     assert!(Conv2d::new(weight, None, 1, Padding::all(0)).is_err());
+    Ok(())
+}
+
+/// Sizes that are cut differently for each number of threads; bit for bit.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
+    let dtype = DType::BF16;
+    for isa in every_isa().into_iter().filter(|isa| isa.has_tiles()) {
+        // The model of tiles is slow.
+        let scale = if isa == Isa::TileModel { 8 } else { 1 };
+        let linear = |out: usize, inner: usize| Linear::for_isa(random(&[out, inner], 2, dtype)?, None, isa);
+        let conv = |out: usize, inner: usize| {
+            Conv2d::for_isa(random(&[out, inner, 3, 3], 4, dtype)?, None, (1, Padding::all(1)), isa)
+        };
+        let (wide, deep) = (linear(2560 / scale, 320)?, linear(320 / scale, 5120 / scale)?);
+        let (small, large) = (conv(128, 1280 / scale)?, conv(128, 320 / scale)?);
+        let all = |threads: usize| -> Result<Vec<Vec<u16>>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.map_err(candle_core::Error::wrap)?.install(|| {
+                let rows = 1000 / scale;
+                let outputs = [
+                    wide.forward(&random(&[rows, 320], 1, dtype)?)?,
+                    wide.forward_geglu(&random(&[rows, 320], 1, dtype)?)?,
+                    deep.forward(&random(&[rows + 24, 5120 / scale], 1, dtype)?)?,
+                    small.forward(&random(&[32, 8, 8, 1280 / scale], 1, dtype)?)?,
+                    small.forward(&random(&[16, 4, 4, 1280 / scale], 1, dtype)?)?,
+                    large.forward(&random(&[2, 32, 32, 320 / scale], 1, dtype)?)?,
+                    large.forward_upsampled(&random(&[2, 16, 16, 320 / scale], 1, dtype)?)?,
+                ];
+                let bits = |x: &Tensor| -> Result<Vec<u16>> {
+                    Ok(x.flatten_all()?.to_vec1::<half::bf16>()?.iter().map(|x| x.to_bits()).collect())
+                };
+                outputs.iter().map(bits).collect()
+            })
+        };
+        let one = all(1)?;
+        assert!(one == all(2)? && one == all(5)?, "{isa:?}");
+    }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::super::amx::Amx;
-use super::super::tiles::Tiles;
+use super::super::gemm::amx::Amx;
+use super::super::gemm::tiles::Tiles;
 
 #[target_feature(enable = "avx2,fma")]
 pub fn avx2(iterations: usize) {
