@@ -55,6 +55,10 @@ impl GroupNorm {
         Ok(Self { weight, bias, groups, eps, affine, isa })
     }
 
+    pub fn channels(&self) -> usize {
+        self.affine.0.len()
+    }
+
     /// `x`: (batch, ..., channels). The statistics of a group run over everything but the batch, so what
     /// is normalised together is decided by the shape: (batch, frames × height × width, channels) for a
     /// norm over frames, (batch × frames, height × width, channels) for one per frame. In f32.

@@ -110,7 +110,9 @@ impl LayerNorm {
                 // SAFETY: chunks are disjoint and as many as the output has.
                 let out = unsafe { out.part(i * chunk, chunk_rows.len()) };
                 let outputs = out.chunks_exact_mut(channels);
-                for ((row, x), y) in (i * chunk / channels..).zip(chunk_rows.chunks_exact(channels)).zip(outputs) {
+                for ((row, x), y) in
+                    (i * chunk / channels..).zip(chunk_rows.chunks_exact(channels)).zip(outputs)
+                {
                     rows.map(row, x, y);
                 }
             });

@@ -16,6 +16,7 @@ pub mod profile;
 
 // Networks.
 pub mod linear;
+pub mod qkv;
 pub mod conv2d;
 pub mod attention;
 pub mod group_norm;
@@ -32,12 +33,13 @@ pub mod gaussian_blur;
 pub mod blend;
 
 pub use activation::{gelu, silu};
-pub use attention::{attention, temporal_attention};
+pub use attention::{attention, self_attention, temporal_attention, temporal_self_attention};
 pub use conv2d::{Conv2d, Padding};
 pub use group_norm::GroupNorm;
 pub use join::join_channels;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use qkv::{Qkv, QkvLinear};
 
 /// What a reference computes in: on a CPU candle has no products of the 16-bit types.
 fn reference_dtype(x: &Tensor) -> DType {

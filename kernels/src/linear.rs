@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor, bail};
 use crate::cpu::{self, Activation, ConvLayout, GemmCall, Isa, Prologue, Weights};
 use crate::cuda::{self, Epilogue, Then};
 use crate::profile::{self, Kind, Work};
-use crate::reference_dtype;
+use crate::{LayerNorm, reference_dtype};
 
 /// The weights of a linear layer (or of a 1×1 convolution), packed once when they are loaded.
 #[derive(Debug, Clone)]
@@ -124,6 +124,48 @@ impl Linear {
         self.activated(x, Activation::Geglu)
     }
 
+    /// [`Self::forward`] of `norm` of `x`, plus `added` as in [`LayerNorm::forward_plus`].
+    pub fn forward_layer_norm(&self, x: &Tensor, norm: &LayerNorm, added: Option<&Tensor>) -> Result<Tensor> {
+        self.check_ungated()?;
+        if let Some(y) = self.fused_layer_norm(x, norm, added, Activation::None)? {
+            return Ok(y);
+        }
+        match added {
+            Some(added) => self.forward(&norm.forward_plus(x, added)?),
+            None => self.forward(&norm.forward(x)?),
+        }
+    }
+
+    /// [`Self::forward_geglu`] of `norm` of `x`.
+    pub fn forward_layer_norm_geglu(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        if self.out_features.is_multiple_of(2 * cpu::NR)
+            && let Some(y) = self.fused_layer_norm(x, norm, None, Activation::Geglu)?
+        {
+            return Ok(y);
+        }
+        self.forward_geglu(&norm.forward(x)?)
+    }
+
+    /// The norm as a part of the product, where there is such a version.
+    fn fused_layer_norm(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        added: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Option<Tensor>> {
+        let Backend::Packed(weights, isa) = &self.weights else { return Ok(None) };
+        self.check(x)?;
+        if x.elem_count() == 0 || !weights.is_for(x) || !weights.maps_rows(*isa) {
+            return Ok(None);
+        }
+        let added = added.map(Tensor::contiguous).transpose()?;
+        let prologue = Prologue::LayerNorm(norm.prologue(x, added.as_ref())?);
+        let columns = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
+        let _timer = profile::timer(x, || self.work(x, columns));
+        self.apply(x, (weights, *isa), activation, (prologue, None)).map(Some)
+    }
+
     fn ungated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.check_ungated()?;
         self.activated(x, activation)
@@ -171,6 +213,11 @@ impl Linear {
         Ok(())
     }
 
+    /// Whether the products are of tiles, for which a joint product is faster than several.
+    pub(crate) fn uses_tiles(&self) -> bool {
+        matches!(&self.weights, Backend::Packed(weights, isa) if weights.maps_rows(*isa))
+    }
+
     fn check_ungated(&self) -> Result<()> {
         if self.for_geglu {
             bail!("linear: weight ({}, {}) is for GEGLU alone", self.out_features, self.in_features);
@@ -186,18 +233,22 @@ impl Linear {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        self.apply(x, (weights, isa), activation, (Prologue::None, residual))
+    }
+
+    fn apply(
+        &self,
+        x: &Tensor,
+        (weights, isa): (&Weights, Isa),
+        activation: Activation,
+        (prologue, residual): (Prologue, Option<&Tensor>),
+    ) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         }
-        let call = GemmCall {
-            name: "linear",
-            isa,
-            layout: ConvLayout::Pointwise,
-            activation,
-            prologue: Prologue::None,
-            residual,
-        };
+        let call =
+            GemmCall { name: "linear", isa, layout: ConvLayout::Pointwise, activation, prologue, residual };
         weights.apply(x, &dims, &call)
     }
 }

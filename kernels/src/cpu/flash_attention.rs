@@ -33,7 +33,7 @@ impl<'a, T> Rows<'a, T> {
 }
 
 /// Keys and values of one head, in the microkernels' order.
-pub struct Head<T> {
+pub struct PackedKv<T> {
     /// Sixteen keys to a group, summed over the head's dimensions.
     keys: Lines<T>,
     /// Sixteen dimensions to a group, summed over the keys.
@@ -42,7 +42,7 @@ pub struct Head<T> {
     dim: usize,
 }
 
-impl<T: Element> Head<T> {
+impl<T: Element> PackedKv<T> {
     /// Room for `count` keys of `dim` dimensions, whole pairs.
     pub fn new(count: usize, dim: usize) -> Self {
         Self {
@@ -110,11 +110,11 @@ impl<T: Element> Scratch<T> {
 
 /// softmax(q kᵀ / √dim) v for the queries `block` (at most [`QUERIES`]) of a head; `out(i)` is where query
 /// `i` goes.
-pub fn attend<'o, T: Element>(
+pub fn flash_attention_block<'o, T: Element>(
     engine: &Engine<T>,
     isa: Isa,
     (queries, block): (Rows<T>, Range<usize>),
-    head: &Head<T>,
+    head: &PackedKv<T>,
     scratch: &mut Scratch<T>,
     mut out: impl FnMut(usize) -> &'o mut [MaybeUninit<T>],
 ) {

@@ -12,6 +12,7 @@ use crate::group_norm::GroupNormSilu;
 use crate::layer_norm::LayerNormCall;
 
 use super::element::MicrokernelDispatch;
+use super::gemm::tiles::DEPTH;
 use super::{
     Activation, ConvGeometry, Element, Epilogue, Gemm, Isa, Lhs, Packed, PaddedImages, Padding, Residual,
     Shared, fill, slice, upsample_conv,
@@ -107,6 +108,24 @@ impl Weights {
         Ok(Some(Self { packed, dtype: weight.dtype(), bias }))
     }
 
+    /// Whether `x` is where the weights are, and of their type.
+    pub fn is_for(&self, x: &Tensor) -> bool {
+        x.dtype() == self.dtype && x.device().is_cpu()
+    }
+
+    /// Whether rows are mapped on their way into the caches, so that a [`Prologue::LayerNorm`] costs no pass over them.
+    pub fn maps_rows(&self, isa: Isa) -> bool {
+        match &self.packed {
+            AnyPacked::Bf16(forms) => {
+                let channels = forms.packed.channels;
+                matches!(bf16::kernel(isa), MicrokernelDispatch::Tiles(_))
+                    && channels > 0
+                    && channels.is_multiple_of(DEPTH)
+            }
+            AnyPacked::F32(_) => false,
+        }
+    }
+
     /// Whether a convolution with these weights copies its input, so that a [`Prologue::GroupNormSilu`] costs no pass
     /// over it. `rows`: output pixels of all images.
     pub fn maps_pixels(&self, isa: Isa, geometry: &ConvGeometry, rows: usize) -> bool {
@@ -122,7 +141,7 @@ impl Weights {
 
     /// `x`: (..., channels), for a convolution (batch, height, width, channels) → `dims`.
     pub fn apply(&self, x: &Tensor, dims: &[usize], call: &GemmCall) -> Result<Tensor> {
-        if x.dtype() != self.dtype || !x.device().is_cpu() {
+        if !self.is_for(x) {
             bail!(
                 "{}: the weights are {:?} on the CPU, the input {:?} on {:?}",
                 call.name,
@@ -207,8 +226,7 @@ impl Weights {
                 let in_place = matches!(T::kernel(call.isa), MicrokernelDispatch::Tiles(_))
                     && PaddedImages::<T>::supports(&geometries[0], channels, rows / 4);
                 let padding = Padding { height: height + 2, width: width + 2, top: 1, left: 1 };
-                let padded =
-                    in_place.then(|| PaddedImages::new(&x, &geometries[0], channels, padding, None));
+                let padded = in_place.then(|| PaddedImages::new(&x, &geometries[0], channels, padding, None));
                 for (weights, geometry) in quarters.iter().zip(geometries) {
                     let lhs = match &padded {
                         Some(images) => Lhs::Padded(images, geometry),

@@ -4,8 +4,8 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::conv2d::{conv2d_reference, upsample_reference};
-use crate::linear::linear_reference;
 use crate::cpu::Isa;
+use crate::linear::linear_reference;
 use crate::{Conv2d, Linear, Padding, gelu, silu};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];

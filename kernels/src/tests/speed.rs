@@ -79,7 +79,9 @@ fn speed() -> Result<()> {
             let weight = (random(&[8 * inner, inner], 2, dtype)? * 0.1)?;
             let layer = Linear::for_geglu(weight, None)?;
             let flop = (16 * rows * inner * inner) as f64;
-            measure(&format!("{dtype:?} geglu {rows}x{inner}x{}", 8 * inner), flop, || layer.forward_geglu(&x))?;
+            measure(&format!("{dtype:?} geglu {rows}x{inner}x{}", 8 * inner), flop, || {
+                layer.forward_geglu(&x)
+            })?;
         }
         let tokens = |tokens: usize, seed| random(&[16, tokens, 320], seed, dtype);
         for others in [1024, 50] {

@@ -125,7 +125,7 @@ fn zero<T: Default>(to: &mut [MaybeUninit<T>]) {
 pub struct TileLhs<'a, T> {
     first: *const T,
     /// Memory of `first` where it is not borrowed.
-    owned: Option<PaddedImages<T>>,
+    _owned: Option<PaddedImages<T>>,
     borrowed: PhantomData<&'a T>,
     /// Elements from a row to the next within a tile.
     pub row: usize,
@@ -173,7 +173,7 @@ impl<T: Element> Gemm<'_, T> {
                 let whole = channels.is_multiple_of(DEPTH) && channels > 0;
                 (aligned && whole).then(|| TileLhs {
                     first: values.as_ptr(),
-                    owned: None,
+                    _owned: None,
                     borrowed: PhantomData,
                     row: channels,
                     tiles_across: usize::MAX,
@@ -192,7 +192,7 @@ impl<T: Element> Gemm<'_, T> {
                     let images = PaddedImages::new(pixels, &geometry, channels, padding, None);
                     let lhs = TileLhs::of_images(&images, geometry);
                     // The elements stay where they are when their owner moves.
-                    TileLhs { owned: Some(images), ..lhs }
+                    TileLhs { _owned: Some(images), ..lhs }
                 })
             }
             Lhs::Padded(images, geometry) => Some(TileLhs::of_images(images, geometry)),
@@ -215,7 +215,7 @@ impl<T: Element> TileLhs<'_, T> {
         let origin = (padding.top - top) * line + (padding.left - left) * pixel;
         Self {
             first: images.values.as_ptr().wrapping_add(origin),
-            owned: None,
+            _owned: None,
             borrowed: PhantomData,
             row,
             tiles_across,
