@@ -13,13 +13,12 @@ pub const SUMS: usize = MR * MR;
 /// Output rows of a strip, and the rows that are added to them, in elements from the first of each tensor.
 #[derive(Clone)]
 pub struct StripRows {
-    pub count: usize,
     pub out: [usize; MR],
     pub residual: [usize; MR],
 }
 
 impl StripRows {
-    pub const EMPTY: Self = Self { count: 0, out: [0; MR], residual: [0; MR] };
+    pub const EMPTY: Self = Self { out: [0; MR], residual: [0; MR] };
 }
 
 /// Sums of a micro-tile and where they go. Pointers are null where there is nothing to read.
@@ -34,8 +33,9 @@ pub struct TileEpilogue<T> {
     pub gate_bias: *const f32,
     pub out: *mut T,
     pub residual: *const T,
-    pub rows: StripRows,
-    /// At most [`MR`].
+    pub rows: *const StripRows,
+    /// Rows of the strip, at most [`MR`], and columns, at most as many.
+    pub count: usize,
     pub columns: usize,
     /// Rows that are written.
     pub done: usize,
@@ -59,7 +59,8 @@ impl<T: Element> TileEpilogue<T> {
             gate_bias: std::ptr::null(),
             out: std::ptr::null_mut(),
             residual: std::ptr::null(),
-            rows: StripRows::EMPTY,
+            rows: std::ptr::null(),
+            count: 0,
             columns: 0,
             done: 0,
             rows_per_call: 0,
@@ -67,17 +68,17 @@ impl<T: Element> TileEpilogue<T> {
     }
 
     pub fn is_done(&self) -> bool {
-        self.done >= self.rows.count
+        self.done >= self.count
     }
 
     /// Writes the rows that remain.
     pub fn finish(&mut self) {
-        self.write(self.rows.count);
+        self.write(self.count);
     }
 
     #[inline(always)]
     fn write(&mut self, end: usize) {
-        let rows = self.done..end.min(self.rows.count);
+        let rows = self.done..end.min(self.count);
         if rows.is_empty() {
             return;
         }
@@ -101,7 +102,7 @@ pub unsafe fn write_rows<T: Element>(tile: &TileEpilogue<T>, rows: Range<usize>)
         // SAFETY: the promise of `WriteRows`.
         unsafe {
             let slice = |from: *const f32| std::slice::from_raw_parts(from, columns);
-            let out = tile.out.add(tile.rows.out[row]).cast::<MaybeUninit<T>>();
+            let out = tile.out.add((*tile.rows).out[row]).cast::<MaybeUninit<T>>();
             let out = std::slice::from_raw_parts_mut(out, columns);
             let sums = slice(tile.sums.add(row * MR));
             if tile.activation == Activation::Geglu {
@@ -111,7 +112,7 @@ pub unsafe fn write_rows<T: Element>(tile: &TileEpilogue<T>, rows: Range<usize>)
             }
             let residual = match tile.residual.is_null() {
                 true => &[][..],
-                false => std::slice::from_raw_parts(tile.residual.add(tile.rows.residual[row]), columns),
+                false => std::slice::from_raw_parts(tile.residual.add((*tile.rows).residual[row]), columns),
             };
             finish(tile.isa, sums, slice(tile.bias), residual, tile.activation, out);
         }
@@ -171,11 +172,11 @@ mod avx512 {
                 let mut x = _mm512_add_ps(_mm512_load_ps(sums), bias.0);
                 let mut y = _mm512_add_ps(_mm512_load_ps(sums.add(16)), bias.1);
                 if RESIDUAL && !tile.residual.is_null() {
-                    let from = tile.residual.add(tile.rows.residual[row]);
+                    let from = tile.residual.add((*tile.rows).residual[row]);
                     x = _mm512_add_ps(x, wide(from, low));
                     y = _mm512_add_ps(y, wide(from.wrapping_add(16), high));
                 }
-                store(tile.out.add(tile.rows.out[row]), activation(x), activation(y), all);
+                store(tile.out.add((*tile.rows).out[row]), activation(x), activation(y), all);
             }
         }
     }
@@ -198,7 +199,7 @@ mod avx512 {
                 let y_gate = _mm512_add_ps(_mm512_load_ps(gates.add(16)), gate_bias.1);
                 let x = _mm512_mul_ps(x, gelu(x_gate));
                 let y = _mm512_mul_ps(y, gelu(y_gate));
-                store(tile.out.add(tile.rows.out[row]), x, y, all);
+                store(tile.out.add((*tile.rows).out[row]), x, y, all);
             }
         }
     }

@@ -85,6 +85,8 @@ struct Scratch<'a, T> {
     /// Mapped rows of a macro tile, [`packed_stride`] elements apart.
     packed: Vec<Line>,
     packed_rows: Range<usize>,
+    /// Of two strips in turn.
+    strip_rows: [StripRows; 2],
 }
 
 /// Elements between packed rows: rows of powers of two would compete for the same sets of the caches.
@@ -111,7 +113,7 @@ struct Strip<T> {
     /// From a tap to the next, across and down.
     tap: [usize; 2],
     valid: ValidTaps,
-    rows: StripRows,
+    count: usize,
 }
 
 impl<T: Element> Gemm<'_, T> {
@@ -136,6 +138,7 @@ impl<T: Element> Gemm<'_, T> {
                 rows: Vec::new(),
                 packed: Vec::new(),
                 packed_rows: 0..0,
+                strip_rows: [StripRows::EMPTY, StripRows::EMPTY],
             };
             while let Some((task, next)) = claimed {
                 let next = next.map(|next| &tasks[next]);
@@ -301,6 +304,13 @@ impl<T: Element> Gemm<'_, T> {
                 plan.k_blocks.len() * pass / plan.passes..plan.k_blocks.len() * (pass + 1) / plan.passes;
             for (strip_index, rows) in chunks(&task.rows, MR).enumerate() {
                 let strip = self.strip(plan, &rows, task, scratch);
+                // Of this strip and the one before it, whose last epilogue may be pending.
+                let strip_rows = &raw mut scratch.strip_rows[strip_index % 2];
+                if pending.rows == strip_rows.cast_const() {
+                    pending.finish();
+                }
+                // SAFETY: no pending epilogue reads it.
+                unsafe { *strip_rows = self.strip_rows(plan, &rows) };
                 let active: Vec<usize> = (0..plan.k_blocks.len())
                     .filter(|&block| strip.valid.down.contains(&plan.k_blocks[block].down))
                     .collect();
@@ -335,7 +345,7 @@ impl<T: Element> Gemm<'_, T> {
                                 ..micro_tile
                             };
                             let steps = micro_tile.steps * micro_tile.segments;
-                            let remaining = pending.rows.count - pending.done.min(pending.rows.count);
+                            let remaining = pending.count - pending.done;
                             pending.rows_per_call = remaining.div_ceil(steps.max(1));
                             let interleaved: Option<&mut dyn Interleaved> =
                                 if pending.is_done() { None } else { Some(&mut pending) };
@@ -345,7 +355,7 @@ impl<T: Element> Gemm<'_, T> {
                             unsafe { tiles.run(strip.tiles, panel.groups.len(), &micro_tile, interleaved) };
                             if index == last_block && panel.kind != PanelKind::Values {
                                 pending.finish();
-                                pending = self.tile_epilogue(&strip, panel, slot, out);
+                                pending = self.tile_epilogue((strip_rows, strip.count), panel, slot, out);
                             }
                         }
                     }
@@ -388,7 +398,7 @@ impl<T: Element> Gemm<'_, T> {
 
     fn tile_epilogue(
         &self,
-        strip: &Strip<T>,
+        (rows, count): (*const StripRows, usize),
         panel: &Panel,
         sums: *const f32,
         out: &Shared<T>,
@@ -413,11 +423,27 @@ impl<T: Element> Gemm<'_, T> {
                 Some(residual) => residual.values.as_ptr().wrapping_add(first),
                 None => std::ptr::null(),
             },
-            rows: strip.rows.clone(),
+            rows,
+            count,
             columns: (columns - first).min(panel.groups.len() * NR),
             done: 0,
             rows_per_call: 0,
         }
+    }
+
+    /// Where the rows of a strip are written.
+    fn strip_rows(&self, plan: &Plan<T>, rows: &Range<usize>) -> StripRows {
+        let columns = self.columns();
+        let mut strip_rows = StripRows::EMPTY;
+        for (i, row) in rows.clone().enumerate() {
+            let row = plan.lhs.as_ref().map_or(row, |lhs| lhs.product_row(row));
+            let row = self.lhs.output_row(row);
+            strip_rows.out[i] = row * columns;
+            if let Some(residual) = &self.epilogue.residual {
+                strip_rows.residual[i] = row / residual.rows_per_value * columns;
+            }
+        }
+        strip_rows
     }
 
     /// The strip in place, or a copy of it.
@@ -429,16 +455,6 @@ impl<T: Element> Gemm<'_, T> {
         scratch: &mut Scratch<'a, T>,
     ) -> Strip<T> {
         let tiles = rows.len().div_ceil(tiles::ROWS);
-        let columns = self.columns();
-        let mut strip_rows = StripRows { count: rows.len(), ..StripRows::EMPTY };
-        for (i, row) in rows.clone().enumerate() {
-            let row = plan.lhs.as_ref().map_or(row, |lhs| lhs.product_row(row));
-            let row = self.lhs.output_row(row);
-            strip_rows.out[i] = row * columns;
-            if let Some(residual) = &self.epilogue.residual {
-                strip_rows.residual[i] = row / residual.rows_per_value * columns;
-            }
-        }
         if let Some(lhs) = &plan.lhs
             && rows.len().is_multiple_of(tiles::ROWS)
         {
@@ -456,7 +472,7 @@ impl<T: Element> Gemm<'_, T> {
                 step: DEPTH,
                 tap: lhs.tap,
                 valid: if is_empty { self.all_taps() } else { valid },
-                rows: strip_rows,
+                count: rows.len(),
             };
         }
         if let Lhs::Mapped(..) = self.lhs {
@@ -470,7 +486,7 @@ impl<T: Element> Gemm<'_, T> {
                 step: DEPTH,
                 tap: [0, 0],
                 valid: self.all_taps(),
-                rows: strip_rows,
+                count: rows.len(),
             };
         }
         self.copy(plan, rows, scratch);
@@ -485,7 +501,7 @@ impl<T: Element> Gemm<'_, T> {
             step,
             tap: [tap_steps * step, window * tap_steps * step],
             valid: self.all_taps(),
-            rows: strip_rows,
+            count: rows.len(),
         }
     }
 
