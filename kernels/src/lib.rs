@@ -12,12 +12,14 @@
 
 use candle_core::{DType, Tensor};
 
+pub mod allocator;
 pub mod cpu;
 pub mod cuda;
 pub mod profile;
 
 // Operations of the networks.
 pub mod linear;
+pub mod qkv;
 pub mod conv2d;
 pub mod attention;
 pub mod group_norm;
@@ -34,12 +36,13 @@ pub mod gaussian_blur;
 pub mod blend;
 
 pub use activation::{gelu, silu};
-pub use attention::{attention, temporal_attention};
+pub use attention::{attention, self_attention, temporal_attention, temporal_self_attention};
 pub use conv2d::{Conv2d, Padding};
 pub use group_norm::GroupNorm;
 pub use join::join_channels;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
+pub use qkv::{Qkv, QkvLinear};
 
 /// Dtype in which a reference computes. On the CPU candle has no 16-bit matrix product, so bf16 and f16 are
 /// widened.
@@ -49,6 +52,10 @@ fn reference_dtype(x: &Tensor) -> DType {
         dtype => dtype,
     }
 }
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 #[cfg(test)]
 mod tests;

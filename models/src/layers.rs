@@ -4,7 +4,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding};
+use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, QkvLinear};
 
 /// The shape of a square convolution.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +50,12 @@ pub(crate) fn linear_no_bias(input: usize, output: usize, vb: VarBuilder) -> Res
     Linear::new(vb.get((output, input), "weight")?, None)
 }
 
+/// Queries, keys and values of a self-attention. Keys `to_q`, `to_k` and `to_v`, each `weight`: (channels, channels).
+pub(crate) fn qkv_linear(channels: usize, vb: &VarBuilder) -> Result<QkvLinear> {
+    let weight = |name: &str| vb.pp(name).get((channels, channels), "weight");
+    QkvLinear::new([weight("to_q")?, weight("to_k")?, weight("to_v")?])
+}
+
 /// A 1×1 convolution of the checkpoint, which is a linear layer on channels-last tensors.
 /// `weight`: (out, in, 1, 1); `bias`: (out).
 pub(crate) fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
@@ -85,9 +91,9 @@ impl FeedForward {
         })
     }
 
-    /// `x`, `residual`: (..., channels) → `residual` + the feed-forward of `x`.
-    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.out.forward_add(&self.proj.forward_geglu(x)?, residual)
+    /// `x`: (..., channels) → `x` + the feed-forward of `norm` of `x`.
+    pub fn forward_add(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        self.out.forward_add(&self.proj.forward_layer_norm_geglu(x, norm)?, x)
     }
 }
 

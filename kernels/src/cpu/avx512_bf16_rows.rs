@@ -217,7 +217,7 @@ fn exp2(x: __m512) -> __m512 {
 /// SiLU with a relative error below 1.5e-4.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn silu(x: __m512) -> __m512 {
+pub fn silu(x: __m512) -> __m512 {
     let e = exp2(_mm512_mul_ps(x, _mm512_set1_ps(-LOG2_E)));
     _mm512_mul_ps(x, _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0))))
 }
@@ -225,7 +225,7 @@ fn silu(x: __m512) -> __m512 {
 /// GELU by the polynomial of `vector_math::quick_gelu`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-fn gelu(x: __m512) -> __m512 {
+pub fn gelu(x: __m512) -> __m512 {
     // If an operand is NaN, min and max return the second one, so a NaN in x is propagated.
     let z = _mm512_min_ps(_mm512_set1_ps(4.0), x);
     let z = _mm512_max_ps(_mm512_set1_ps(-4.0), z);

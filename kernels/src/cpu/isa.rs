@@ -54,6 +54,12 @@ impl Isa {
         matches!(self, Isa::Avx512Bf16 | Isa::Amx | Isa::NeonBf16)
     }
 
+    /// Whether bf16 matrix products use tiles, in hardware or in the software model.
+    #[cfg(test)]
+    pub(crate) fn has_tiles(self) -> bool {
+        matches!(self, Isa::Amx | Isa::TileModel)
+    }
+
     /// Instruction sets supported by this CPU, fastest first; never empty.
     pub fn available() -> Vec<Isa> {
         Self::ALL.into_iter().filter(|isa| isa.runs_here()).collect()
@@ -101,7 +107,7 @@ impl Isa {
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Isa::Avx512 => avx512(),
             Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
-            Isa::Amx => Isa::Avx512Bf16.runs_here() && super::amx::is_available(),
+            Isa::Amx => Isa::Avx512Bf16.runs_here() && super::gemm::amx::is_available(),
             Isa::Neon | Isa::NeonBf16 => false,
             #[cfg(test)]
             Isa::TileModel => true,

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 
 use half::bf16;
 
-use super::microkernel::{GROUP, Microkernel, Registers, Strip, microkernel};
+use super::gemm::micro_kernel::{Microkernel, NR, Registers, Strip, microkernel};
 
 microkernel!(
     /// f32.

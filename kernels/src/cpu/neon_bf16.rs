@@ -1,7 +1,7 @@
 //! Microkernel for FEAT_BF16, NEON's matrix product of bf16. One `bfmmla` multiplies two rows by two columns,
 //! four elements of each: 16 products, where an f32 multiply-add has four.
 //!
-//! The loop over [`Registers`](super::microkernel::Registers) cannot express this, because it processes rows
+//! The loop over [`Registers`](super::gemm::micro_kernel::Registers) cannot express this, because it processes rows
 //! and lines one by one, so this file has its own. The packed layout is the same: two lines, interleaved, are
 //! columns of four elements.
 
@@ -10,14 +10,14 @@ use std::arch::asm;
 
 use half::bf16;
 
-use super::microkernel::{GROUP, Microkernel, Strip};
+use super::gemm::micro_kernel::{Microkernel, NR, Strip};
 
 /// bf16. Four rows, two pairs, need 16 accumulators. With six rows, 24 accumulators, the compiler spills
 /// registers.
 pub const BF16: Microkernel<bf16> = Microkernel { max_rows: 4, max_groups: 1, run: choose };
 
 /// Quads, of four columns, in a group.
-const QUADS: usize = GROUP / 4;
+const QUADS: usize = NR / 4;
 
 /// Accumulators [pair of rows][quad][first or last two columns of the quad]. A register holds a 2×2 block,
 /// row-major.
@@ -67,11 +67,11 @@ unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
             }
             for step in 0..strip.steps / 2 {
                 multiply::<PAIRS, 2>(&mut sums, &lefts, 2 * step, lines);
-                lines = lines.add(2 * GROUP);
+                lines = lines.add(2 * NR);
             }
             if strip.steps % 2 == 1 {
                 multiply::<PAIRS, 1>(&mut sums, &lefts, strip.steps - 1, lines);
-                lines = lines.add(GROUP);
+                lines = lines.add(NR);
             }
         }
         for (pair, sums) in sums.iter().enumerate() {
@@ -112,7 +112,7 @@ unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
             let first = vld1q_u32(lines.add(4 * quad));
             let second = match LINES {
                 1 => vdupq_n_u32(0),
-                _ => vld1q_u32(lines.add(GROUP + 4 * quad)),
+                _ => vld1q_u32(lines.add(NR + 4 * quad)),
             };
             let columns = [vzip1q_u32(first, second), vzip2q_u32(first, second)];
             for (sums, left) in sums.iter_mut().zip(lefts) {

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::Element;
-use super::microkernel::{GROUP, Microkernel, Registers, Strip, microkernel};
+use super::gemm::micro_kernel::{Microkernel, NR, Registers, Strip, microkernel};
 
 microkernel!(
     /// f32.
@@ -18,28 +18,28 @@ struct Floats;
 
 impl Registers for Floats {
     type Element = f32;
-    type Sum = [f32; GROUP];
+    type Sum = [f32; NR];
     type Left = f32;
-    type Right = [f32; GROUP];
+    type Right = [f32; NR];
 
-    const LANES: usize = GROUP;
+    const LANES: usize = NR;
     const PAIR: usize = 1;
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.0; GROUP]
+        [0.0; NR]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
         // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
         // SAFETY: the contract of the trait: `to` is writable for `LANES` floats.
-        unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
+        unsafe { to.cast::<[f32; NR]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
@@ -51,12 +51,12 @@ impl Registers for Floats {
     #[inline(always)]
     unsafe fn right(from: *const f32) -> Self::Right {
         // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(mut sum: Self::Sum, left: f32, right: Self::Right) -> Self::Sum {
-        for i in 0..GROUP {
+        for i in 0..NR {
             sum[i] += left * right[i];
         }
         sum
@@ -67,28 +67,28 @@ struct Bf16Pairs;
 
 impl Registers for Bf16Pairs {
     type Element = bf16;
-    type Sum = [f32; GROUP];
+    type Sum = [f32; NR];
     type Left = [f32; 2];
-    type Right = [bf16; 2 * GROUP];
+    type Right = [bf16; 2 * NR];
 
-    const LANES: usize = GROUP;
+    const LANES: usize = NR;
     const PAIR: usize = 2;
 
     #[inline(always)]
     unsafe fn zero() -> Self::Sum {
-        [0.0; GROUP]
+        [0.0; NR]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::Sum {
         // SAFETY: the contract of the trait: `from` is readable for `LANES` floats.
-        unsafe { from.cast::<[f32; GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[f32; NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, sum: Self::Sum) {
         // SAFETY: the contract of the trait: `to` is writable for `LANES` floats.
-        unsafe { to.cast::<[f32; GROUP]>().write_unaligned(sum) }
+        unsafe { to.cast::<[f32; NR]>().write_unaligned(sum) }
     }
 
     #[inline(always)]
@@ -100,12 +100,12 @@ impl Registers for Bf16Pairs {
     #[inline(always)]
     unsafe fn right(from: *const bf16) -> Self::Right {
         // SAFETY: the contract of the trait: `from` is readable for `LANES` pairs of bf16.
-        unsafe { from.cast::<[bf16; 2 * GROUP]>().read_unaligned() }
+        unsafe { from.cast::<[bf16; 2 * NR]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn multiply_add(mut sum: Self::Sum, left: Self::Left, right: Self::Right) -> Self::Sum {
-        for i in 0..GROUP {
+        for i in 0..NR {
             sum[i] += left[0] * right[2 * i].widen();
             sum[i] += left[1] * right[2 * i + 1].widen();
         }

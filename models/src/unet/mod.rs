@@ -235,8 +235,8 @@ impl UNet3D {
 
     /// (batch or a part · frames, h, w, channels) → (batch, frames, h, w, out_channels) in the dtype of `sample`.
     fn head(&self, x: &Tensor, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
-        let x = self.conv_norm_out.forward_silu(x, context.frames)?;
-        let x = repeated(&self.conv_out.forward(&x)?, context.batch * context.frames)?;
+        let x = self.conv_norm_out.forward_conv(x, context.frames, &self.conv_out, None)?;
+        let x = repeated(&x, context.batch * context.frames)?;
         let (_, h, w, channels) = x.dims4()?;
         x.reshape((context.batch, context.frames, h, w, channels))?.to_dtype(sample.dtype())
     }

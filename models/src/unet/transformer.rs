@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use kernels::{GroupNorm, LayerNorm, Linear, attention};
+use kernels::{GroupNorm, LayerNorm, Linear, QkvLinear, attention};
 
 use super::{UNet3DConfig, repeated};
 use crate::layers::{self, FeedForward};
@@ -14,9 +14,45 @@ pub(super) struct KeyValue {
     value: Tensor,
 }
 
-/// The projections around an attention; no bias but the output's.
+/// Self-attention with its projections; no bias but the output's.
 #[derive(Debug)]
-pub(super) struct Attention {
+pub(super) struct SelfAttention {
+    to_qkv: QkvLinear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl SelfAttention {
+    pub fn load(channels: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            to_qkv: layers::qkv_linear(channels, &vb)?,
+            to_out: layers::linear(channels, channels, vb.pp("to_out").pp(0))?,
+            heads,
+        })
+    }
+
+    /// `x`: (images, positions, channels) → `x` + the attention of `norm` of `x` to itself.
+    pub fn forward_add(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let qkv = self.to_qkv.forward_layer_norm(x, norm, None)?;
+        self.to_out.forward_add(&kernels::self_attention(&qkv, self.heads)?, x)
+    }
+
+    /// `x`: (batch, frames, positions, channels) → `x` + the attention of every position of `norm` of `x`, plus
+    /// `added`, to itself in the other frames. `added`: (frames, channels).
+    pub fn forward_temporal_add(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        added: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let qkv = self.to_qkv.forward_layer_norm(x, norm, added)?;
+        self.to_out.forward_add(&kernels::temporal_self_attention(&qkv, self.heads)?, x)
+    }
+}
+
+/// Attention to the audio with its projections; no bias but the output's.
+#[derive(Debug)]
+struct CrossAttention {
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -24,47 +60,31 @@ pub(super) struct Attention {
     heads: usize,
 }
 
-/// Channels of an attention's parts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AttentionShape {
-    /// Of the queries' input and of the output.
-    pub query: usize,
-    /// Of the input of keys and values.
-    pub context: usize,
-    pub heads: usize,
-}
-
-impl Attention {
-    pub fn load(shape: AttentionShape, vb: VarBuilder) -> Result<Self> {
-        let AttentionShape { query, context, heads } = shape;
+impl CrossAttention {
+    /// `context`: channels of the audio.
+    fn load(channels: usize, context: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            to_q: layers::linear_no_bias(query, query, vb.pp("to_q"))?,
-            to_k: layers::linear_no_bias(context, query, vb.pp("to_k"))?,
-            to_v: layers::linear_no_bias(context, query, vb.pp("to_v"))?,
-            to_out: layers::linear(query, query, vb.pp("to_out").pp(0))?,
+            to_q: layers::linear_no_bias(channels, channels, vb.pp("to_q"))?,
+            to_k: layers::linear_no_bias(context, channels, vb.pp("to_k"))?,
+            to_v: layers::linear_no_bias(context, channels, vb.pp("to_v"))?,
+            to_out: layers::linear(channels, channels, vb.pp("to_out").pp(0))?,
             heads,
         })
     }
 
-    /// `x`: (..., context) → keys and values, (..., query) each.
-    pub fn key_value(&self, x: &Tensor) -> Result<KeyValue> {
+    /// `x`: (..., context) → keys and values, (..., channels) each.
+    fn key_value(&self, x: &Tensor) -> Result<KeyValue> {
         Ok(KeyValue { key: self.to_k.forward(x)?, value: self.to_v.forward(x)? })
     }
 
-    /// `x`, `residual`: (images, positions, channels) → `residual` + the attention of `x` to `others`.
-    pub fn forward_add(&self, x: &Tensor, others: &KeyValue, residual: &Tensor) -> Result<Tensor> {
-        let q = self.to_q.forward(x)?;
-        let y = attention(&q, &others.key, &others.value, self.heads)?;
-        self.to_out.forward_add(&y, residual)
-    }
-
-    /// `x`, `residual`: (batch, frames, positions, channels) → `residual` + the attention of every
-    /// position to itself in the other frames.
-    pub fn forward_temporal_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let q = self.to_q.forward(x)?;
-        let KeyValue { key, value } = self.key_value(x)?;
-        let y = kernels::temporal_attention(&q, &key, &value, self.heads)?;
-        self.to_out.forward_add(&y, residual)
+    /// `x`: (images or a part, positions, channels) → `x` + the attention of `norm` of `x` to the audio, as many images
+    /// as that has.
+    fn forward_add(&self, x: &Tensor, norm: &LayerNorm, audio: &KeyValue) -> Result<Tensor> {
+        // Here the halves of guidance begin to differ.
+        let images = audio.key.dim(0)?;
+        let q = repeated(&self.to_q.forward_layer_norm(x, norm, None)?, images)?;
+        let y = attention(&q, &audio.key, &audio.value, self.heads)?;
+        self.to_out.forward_add(&y, &repeated(x, images)?)
     }
 }
 
@@ -72,13 +92,13 @@ impl Attention {
 #[derive(Debug)]
 struct AudioAttention {
     norm2: LayerNorm,
-    attn2: Attention,
+    attn2: CrossAttention,
 }
 
 #[derive(Debug)]
 struct BasicTransformerBlock {
     norm1: LayerNorm,
-    attn1: Attention,
+    attn1: SelfAttention,
     audio: Option<AudioAttention>,
     norm3: LayerNorm,
     ff: FeedForward,
@@ -86,19 +106,17 @@ struct BasicTransformerBlock {
 
 impl BasicTransformerBlock {
     fn load(cfg: &UNet3DConfig, channels: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = AttentionShape { query: channels, context: channels, heads };
         let audio = if cfg.add_audio_layer {
-            let shape = AttentionShape { context: cfg.cross_attention_dim, ..shape };
             Some(AudioAttention {
                 norm2: layers::layer_norm(channels, vb.pp("norm2"))?,
-                attn2: Attention::load(shape, vb.pp("attn2"))?,
+                attn2: CrossAttention::load(channels, cfg.cross_attention_dim, heads, vb.pp("attn2"))?,
             })
         } else {
             None
         };
         Ok(Self {
             norm1: layers::layer_norm(channels, vb.pp("norm1"))?,
-            attn1: Attention::load(shape, vb.pp("attn1"))?,
+            attn1: SelfAttention::load(channels, heads, vb.pp("attn1"))?,
             audio,
             norm3: layers::layer_norm(channels, vb.pp("norm3"))?,
             ff: FeedForward::load(channels, vb.pp("ff"))?,
@@ -107,14 +125,11 @@ impl BasicTransformerBlock {
 
     /// `x`: (images, positions, channels) → the same shape, or as many images as the audio has.
     fn forward(&self, x: &Tensor, audio: Option<&KeyValue>) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let mut x = self.attn1.forward_add(&h, &self.attn1.key_value(&h)?, x)?;
+        let mut x = self.attn1.forward_add(x, &self.norm1)?;
         if let (Some(AudioAttention { norm2, attn2 }), Some(audio)) = (&self.audio, audio) {
-            // Here the halves of guidance begin to differ.
-            let h = repeated(&norm2.forward(&x)?, audio.key.dim(0)?)?;
-            x = attn2.forward_add(&h, audio, &repeated(&x, audio.key.dim(0)?)?)?;
+            x = attn2.forward_add(&x, norm2, audio)?;
         }
-        self.ff.forward_add(&self.norm3.forward(&x)?, &x)
+        self.ff.forward_add(&x, &self.norm3)
     }
 }
 

@@ -170,7 +170,7 @@ impl Loop {
             Loop::Avx2F32 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Loop::Avx512F32 => is_x86_feature_detected!("avx512f"),
             Loop::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
-            Loop::AmxBf16 => super::amx::is_available(),
+            Loop::AmxBf16 => super::gemm::amx::is_available(),
             Loop::NeonF32 | Loop::NeonBf16 => false,
         }
     }

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::super::amx::Amx;
-use super::super::tiles::Tiles;
+use super::super::gemm::amx::Amx;
+use super::super::gemm::tiles::Tiles;
 
 #[target_feature(enable = "avx2,fma")]
 pub fn avx2(iterations: usize) {
@@ -49,7 +49,7 @@ pub fn avx512_bf16(iterations: usize) {
 /// Four accumulator tiles and two tiles of each operand, as in the AMX microkernel of 32×32 outputs.
 ///
 /// # Safety
-/// [`amx::is_available`](super::super::amx::is_available) must have returned true.
+/// [`amx::is_available`](super::super::gemm::amx::is_available) must have returned true.
 pub unsafe fn amx_bf16(iterations: usize) {
     // SAFETY: the caller guarantees AMX; the tiles are configured and zeroed before they are used.
     unsafe {

@@ -22,11 +22,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::transforms::{Lanes, filter_transform, input_transform, output_transform, transform_2d};
-use super::epilogue::finish;
+use super::gemm::chunks;
+use super::gemm::epilogue::finish;
+use super::gemm::micro_kernel::NR;
 use super::isa::multiversion;
-use super::matmul::pieces;
-use super::microkernel::GROUP;
-use super::{Activation, Element, Epilogue, Isa, Packed, Problem, Shared, Source, fill};
+use super::{Activation, Element, Epilogue, Gemm, Isa, Lhs, Packed, Shared, fill};
 
 /// Output pixels of a tile, in one direction.
 const OUT_TILE: usize = 4;
@@ -100,13 +100,13 @@ impl Winograd {
             (_, Isa::Avx512Bf16) => (2, MAX_WEIGHT_RATIO_FAST_BF16),
             _ => return false,
         };
-        // Direct convolution of an upsampled image needs four taps per output pixel (see `quarters`).
+        // Direct convolution of an upsampled image needs four taps per output pixel (see `upsample_conv`).
         let taps = if images.doubled { 4 } else { 9 };
         let has_fewer_products = taps * OUT_TILE * OUT_TILE >= 3 * slowdown * POINTS / 2;
         let values = images.height * images.width * (channels + out);
-        channels.is_multiple_of(GROUP)
-            && out.is_multiple_of(GROUP)
-            && channels.min(out) >= 4 * GROUP
+        channels.is_multiple_of(NR)
+            && out.is_multiple_of(NR)
+            && channels.min(out) >= 4 * NR
             && has_fewer_products
             && POINTS * channels * out < max_weight_ratio * values
     }
@@ -119,7 +119,7 @@ impl Winograd {
     /// Transforms packed 3×3 filters.
     pub fn pack<T: Element>(weights: &Packed<T>) -> Self {
         let points = Packed::many(weights.out, weights.channels, |first, channel| {
-            let mut taps = [[[0.0; GROUP]; 3]; 3];
+            let mut taps = [[[0.0; NR]; 3]; 3];
             for (tap, lanes) in taps.as_flattened_mut().iter_mut().enumerate() {
                 for (lane, value) in lanes.iter_mut().enumerate() {
                     *value = weights.get(first + lane, channel, tap).widen();
@@ -149,25 +149,25 @@ impl Winograd {
             grid.transform_outputs(isa, &products, &band, epilogue, out);
         };
         if Self::bytes(channels, columns) <= CACHED_WEIGHT_BYTES {
-            let bands: Vec<_> = pieces(&(0..grid.tiles()), THREAD_TILES).collect();
+            let bands: Vec<_> = chunks(&(0..grid.tiles()), THREAD_TILES).collect();
             bands.into_par_iter().for_each(run_band);
         } else {
             let max_tiles = MAX_BAND_BYTES / (POINTS * (channels + columns) * size_of::<f32>());
             let bands = grid.tiles().div_ceil(max_tiles.max(MIN_BAND_TILES)).max(1);
-            pieces(&(0..grid.tiles()), grid.tiles().div_ceil(bands).max(1)).for_each(run_band);
+            chunks(&(0..grid.tiles()), grid.tiles().div_ceil(bands).max(1)).for_each(run_band);
         }
     }
 
     /// One GEMM per point. `inputs`: (point, tile, channel) → for every point (tile, output channel).
     fn multiply(&self, isa: Isa, inputs: &[f32], tiles: usize) -> Vec<Vec<f32>> {
         let no_bias = vec![0.0; self.points[0].out];
-        let tasks = Problem::<f32>::tasks_for_all_threads().div_ceil(POINTS);
+        let tasks = Gemm::<f32>::tasks_for_all_threads().div_ceil(POINTS);
         let inputs = inputs.par_chunks_exact(inputs.len() / POINTS);
         let products = self.points.par_iter().zip(inputs).map(|(weights, inputs)| {
-            let problem = Problem {
+            let problem = Gemm {
                 isa,
                 rows: tiles,
-                source: Source::Matrix(inputs),
+                lhs: Lhs::Matrix(inputs),
                 weights,
                 epilogue: Epilogue { bias: &no_bias, residual: None, activation: Activation::None },
             };
@@ -203,7 +203,7 @@ impl TileGrid {
     ) -> Vec<f32> {
         let zeros = vec![T::default(); channels];
         let write = |out: &Shared<f32>| {
-            let tasks: Vec<_> = pieces(band, TILES_PER_TASK).collect();
+            let tasks: Vec<_> = chunks(band, TILES_PER_TASK).collect();
             tasks.into_par_iter().for_each(|tiles| {
                 for tile in tiles {
                     let pixels = self.input_pixels(x, channels, &zeros, tile);
@@ -255,7 +255,7 @@ impl TileGrid {
     ) {
         let Images { height, width, .. } = self.images;
         let columns = epilogue.bias.len();
-        let tasks: Vec<_> = pieces(band, TILES_PER_TASK).collect();
+        let tasks: Vec<_> = chunks(band, TILES_PER_TASK).collect();
         let scratch = || vec![0.0; OUT_TILE * OUT_TILE * columns];
         tasks.into_par_iter().for_each_init(scratch, |sums, tiles| {
             for tile in tiles {
@@ -288,16 +288,16 @@ impl TileGrid {
 multiversion! {
     /// Input transform of a tile: its 36 pixels → `rows`, one per point.
     fn transform_input_tile<T: Element>(pixels: &[&[T]; POINTS], rows: &mut [&mut [MaybeUninit<f32>]; POINTS]) {
-        for first in (0..pixels[0].len()).step_by(GROUP) {
-            let mut lanes = [[[0.0; GROUP]; IN_TILE]; IN_TILE];
+        for first in (0..pixels[0].len()).step_by(NR) {
+            let mut lanes = [[[0.0; NR]; IN_TILE]; IN_TILE];
             for (lanes, pixel) in lanes.as_flattened_mut().iter_mut().zip(pixels) {
-                for (lane, value) in lanes.iter_mut().zip(&pixel[first..first + GROUP]) {
+                for (lane, value) in lanes.iter_mut().zip(&pixel[first..first + NR]) {
                     *lane = value.widen();
                 }
             }
             let points: [[Lanes; IN_TILE]; IN_TILE] = transform_2d(&lanes, input_transform);
             for (lanes, row) in points.as_flattened().iter().zip(rows.iter_mut()) {
-                for (to, value) in row[first..first + GROUP].iter_mut().zip(lanes) {
+                for (to, value) in row[first..first + NR].iter_mut().zip(lanes) {
                     to.write(*value);
                 }
             }
@@ -309,14 +309,14 @@ multiversion! {
     /// Output transform of a tile: the products at its 36 points → `sums`, (output pixel, output channel).
     fn transform_output_tile(rows: &[&[f32]; POINTS], sums: &mut [f32]) {
         let columns = rows[0].len();
-        for first in (0..columns).step_by(GROUP) {
-            let mut points = [[[0.0; GROUP]; IN_TILE]; IN_TILE];
+        for first in (0..columns).step_by(NR) {
+            let mut points = [[[0.0; NR]; IN_TILE]; IN_TILE];
             for (lanes, row) in points.as_flattened_mut().iter_mut().zip(rows) {
-                lanes.copy_from_slice(&row[first..first + GROUP]);
+                lanes.copy_from_slice(&row[first..first + NR]);
             }
             let outputs: [[Lanes; OUT_TILE]; OUT_TILE] = transform_2d(&points, output_transform);
             for (pixel, lanes) in outputs.as_flattened().iter().enumerate() {
-                sums[pixel * columns + first..][..GROUP].copy_from_slice(lanes);
+                sums[pixel * columns + first..][..NR].copy_from_slice(lanes);
             }
         }
     }

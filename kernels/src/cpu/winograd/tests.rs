@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::super::{Geometry, Residual};
+use super::super::{ConvGeometry, Residual};
 use super::*;
 
 /// Pseudo-random numbers in [-1, 1), with a period much longer than a tile.
@@ -28,7 +28,7 @@ fn difference<T: Element>(isa: Isa, images: Images, channels: usize, columns: us
     let got = unsafe { fill(pixels * columns, |out| winograd.run(isa, &x, images, &epilogue, out)) };
 
     let large = if doubled { upsample(&x, height / 2, width / 2, channels) } else { x };
-    let geometry = Geometry {
+    let geometry = ConvGeometry {
         height,
         width,
         kernel: 3,
@@ -39,8 +39,8 @@ fn difference<T: Element>(isa: Isa, images: Images, channels: usize, columns: us
         out_width: width,
         quarter: None,
     };
-    let source = Source::Patches(&large, geometry);
-    let problem = Problem { isa, rows: pixels, source, weights: &weights, epilogue };
+    let source = Lhs::Im2col(&large, geometry);
+    let problem = Gemm { isa, rows: pixels, lhs: source, weights: &weights, epilogue };
     // SAFETY: the GEMM writes all rows and columns of its output.
     let want = unsafe { fill(pixels * columns, |out| problem.run(out)) };
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0f32, |a, b| a.max(b.abs()));
