@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cpu::{Activation, Element, Isa, Shared, fill, multiversion, slice};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
 
 /// Elements per parallel task.
@@ -26,7 +26,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
     let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        _ if cuda::takes(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Then::Silu)),
+        _ if cuda::supports(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Activation::Silu)),
         (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| silu_slice(isa, x, y)),
         (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| silu_slice(isa, x, y)),
         _ => silu_reference(x),
@@ -36,7 +36,7 @@ pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
 pub(crate) fn gelu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
     let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        _ if cuda::takes(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Then::Gelu)),
+        _ if cuda::supports(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Activation::Gelu)),
         (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| gelu_slice(isa, x, y)),
         (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| gelu_slice(isa, x, y)),
         _ => gelu_reference(x),

@@ -160,7 +160,7 @@ pub(crate) fn attention_for(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, is
     let shape = AttentionShape { batch, tokens, kv_len, channels, heads, stride: channels };
     let kind = if tokens == kv_len { Kind::SelfAttention } else { Kind::CrossAttention };
     let _timer = profile::timer(q, || shape.work(kind, q));
-    if cuda::takes(q)
+    if cuda::supports(q)
         && let Some(y) = cuda::attention(q, k, v, heads)?
     {
         return Ok(y);
@@ -191,7 +191,7 @@ pub(crate) fn temporal_attention_for(
     }
     let shape = AttentionShape { batch, tokens: frames, kv_len: frames, channels, heads, stride: channels };
     let _timer = profile::timer(q, || shape.temporal_work(positions, q));
-    if cuda::takes(q)
+    if cuda::supports(q)
         && let Some(y) = cuda::temporal_attention(q, k, v, heads)?
     {
         return Ok(y);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use crate::cpu::{self, Activation, ConvGeometry, ConvLayout, GemmCall, Images, Isa, Prologue, Weights};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
 use crate::{GroupNorm, reference_dtype};
 
@@ -170,9 +170,11 @@ impl Conv2d {
                     out_width: 2 * width,
                     doubled: true,
                 };
-                weights.apply(x, &patches, None, Then::Nothing)
+                weights.apply(x, &patches, None, Activation::None)
             }
-            _ if cuda::takes(x) && x.elem_count() > 0 => self.run(&cuda::upsample(x)?, None, Prologue::None),
+            _ if cuda::supports(x) && x.elem_count() > 0 => {
+                self.run(&cuda::upsample(x)?, None, Prologue::None)
+            }
             _ => self.run(&upsample_reference(x, 2)?, None, Prologue::None),
         }
     }
@@ -246,11 +248,11 @@ impl Conv2d {
             Backend::Product(weights) => {
                 let ConvGeometry { stride, top, left, out_height, out_width, .. } = geometry;
                 let patches = cuda::Im2col { stride, top, left, out_height, out_width, doubled: false };
-                weights.apply(x, &patches, residual, Then::Nothing)
+                weights.apply(x, &patches, residual, Activation::None)
             }
-            Backend::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {
+            Backend::Plain { weight, bias } if cuda::supports(x) && dims.iter().product::<usize>() > 0 => {
                 let y = conv2d_reference(x, weight, None, self.stride, self.padding)?;
-                cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, then: Then::Nothing })
+                cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, activation: Activation::None })
             }
             Backend::Plain { weight, bias } => {
                 let y = conv2d_reference(x, weight, bias.as_ref(), self.stride, self.padding)?;

@@ -79,7 +79,7 @@ impl GroupNorm {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::GroupNorm, x));
-        if cuda::takes(x) {
+        if cuda::supports(x) {
             let Self { weight, bias, groups, eps, .. } = self;
             let of =
                 cuda::GroupNorm { weight, bias, groups: *groups, eps: *eps, then_silu: then == Then::Silu };

@@ -30,7 +30,7 @@ pub fn join_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Work::moving_bytes(Kind::Join, a, 2.0 * (profile::bytes(a) + profile::bytes(b)))
     });
     match (a.device(), a.dtype()) {
-        _ if cuda::takes(a) && a.elem_count() > 0 && b.elem_count() > 0 => cuda::join_channels(a, b),
+        _ if cuda::supports(a) && a.elem_count() > 0 && b.elem_count() > 0 => cuda::join_channels(a, b),
         (Device::Cpu, DType::F32) if b.device().is_cpu() => join_channels_cpu::<f32>(a, b),
         (Device::Cpu, DType::BF16) if b.device().is_cpu() => join_channels_cpu::<bf16>(a, b),
         _ => join_channels_reference(a, b),

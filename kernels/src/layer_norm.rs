@@ -78,7 +78,7 @@ impl LayerNorm {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::LayerNorm, x));
-        if cuda::takes(x) {
+        if cuda::supports(x) {
             let Self { weight, bias, eps, .. } = self;
             return cuda::layer_norm(x, &cuda::LayerNorm { weight, bias, eps: *eps, added });
         }

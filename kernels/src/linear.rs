@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, Result, Tensor, bail};
 
 use crate::cpu::{self, Activation, ConvLayout, GemmCall, Isa, Prologue, Weights};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
 use crate::{LayerNorm, reference_dtype};
 
@@ -102,9 +102,10 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, 2 * self.out_features));
         match &self.weights {
             Backend::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
-            Backend::Product(weights) => weights.apply(x, Some(residual), Then::Nothing),
-            Backend::Plain { weight, bias } if cuda::takes(x) && residual.elem_count() > 0 => {
-                let of = Epilogue { bias: bias.as_ref(), residual: Some(residual), then: Then::Nothing };
+            Backend::Product(weights) => weights.apply(x, Some(residual), Activation::None),
+            Backend::Plain { weight, bias } if cuda::supports(x) && residual.elem_count() > 0 => {
+                let of =
+                    Epilogue { bias: bias.as_ref(), residual: Some(residual), activation: Activation::None };
                 cuda::epilogue(&linear_reference(x, weight, None)?, of)
             }
             Backend::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
@@ -177,12 +178,12 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
             Backend::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
-            Backend::Product(weights) => return weights.apply(x, None, then(activation)),
+            Backend::Product(weights) => return weights.apply(x, None, activation),
             Backend::Plain { weight, bias } => (weight, bias.as_ref()),
         };
-        if cuda::takes(x) && x.elem_count() > 0 {
+        if cuda::supports(x) && x.elem_count() > 0 {
             let y = linear_reference(x, weight, None)?;
-            return cuda::epilogue(&y, Epilogue { bias, residual: None, then: then(activation) });
+            return cuda::epilogue(&y, Epilogue { bias, residual: None, activation });
         }
         let y = linear_reference(x, weight, bias)?;
         match activation {
@@ -253,20 +254,10 @@ impl Linear {
     }
 }
 
-/// The CUDA versions' name of it.
-fn then(activation: Activation) -> Then {
-    match activation {
-        Activation::None => Then::Nothing,
-        Activation::Silu => Then::Silu,
-        Activation::Gelu => Then::Gelu,
-        Activation::Geglu => Then::Geglu,
-    }
-}
-
 /// (..., 2 × n) → (..., n).
 fn geglu(both: &Tensor) -> Result<Tensor> {
-    if cuda::takes(both) && both.elem_count() > 0 {
-        return cuda::epilogue(both, Epilogue::only(Then::Geglu));
+    if cuda::supports(both) && both.elem_count() > 0 {
+        return cuda::epilogue(both, Epilogue::only(Activation::Geglu));
     }
     let half = both.dim(D::Minus1)? / 2;
     both.narrow(D::Minus1, 0, half)? * crate::gelu(&both.narrow(D::Minus1, half, half)?)?

@@ -80,7 +80,7 @@ impl Weights {
     /// `weight`: (out, channels, ...), the remaining dimensions being the taps; `bias`: (out). `None` where
     /// there is no CPU version for the device or the dtype. The f16 of a checkpoint is kept as f32.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        if !weight.device().is_cpu() || cuda::takes(weight) {
+        if !weight.device().is_cpu() || cuda::supports(weight) {
             return Ok(None);
         }
         let (out, channels) = (weight.dim(0)?, weight.dim(1)?);

@@ -2,8 +2,9 @@
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use super::epilogue::Then;
+use super::epilogue::activation_number;
 use super::launch::Launch;
+use crate::cpu::Activation;
 
 const THREADS: usize = 256;
 /// Output tiles for which the kernel is compiled, in descending order of arithmetic intensity.
@@ -52,7 +53,7 @@ impl GemmWeights {
     /// Packs `weight`, (out, channels, kernel, kernel) or (out, channels), and `bias`, (out). `None` if the
     /// kernel does not support their device or dtype.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        if !super::takes(weight) || weight.dtype() == DType::F32 || weight.elem_count() == 0 {
+        if !super::supports(weight) || weight.dtype() == DType::F32 || weight.elem_count() == 0 {
             return Ok(None);
         }
         let weight = match weight.rank() {
@@ -65,7 +66,7 @@ impl GemmWeights {
         Ok(Some(Self { weight, bias, channels, for_geglu: false }))
     }
 
-    /// The same weights, interleaved for [`Then::Geglu`]. `None` if the number of columns is not a multiple
+    /// The same weights, interleaved for [`Activation::Geglu`]. `None` if the number of columns is not a multiple
     /// of 2 × [`GEGLU_INTERLEAVE`].
     pub fn for_geglu(&self) -> Result<Option<Self>> {
         if !self.weight.dim(0)?.is_multiple_of(2 * GEGLU_INTERLEAVE) {
@@ -104,11 +105,16 @@ impl GemmWeights {
 
     /// Linear layer: a 1×1 convolution of an image of one row. `x`: (..., channels), not empty → (..., out),
     /// for GEGLU (..., out / 2). `residual`: the shape of the output.
-    pub fn apply_linear(&self, x: &Tensor, residual: Option<&Tensor>, then: Then) -> Result<Tensor> {
+    pub fn apply_linear(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
         let channels = x.dim(D::Minus1)?;
         let rows = x.elem_count() / channels;
         let im2col = Im2col { stride: 1, top: 0, left: 0, out_height: 1, out_width: rows, doubled: false };
-        let y = self.apply(&x.reshape((1, 1, rows, channels))?, &im2col, residual, then)?;
+        let y = self.apply(&x.reshape((1, 1, rows, channels))?, &im2col, residual, activation)?;
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = y.dim(D::Minus1)?;
@@ -124,13 +130,21 @@ impl GemmWeights {
         x: &Tensor,
         im2col: &Im2col,
         residual: Option<&Tensor>,
-        then: Then,
+        activation: Activation,
     ) -> Result<Tensor> {
         let (images, height, width, channels) = x.dims4()?;
         let (columns, kernel, _, padded_channels) = self.weight.dims4()?;
         let fits = channels == self.channels && x.dtype() == self.weight.dtype();
-        if !fits || (then == Then::Geglu) != self.for_geglu || (self.for_geglu && residual.is_some()) {
-            bail!("implicit_gemm: input {:?} {:?}, weight {:?}, {then:?}", x.dtype(), x.shape(), self.weight);
+        if !fits
+            || (activation == Activation::Geglu) != self.for_geglu
+            || (self.for_geglu && residual.is_some())
+        {
+            bail!(
+                "implicit_gemm: input {:?} {:?}, weight {:?}, {activation:?}",
+                x.dtype(),
+                x.shape(),
+                self.weight
+            );
         }
         let x = pad_channels(x)?.contiguous()?;
         // The kernel loads 16 bytes at a time; a view can start at any element of its storage.
@@ -159,7 +173,7 @@ impl GemmWeights {
             .output()
             .ints(&[rows, columns, padded_channels, height, width, kernel, stride, top, left])
             .ints(&[out_height, out_width, rows / residual_rows])
-            .ints(&[then.number(), usize::from(doubled)]);
+            .ints(&[activation_number(activation), usize::from(doubled)]);
         let columns = if self.for_geglu { columns / 2 } else { columns };
         // SAFETY: the tiles cover the output, and the kernel replaces reads outside the image by zeros.
         unsafe { launch.run((images, out_height, out_width, columns), x.dtype(), x.device()) }

@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::epilogue::{Epilogue, Then, epilogue};
+use super::epilogue::{Epilogue, epilogue};
 use super::implicit_gemm::GemmWeights;
+use crate::cpu::Activation;
 use crate::linear::linear_reference;
 
 /// Packed weights of a linear layer.
@@ -16,7 +17,7 @@ impl LinearWeights {
         Ok(GemmWeights::pack(weight, bias)?.map(Self))
     }
 
-    /// Packs the weights of a layer that is only applied with [`Then::Geglu`].
+    /// Packs the weights of a layer that is only applied with [`Activation::Geglu`].
     pub fn pack_for_geglu(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
         let Some(plain) = GemmWeights::pack(weight, bias)? else { return Ok(None) };
         Ok(Some(Self(plain.for_geglu()?.unwrap_or(plain))))
@@ -24,24 +25,24 @@ impl LinearWeights {
 
     /// Applies the layer. `x`: (..., in) → (..., out), for GEGLU (..., out / 2). `residual`: the shape of the
     /// output; not supported with GEGLU.
-    pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, then: Then) -> Result<Tensor> {
+    pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         let Self(weights) = self;
         if x.elem_count() == 0 {
             let mut dims = x.dims().to_vec();
             if let Some(last) = dims.last_mut() {
-                *last = weights.columns()? / if then == Then::Geglu { 2 } else { 1 };
+                *last = weights.columns()? / if activation == Activation::Geglu { 2 } else { 1 };
             }
             return Tensor::zeros(dims, x.dtype(), x.device());
         }
         // cuBLAS has the faster GEMM, but needs a second pass over the output for the epilogue.
-        if let (Then::Nothing, None, Some(matrix)) = (then, residual, weights.plain_matrix()?) {
+        if let (Activation::None, None, Some(matrix)) = (activation, residual, weights.plain_matrix()?) {
             return linear_reference(x, &matrix, None);
         }
         // In weights not packed for GEGLU, a column of values and its gate are in different tiles, so the
         // kernel's epilogue cannot combine them.
-        if then == Then::Geglu && !weights.is_for_geglu() {
-            return epilogue(&weights.apply_linear(x, None, Then::Nothing)?, Epilogue::only(then));
+        if activation == Activation::Geglu && !weights.is_for_geglu() {
+            return epilogue(&weights.apply_linear(x, None, Activation::None)?, Epilogue::only(activation));
         }
-        weights.apply_linear(x, residual, then)
+        weights.apply_linear(x, residual, activation)
     }
 }

@@ -20,7 +20,7 @@ pub mod emulator;
 use candle_core::{DType, Device, Tensor};
 
 pub(crate) use attention::{attention, temporal_attention};
-pub(crate) use epilogue::{Epilogue, Then, epilogue};
+pub(crate) use epilogue::{Epilogue, epilogue};
 pub(crate) use faces::{
     blend, erode, gaussian_blur, resize_bicubic, resize_lanczos4, warp_affine, warp_coverage,
 };
@@ -41,6 +41,6 @@ pub(crate) fn is_available_for(x: &Tensor) -> bool {
 }
 
 /// Whether the network kernels support the device and the dtype of `x`.
-pub(crate) fn takes(x: &Tensor) -> bool {
+pub(crate) fn supports(x: &Tensor) -> bool {
     matches!(x.dtype(), DType::F32 | DType::F16 | DType::BF16) && is_available_for(x)
 }

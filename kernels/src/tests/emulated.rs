@@ -7,8 +7,9 @@ use super::{assert_close, assert_close_at, random, random_queries};
 use crate::attention::{attention_reference, temporal_attention_reference};
 use crate::blend::{Blend, blend};
 use crate::conv2d::{conv2d_reference, upsample_reference};
+use crate::cpu::Activation;
 use crate::cuda::emulator::emulated;
-use crate::cuda::{self, Epilogue, Then};
+use crate::cuda::{self, Epilogue};
 use crate::erode::{erode, erode_reference};
 use crate::gaussian_blur::gaussian_blur;
 use crate::group_norm::group_norm_reference;
@@ -99,10 +100,12 @@ fn epilogues_equal_their_separate_operations() -> Result<()> {
             let repeated = wide(&residual)?.reshape((residual_rows, 1, columns))?;
             let repeated = repeated.broadcast_as((residual_rows, rows / residual_rows, columns))?;
             let sum = wide(&x)?.broadcast_add(&wide(&bias)?)?.add(&repeated.reshape((rows, columns))?)?;
-            for (then, want) in
-                [(Then::Nothing, sum.clone()), (Then::Silu, sum.silu()?), (Then::Gelu, sum.gelu_erf()?)]
-            {
-                let of = Epilogue { bias: Some(&bias), residual: Some(&residual), then };
+            for (activation, want) in [
+                (Activation::None, sum.clone()),
+                (Activation::Silu, sum.silu()?),
+                (Activation::Gelu, sum.gelu_erf()?),
+            ] {
+                let of = Epilogue { bias: Some(&bias), residual: Some(&residual), activation };
                 let got = emulated(|| cuda::epilogue(&x, of))?;
                 assert_close(&got, &want.to_dtype(dtype)?, &what)?;
             }
@@ -112,7 +115,7 @@ fn epilogues_equal_their_separate_operations() -> Result<()> {
     }
     let x = random(&[6, 4], 1, DType::F32)?;
     let four = random(&[4, 4], 1, DType::F32)?;
-    let misfit = Epilogue { bias: None, residual: Some(&four), then: Then::Nothing };
+    let misfit = Epilogue { bias: None, residual: Some(&four), activation: Activation::None };
     assert!(emulated(|| cuda::epilogue(&x, misfit)).is_err());
     Ok(())
 }
@@ -320,10 +323,10 @@ fn image_operations_equal_the_cpu_versions_bit_for_bit() -> Result<()> {
 #[test]
 fn the_emulator_is_active_only_inside_emulated() -> Result<()> {
     let x = random(&[2, 3], 1, DType::F32)?;
-    assert!(!cuda::takes(&x));
-    assert!(emulated(|| cuda::takes(&x)));
-    assert!(!emulated(|| cuda::takes(&x.to_dtype(DType::U8).unwrap_or(x.clone()))));
-    assert!(!cuda::takes(&x));
+    assert!(!cuda::supports(&x));
+    assert!(emulated(|| cuda::supports(&x)));
+    assert!(!emulated(|| cuda::supports(&x.to_dtype(DType::U8).unwrap_or(x.clone()))));
+    assert!(!cuda::supports(&x));
     Ok(())
 }
 
