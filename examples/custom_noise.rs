@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Tensor};
 use latentsync::demo::{DemoInputs, Sentence};
+use latentsync::pipeline::Hooks;
 use latentsync::stages::noise::{NoiseFor, NoiseSource, SeededNoise};
 use latentsync::weights::LatentShape;
-use latentsync::pipeline::Hooks;
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 
 /// The initial latents of the diffusion, scaled; the samples from the VAE's posteriors as they are.

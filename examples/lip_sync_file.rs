@@ -8,8 +8,8 @@
 
 use std::error::Error;
 
-use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 use latentsync::pipeline::preflight;
+use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,11 +1,11 @@
-//! Compiles the kernels of `cuda/`: with the `cuda` feature to PTX, with `cuda-emulator` for the host.
+//! Compiles the CUDA kernels in `cuda/`: to PTX for the `cuda` feature, for the host for `cuda-emulator`.
 
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the tensor-core kernels need: NVIDIA's Ampere, 2020, or later.
-const LEAST_CAPABILITY: u32 = 80;
+/// Minimum compute capability of the tensor-core kernels: 8.0, NVIDIA Ampere (2020).
+const MIN_CAPABILITY: u32 = 80;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -25,18 +25,18 @@ fn compile_for_the_host() {
         .cpp(true)
         .std("c++17")
         .file("cuda/emulator/kernels.cc")
-        // Multiplications and additions stay two operations, as in the Rust that the face stages are compared with.
+        // No fused multiply-add: the face kernels must equal the Rust versions bit for bit.
         .flag("-ffp-contract=off")
-        // Packs of elements are read as what they are not.
+        // The vector loads (`Pack`) read elements through pointers of another type.
         .flag("-fno-strict-aliasing")
-        // A barrier leaves a fiber's stack by a jump, which the checked version takes for a mistake.
+        // A barrier switches fibers with longjmp to another stack, which the fortified longjmp rejects.
         .flag("-U_FORTIFY_SOURCE")
         .flag_if_supported("-Wno-unknown-pragmas")
         .opt_level(2)
         .compile("cuda_emulator");
 }
 
-/// Every .cu file becomes a module; `modules.rs` lists their names and what they contain.
+/// Compiles every .cu file to a PTX module and writes `modules.rs`, a list of (module name, PTX text).
 fn compile_to_ptx() -> Result<(), String> {
     for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "CUDA_ROOT", "PATH", "CUDA_COMPUTE_CAP"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -44,7 +44,7 @@ fn compile_to_ptx() -> Result<(), String> {
     let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| format!("OUT_DIR: {e}"))?);
     let (nvcc, capability) = (nvcc()?, capability()?);
     let mut modules = String::from("&[\n");
-    // The face stages are bit for bit those of the CPU: no multiplication and addition in one.
+    // No fused multiply-add in the face kernels: they must equal the CPU versions bit for bit.
     for (folder, flags) in [("cuda", &[][..]), ("cuda/faces", &["--fmad=false"][..])] {
         for source in sources(Path::new(folder))? {
             let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -69,7 +69,8 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(sources)
 }
 
-/// The compiler: `NVCC`, that of the toolkit which an environment variable names, or what the path has.
+/// Path of nvcc: `NVCC`, else `bin/nvcc` of the toolkit in `CUDA_HOME`, `CUDA_PATH` or `CUDA_ROOT`, else from
+/// `PATH`.
 fn nvcc() -> Result<PathBuf, String> {
     let toolkits = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"].into_iter().filter_map(env::var_os);
     let named = env::var_os("NVCC").map(PathBuf::from);
@@ -77,22 +78,23 @@ fn nvcc() -> Result<PathBuf, String> {
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).map(|folder| folder.join("nvcc"));
     candidates.chain(on_path).find(|nvcc| nvcc.is_file()).ok_or_else(|| {
-        "the feature `cuda` needs nvcc, which is neither in NVCC, CUDA_HOME or CUDA_PATH nor on the path; install a \
-         CUDA toolkit, or run cargo by `scripts/cuda_toolkit cargo ...`"
+        "the feature `cuda` needs nvcc, which was not found in NVCC, CUDA_HOME, CUDA_PATH, CUDA_ROOT or PATH; \
+         install a CUDA toolkit, or run `scripts/cuda_toolkit cargo ...`"
             .to_string()
     })
 }
 
-/// The compute capability to compile for. Devices run code for an older one than theirs.
+/// Compute capability to compile for: `CUDA_COMPUTE_CAP`, else the minimum. Newer GPUs run PTX for an older
+/// capability.
 fn capability() -> Result<u32, String> {
     let Ok(text) = env::var("CUDA_COMPUTE_CAP") else {
-        return Ok(LEAST_CAPABILITY);
+        return Ok(MIN_CAPABILITY);
     };
-    // `8.6`, `86` and `90a` are all in use.
+    // `8.6`, `86` and `90a` are all common spellings.
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     match digits.parse() {
-        Ok(capability) if capability >= LEAST_CAPABILITY => Ok(capability),
-        _ => Err(format!("CUDA_COMPUTE_CAP is `{text}`, expected {LEAST_CAPABILITY} (Ampere) or more")),
+        Ok(capability) if capability >= MIN_CAPABILITY => Ok(capability),
+        _ => Err(format!("CUDA_COMPUTE_CAP: expected {MIN_CAPABILITY} (Ampere) or more, got `{text}`")),
     }
 }
 

@@ -4,6 +4,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: kernels::allocator::Allocator = kernels::allocator::Allocator;
+
 fn main() -> ExitCode {
     cli::run()
 }

@@ -1,4 +1,4 @@
-// What both kernels of attention are given.
+// Parameters of both attention kernels.
 
 #pragma once
 
@@ -6,13 +6,14 @@
 
 template <typename T>
 struct Attention {
-    // (batch, tokens, heads × dim).
+    // (batch, q_len, heads × head_dim).
     const T* q;
-    // (batch, others, heads × dim).
+    // (batch, kv_len, heads × head_dim).
     const T* k;
     const T* v;
+    // The shape of q.
     T* out;
-    int tokens, others, heads, dim;
-    // log2(e) / √dim.
-    float scale;
+    int q_len, kv_len, heads, head_dim;
+    // log2(e) / √head_dim: the softmax uses exp2.
+    float scale_log2;
 };

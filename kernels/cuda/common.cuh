@@ -1,14 +1,15 @@
-// What every kernel shares: element types, wide loads, sums over a warp, activations, and how a kernel is declared.
+// Shared by all kernels: element types, vector loads, warp reductions, activations, and the macros that
+// declare kernels.
 //
-// A kernel takes one struct of parameters; the launchers in ../src/cuda fill its fields in order. Elements are
-// float, f16 or bf16; all arithmetic is in float. Rows are (..., channels) with the channels innermost.
+// A kernel has one parameter, a struct; the launchers in ../src/cuda fill its fields in order. Elements are
+// float, f16 or bf16; arithmetic is in float. Tensors are (..., channels), with the channels innermost.
 #pragma once
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-// Makes `body` (a function of `params`) the kernel `name`, of at most `threads` in a block.
+// Declares the kernel `name`, which calls body(params), with at most `threads` threads per block.
 #define KERNEL(name, params, threads, body) \
     extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ params p) { body(p); }
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
@@ -24,7 +25,8 @@
 using f16 = __half;
 using bf16 = __nv_bfloat16;
 
-// One kernel per element type: name_f32, name_f16, name_bf16. `Params` and `body` are templates over the type.
+// Declares one kernel per element type: name_f32, name_f16, name_bf16. `Params` and `body` are templates over
+// the type.
 #define KERNELS(name, Params, threads, body)             \
     KERNEL(name##_f32, Params<float>, threads, body)     \
     KERNEL(name##_f16, Params<f16>, threads, body)       \
@@ -33,7 +35,10 @@ using bf16 = __nv_bfloat16;
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
-// Elements in 16 bytes, the widest load there is.
+// Activations applied by an epilogue, as the launchers number them; 0 is none.
+constexpr int ACTIVATION_SILU = 1, ACTIVATION_GELU = 2, ACTIVATION_GEGLU = 3;
+
+// Elements in 16 bytes, the widest load of a thread.
 template <typename T>
 constexpr int PACK = 16 / sizeof(T);
 
@@ -50,7 +55,7 @@ struct alignas(N * sizeof(T)) Pack {
     T of[N];
 };
 
-// N neighbours in one load; `from` is aligned to their size.
+// Loads N consecutive elements with one instruction; `from` must be aligned to N * sizeof(T).
 template <int N, typename T>
 __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
     const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
@@ -58,6 +63,7 @@ __device__ __forceinline__ void load(const T* from, float (&to)[N]) {
     for (int i = 0; i < N; ++i) to[i] = widen(pack.of[i]);
 }
 
+// Stores N consecutive elements with one instruction, rounded to T; `to` must be aligned to N * sizeof(T).
 template <int N, typename T>
 __device__ __forceinline__ void store(const float (&from)[N], T* to) {
     Pack<T, N> pack;
@@ -66,32 +72,34 @@ __device__ __forceinline__ void store(const float (&from)[N], T* to) {
     *reinterpret_cast<Pack<T, N>*>(to) = pack;
 }
 
-// Whether rows of `columns` that begin at these places can be read 16 bytes at a time. A null pointer can.
+// Whether rows of `columns` elements at these addresses can be accessed 16 bytes at a time. Null pointers are
+// ignored.
 template <typename T>
-__device__ __forceinline__ bool is_wide(int columns, const T* a, const T* b, const T* c = nullptr,
-                                        const T* d = nullptr) {
-    const size_t places = reinterpret_cast<size_t>(a) | reinterpret_cast<size_t>(b) | reinterpret_cast<size_t>(c) |
-                          reinterpret_cast<size_t>(d);
-    return columns % PACK<T> == 0 && places % 16 == 0;
+__device__ __forceinline__ bool is_vectorizable(int columns, const T* a, const T* b, const T* c = nullptr,
+                                                const T* d = nullptr) {
+    const size_t addresses = reinterpret_cast<size_t>(a) | reinterpret_cast<size_t>(b) |
+                             reinterpret_cast<size_t>(c) | reinterpret_cast<size_t>(d);
+    return columns % PACK<T> == 0 && addresses % 16 == 0;
 }
 
-// In the same order on every run: all lanes get the same bits.
+// Sum over the lanes of a warp. The order is fixed, and every lane gets the same bits.
 template <typename T>
 __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
-    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
     return x;
 }
 
+// Maximum over the lanes of a warp.
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
-    for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, distance));
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, offset));
     }
     return x;
 }
 
-__device__ __forceinline__ float silu(float x) { return x / (1.f + expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
-// The erf form, by erfc so that the tail keeps its relative size.
+// GELU in the erf form; erfc keeps the relative precision of the negative tail.
 __device__ __forceinline__ float gelu(float x) { return 0.5f * x * erfcf(-0.70710678f * x); }

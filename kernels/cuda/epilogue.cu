@@ -1,11 +1,9 @@
-// What follows a matrix product: bias, residual (or time embedding), activation, in one pass.
+// Epilogue of a matrix product in one pass: bias, residual (or time embedding), activation.
 
 #include "common.cuh"
 
 constexpr int EPILOGUE_THREADS = 256;
 
-// The numbers that the launcher passes; any other is nothing.
-constexpr int THEN_SILU = 1, THEN_GELU = 2;
 
 template <typename T>
 struct Epilogue {
@@ -13,16 +11,17 @@ struct Epilogue {
     const T* x;
     // Null, or (columns).
     const T* bias;
-    // Null, or (rows / rows_per_residual, columns): each row goes to as many consecutive rows of x.
+    // Null, or (rows / rows_per_residual, columns): each row is added to rows_per_residual consecutive rows
+    // of x.
     const T* residual;
     T* out;
-    int rows, columns, rows_per_residual, then;
+    int rows, columns, rows_per_residual, activation;
 };
 
-// Grid: x: enough for all rows. Block: x: packs of a row, y: rows at a time, so that a thread keeps its columns
-// from row to row, reads their bias once, and divides only to find a residual that is shared.
+// N elements per load. Grid: x over the rows. Block: x over the vectors of a row, y over the rows. A thread
+// keeps its columns from row to row, so it reads their bias once; only a shared residual needs a division.
 template <int N, typename T>
-__device__ __forceinline__ void epilogue_of(const Epilogue<T>& p) {
+__device__ __forceinline__ void epilogue_vectors(const Epilogue<T>& p) {
     for (int column = threadIdx.x * N; column < p.columns; column += blockDim.x * N) {
         float bias[N] = {};
         if (p.bias != nullptr) load<N>(p.bias + column, bias);
@@ -32,13 +31,13 @@ __device__ __forceinline__ void epilogue_of(const Epilogue<T>& p) {
             load<N>(p.x + at, x);
             for (int i = 0; i < N; ++i) x[i] += bias[i];
             if (p.residual != nullptr) {
-                const int of = p.rows_per_residual == 1 ? row : row / p.rows_per_residual;
-                load<N>(p.residual + static_cast<size_t>(of) * p.columns + column, residual);
+                const int residual_row = p.rows_per_residual == 1 ? row : row / p.rows_per_residual;
+                load<N>(p.residual + static_cast<size_t>(residual_row) * p.columns + column, residual);
                 for (int i = 0; i < N; ++i) x[i] += residual[i];
             }
             for (int i = 0; i < N; ++i) {
-                if (p.then == THEN_SILU) x[i] = silu(x[i]);
-                if (p.then == THEN_GELU) x[i] = gelu(x[i]);
+                if (p.activation == ACTIVATION_SILU) x[i] = silu(x[i]);
+                if (p.activation == ACTIVATION_GELU) x[i] = gelu(x[i]);
             }
             store<N>(x, p.out + at);
         }
@@ -47,10 +46,10 @@ __device__ __forceinline__ void epilogue_of(const Epilogue<T>& p) {
 
 template <typename T>
 __device__ __forceinline__ void epilogue(const Epilogue<T>& p) {
-    if (is_wide<T>(p.columns, p.x, p.bias, p.residual, p.out)) {
-        epilogue_of<PACK<T>>(p);
+    if (is_vectorizable<T>(p.columns, p.x, p.bias, p.residual, p.out)) {
+        epilogue_vectors<PACK<T>>(p);
     } else {
-        epilogue_of<1>(p);
+        epilogue_vectors<1>(p);
     }
 }
 
@@ -58,7 +57,7 @@ KERNELS(epilogue, Epilogue, EPILOGUE_THREADS, epilogue)
 
 template <typename T>
 struct Geglu {
-    // (rows, 2 × columns): values, then gates.
+    // (rows, 2 × columns): the values, then the gates.
     const T* x;
     // Null, or (2 × columns).
     const T* bias;
@@ -67,9 +66,9 @@ struct Geglu {
     int rows, columns;
 };
 
-// As above.
+// Grid and block as for epilogue_vectors.
 template <int N, typename T>
-__device__ __forceinline__ void geglu_of(const Geglu<T>& p) {
+__device__ __forceinline__ void geglu_vectors(const Geglu<T>& p) {
     for (int column = threadIdx.x * N; column < p.columns; column += blockDim.x * N) {
         float value_bias[N] = {}, gate_bias[N] = {};
         if (p.bias != nullptr) {
@@ -89,10 +88,10 @@ __device__ __forceinline__ void geglu_of(const Geglu<T>& p) {
 
 template <typename T>
 __device__ __forceinline__ void geglu(const Geglu<T>& p) {
-    if (is_wide<T>(p.columns, p.x, p.bias, p.out)) {
-        geglu_of<PACK<T>>(p);
+    if (is_vectorizable<T>(p.columns, p.x, p.bias, p.out)) {
+        geglu_vectors<PACK<T>>(p);
     } else {
-        geglu_of<1>(p);
+        geglu_vectors<1>(p);
     }
 }
 

@@ -1,9 +1,11 @@
-// Group norm over everything but the batch, then SiLU if wanted, in three launches: sums over chunks of
-// positions, the norm's line for every channel, and the line applied. A single launch would need a block per
-// (image, group): 32 to 512 blocks, whose channels lie 20 to 160 bytes apart from the next position's.
+// Group norm over all dimensions but the batch, optionally followed by SiLU, in three launches: partial sums
+// over chunks of positions; coefficients of every channel; the norm itself. A single launch would need a
+// block per (image, group): only 32 to 512 blocks, each with uncoalesced reads of 20 to 160 bytes per
+// position.
 //
-// x: (batch, positions, channels). What is summed are distances to the first value of the image's group, so
-// that squares of a large mean do not drown the variance. Every sum has an order that the shapes decide.
+// x: (batch, positions, channels). The sums are over x − origin, where the origin is the first value of the
+// image's group: a mean that is large compared with the deviation would otherwise cancel the variance. The
+// order of every sum depends only on the shapes.
 
 #include "common.cuh"
 
@@ -17,10 +19,10 @@ struct GroupNormSums {
     int positions, channels, groups, positions_per_chunk;
 };
 
-// Grid: (chunks, batch). Block: x: packs of a position, y: positions at a time. Shared: 2 floats for every
-// channel of every y.
+// N elements per load. Grid: (chunks, batch). Block: x over the vectors of a position, y over the positions.
+// Shared memory: (blockDim.y, channels, 2) floats.
 template <int N, typename T>
-__device__ __forceinline__ void group_norm_sums_of(const GroupNormSums<T>& p) {
+__device__ __forceinline__ void group_norm_sums_vectors(const GroupNormSums<T>& p) {
     DYNAMIC_SHARED(memory);
     float* const shared = reinterpret_cast<float*>(memory);
     const int width = p.channels / p.groups, begin = blockIdx.x * p.positions_per_chunk;
@@ -46,7 +48,7 @@ __device__ __forceinline__ void group_norm_sums_of(const GroupNormSums<T>& p) {
     }
     __syncthreads();
 
-    // A warp per group; a last one that is not whole has no part in it. The block has at least one.
+    // A warp per group. Threads of a last, incomplete warp return; the block has at least one complete warp.
     const int thread = threadIdx.y * blockDim.x + threadIdx.x, warps = blockDim.x * blockDim.y / WARP;
     if (thread >= warps * WARP) return;
     for (int group = thread / WARP; group < p.groups; group += warps) {
@@ -69,31 +71,32 @@ __device__ __forceinline__ void group_norm_sums_of(const GroupNormSums<T>& p) {
 
 template <typename T>
 __device__ __forceinline__ void group_norm_sums(const GroupNormSums<T>& p) {
-    if (is_wide(p.channels, p.x, p.x)) {
-        group_norm_sums_of<PACK<T>>(p);
+    if (is_vectorizable(p.channels, p.x, p.x)) {
+        group_norm_sums_vectors<PACK<T>>(p);
     } else {
-        group_norm_sums_of<1>(p);
+        group_norm_sums_vectors<1>(p);
     }
 }
 
 KERNELS(group_norm_sums, GroupNormSums, GROUP_NORM_THREADS, group_norm_sums)
 
 template <typename T>
-struct GroupNormLines {
+struct GroupNormCoefficients {
     const T* x;
     const float* sums;
     const T* weight;
     const T* bias;
-    // (batch, 3, channels): origin, slope, offset.
-    float* lines;
+    // (batch, 3, channels): origin, scale, shift.
+    float* coefficients;
     int positions, channels, groups, chunks;
     float eps;
 };
 
-// y = (x − origin) · slope + offset: without the origin, a large mean would cancel only after its rounding.
-// Grid: (groups, batch). Block: one warp. In double: there is little to do, and much to lose.
+// Coefficients of y = (x − origin) · scale + shift for every channel. The origin is subtracted first because
+// folding it into the shift would round before a large mean cancels. Grid: (groups, batch). Block: one warp.
+// In double, for precision; the work is negligible.
 template <typename T>
-__device__ __forceinline__ void group_norm_lines(const GroupNormLines<T>& p) {
+__device__ __forceinline__ void group_norm_coefficients(const GroupNormCoefficients<T>& p) {
     const int group = blockIdx.x, width = p.channels / p.groups;
     const size_t image = blockIdx.y;
     double sum = 0, squares = 0;
@@ -104,40 +107,41 @@ __device__ __forceinline__ void group_norm_lines(const GroupNormLines<T>& p) {
     }
     const double count = static_cast<double>(p.positions) * width;
     const double mean = warp_sum(sum) / count;
-    const double variance = fmax(warp_sum(squares) / count - mean * mean, 0.);
-    const double inverse = 1. / sqrt(variance + static_cast<double>(p.eps));
+    const double variance = fmax(warp_sum(squares) / count - mean * mean, 0.0);
+    const double inverse = 1.0 / sqrt(variance + static_cast<double>(p.eps));
     const float origin = widen(p.x[image * p.positions * p.channels + group * width]);
-    float* const lines = p.lines + image * 3 * p.channels;
+    float* const to = p.coefficients + image * 3 * p.channels;
     for (int channel = group * width + threadIdx.x; channel < (group + 1) * width; channel += WARP) {
-        const double slope = widen(p.weight[channel]) * inverse;
-        lines[channel] = origin;
-        lines[p.channels + channel] = static_cast<float>(slope);
-        lines[2 * p.channels + channel] = static_cast<float>(widen(p.bias[channel]) - slope * mean);
+        const double scale = widen(p.weight[channel]) * inverse;
+        to[channel] = origin;
+        to[p.channels + channel] = static_cast<float>(scale);
+        to[2 * p.channels + channel] = static_cast<float>(widen(p.bias[channel]) - scale * mean);
     }
 }
 
-KERNELS(group_norm_lines, GroupNormLines, WARP, group_norm_lines)
+KERNELS(group_norm_coefficients, GroupNormCoefficients, WARP, group_norm_coefficients)
 
 template <typename T>
 struct GroupNormApply {
     const T* x;
-    const float* lines;
+    // (batch, 3, channels): origin, scale, shift.
+    const float* coefficients;
     T* out;
     int positions, channels, then_silu;
 };
 
-// Grid: (as many as fill the GPU, batch). Block: x: packs of a position, y: positions at a time, so that a
-// thread reads the lines of its channels once.
+// N elements per load. Grid: (blocks that fill the GPU, batch). Block: x over the vectors of a position, y
+// over the positions, so that a thread reads the coefficients of its channels once.
 template <int N, typename T>
-__device__ __forceinline__ void group_norm_apply_to(const GroupNormApply<T>& p) {
+__device__ __forceinline__ void group_norm_apply_vectors(const GroupNormApply<T>& p) {
     const size_t image = static_cast<size_t>(blockIdx.y) * p.positions * p.channels;
-    const float* const lines = p.lines + static_cast<size_t>(blockIdx.y) * 3 * p.channels;
+    const float* const coefficients = p.coefficients + static_cast<size_t>(blockIdx.y) * 3 * p.channels;
     for (int channel = threadIdx.x * N; channel < p.channels; channel += blockDim.x * N) {
-        float origin[N], slope[N], offset[N];
+        float origin[N], scale[N], shift[N];
         for (int i = 0; i < N; ++i) {
-            origin[i] = lines[channel + i];
-            slope[i] = lines[p.channels + channel + i];
-            offset[i] = lines[2 * p.channels + channel + i];
+            origin[i] = coefficients[channel + i];
+            scale[i] = coefficients[p.channels + channel + i];
+            shift[i] = coefficients[2 * p.channels + channel + i];
         }
         for (int position = blockIdx.x * blockDim.y + threadIdx.y; position < p.positions;
              position += gridDim.x * blockDim.y) {
@@ -145,7 +149,7 @@ __device__ __forceinline__ void group_norm_apply_to(const GroupNormApply<T>& p) 
             float x[N];
             load<N>(p.x + at, x);
             for (int i = 0; i < N; ++i) {
-                x[i] = (x[i] - origin[i]) * slope[i] + offset[i];
+                x[i] = (x[i] - origin[i]) * scale[i] + shift[i];
                 if (p.then_silu) x[i] = silu(x[i]);
             }
             store<N>(x, p.out + at);
@@ -155,10 +159,10 @@ __device__ __forceinline__ void group_norm_apply_to(const GroupNormApply<T>& p) 
 
 template <typename T>
 __device__ __forceinline__ void group_norm_apply(const GroupNormApply<T>& p) {
-    if (is_wide(p.channels, p.x, p.out)) {
-        group_norm_apply_to<PACK<T>>(p);
+    if (is_vectorizable(p.channels, p.x, p.out)) {
+        group_norm_apply_vectors<PACK<T>>(p);
     } else {
-        group_norm_apply_to<1>(p);
+        group_norm_apply_vectors<1>(p);
     }
 }
 

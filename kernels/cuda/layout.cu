@@ -1,4 +1,4 @@
-// Copies that change a shape: an image doubled by nearest neighbour, two images' channels side by side.
+// Copies: 2× nearest-neighbour upsampling, and concatenation along the channels.
 
 #include "common.cuh"
 
@@ -13,15 +13,15 @@ struct Upsample {
     int images, height, width, channels;
 };
 
-// Grid: x: enough for all pixels of x. Block: x: packs of a pixel, y: pixels at a time. A pixel is read once
-// and written to its four places.
+// N elements per load. Grid: x over the pixels of x. Block: x over the vectors of a pixel, y over the pixels.
+// A pixel is read once and written to its four output pixels.
 template <int N, typename T>
-__device__ __forceinline__ void upsample_of(const Upsample<T>& p) {
+__device__ __forceinline__ void upsample_vectors(const Upsample<T>& p) {
     const int pixels = p.images * p.height * p.width;
     const size_t line = static_cast<size_t>(2 * p.width) * p.channels;
     for (int pixel = blockIdx.x * blockDim.y + threadIdx.y; pixel < pixels; pixel += gridDim.x * blockDim.y) {
         const T* const from = p.x + static_cast<size_t>(pixel) * p.channels;
-        // Rows of all images are alike: row r goes to rows 2r and 2r + 1.
+        // Rows are counted over all images: row r is written to rows 2r and 2r + 1.
         const int row = pixel / p.width, column = pixel % p.width;
         T* const to = p.out + 2 * row * line + static_cast<size_t>(2 * column) * p.channels;
         for (int channel = threadIdx.x * N; channel < p.channels; channel += blockDim.x * N) {
@@ -36,10 +36,10 @@ __device__ __forceinline__ void upsample_of(const Upsample<T>& p) {
 
 template <typename T>
 __device__ __forceinline__ void upsample(const Upsample<T>& p) {
-    if (is_wide<T>(p.channels, p.x, p.out)) {
-        upsample_of<PACK<T>>(p);
+    if (is_vectorizable<T>(p.channels, p.x, p.out)) {
+        upsample_vectors<PACK<T>>(p);
     } else {
-        upsample_of<1>(p);
+        upsample_vectors<1>(p);
     }
 }
 
@@ -55,9 +55,9 @@ struct Join {
     int rows, left_columns, right_columns;
 };
 
-// Grid: x: enough for all rows. Block: x: packs of an output row, y: rows at a time.
+// N elements per load. Grid: x over the rows. Block: x over the vectors of an output row, y over the rows.
 template <int N, typename T>
-__device__ __forceinline__ void join_of(const Join<T>& p) {
+__device__ __forceinline__ void join_vectors(const Join<T>& p) {
     const int columns = p.left_columns + p.right_columns;
     for (int row = blockIdx.x * blockDim.y + threadIdx.y; row < p.rows; row += gridDim.x * blockDim.y) {
         const T* const left = p.left + static_cast<size_t>(row) * p.left_columns;
@@ -72,10 +72,10 @@ __device__ __forceinline__ void join_of(const Join<T>& p) {
 
 template <typename T>
 __device__ __forceinline__ void join(const Join<T>& p) {
-    if (is_wide<T>(p.left_columns, p.left, p.right, p.out) && p.right_columns % PACK<T> == 0) {
-        join_of<PACK<T>>(p);
+    if (is_vectorizable<T>(p.left_columns, p.left, p.right, p.out) && p.right_columns % PACK<T> == 0) {
+        join_vectors<PACK<T>>(p);
     } else {
-        join_of<1>(p);
+        join_vectors<1>(p);
     }
 }
 

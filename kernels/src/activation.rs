@@ -1,4 +1,4 @@
-//! Activations that stand alone; those that follow a norm or a linear layer live with them.
+//! Element-wise activations. An activation fused into a norm or a linear layer is in that operation's file.
 
 use std::mem::MaybeUninit;
 
@@ -6,19 +6,19 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cpu::{Activation, Element, Isa, Shared, fill, multiversion, slice};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
 
-/// Elements that a thread takes at a time.
+/// Elements per parallel task.
 const CHUNK: usize = 1 << 14;
 
-/// x · sigmoid(x).
+/// SiLU: x · sigmoid(x).
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     silu_for(x, Isa::current())
 }
 
-/// GELU in its erf form, the one that the original uses everywhere (candle's `gelu` is the tanh form).
+/// GELU in the erf form, which the original uses everywhere (candle's `gelu` is the tanh form).
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     gelu_for(x, Isa::current())
 }
@@ -26,7 +26,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
     let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        _ if cuda::takes(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Then::Silu)),
+        _ if cuda::supports(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Activation::Silu)),
         (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| silu_slice(isa, x, y)),
         (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| silu_slice(isa, x, y)),
         _ => silu_reference(x),
@@ -36,35 +36,36 @@ pub(crate) fn silu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
 pub(crate) fn gelu_for(x: &Tensor, isa: Isa) -> Result<Tensor> {
     let _timer = profile::timer(x, || Work::moving(Kind::Activation, x));
     match (x.device(), x.dtype()) {
-        _ if cuda::takes(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Then::Gelu)),
+        _ if cuda::supports(x) && x.elem_count() > 0 => cuda::epilogue(x, Epilogue::only(Activation::Gelu)),
         (Device::Cpu, DType::F32) => map(x, |x, y: &mut [MaybeUninit<f32>]| gelu_slice(isa, x, y)),
         (Device::Cpu, DType::BF16) => map(x, |x, y: &mut [MaybeUninit<bf16>]| gelu_slice(isa, x, y)),
         _ => gelu_reference(x),
     }
 }
 
-/// The definition, in plain candle operations.
+/// Reference for [`silu`].
 pub fn silu_reference(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// The definition, in plain candle operations.
+/// Reference for [`gelu`].
 pub fn gelu_reference(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()
 }
 
-/// `apply(input, output)` on every chunk of `x`.
+/// Runs `apply(input, output)` on every chunk of `x`, in parallel.
 fn map<T: Element>(x: &Tensor, apply: impl Fn(&[T], &mut [MaybeUninit<T>]) + Sync) -> Result<Tensor> {
     let contiguous = x.contiguous()?;
     let values = slice::<T>(&contiguous)?;
     let values = &values[..];
     let write = |out: &Shared<T>| {
         values.par_chunks(CHUNK).enumerate().for_each(|(i, chunk)| {
-            // SAFETY: chunks are disjoint and as many as the output has.
+            // SAFETY: chunk `i` owns the output from `i * CHUNK` on; the chunks are disjoint and within the
+            // output.
             apply(chunk, unsafe { out.part(i * CHUNK, chunk.len()) });
         });
     };
-    // SAFETY: the chunks are all of it, and every element of a chunk is written.
+    // SAFETY: the chunks cover the output, and `apply` writes every element of a chunk.
     let out = unsafe { fill(values.len(), write) };
     Tensor::from_vec(out, x.shape(), &Device::Cpu)
 }

@@ -6,11 +6,11 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::flash::{Engine, Head, QUERIES, Rows, Scratch, attend};
+use crate::cpu::flash_attention::{Engine, PackedKv, QUERIES, Rows, Scratch, flash_attention_block};
 use crate::cpu::{Element, Isa, Shared, fill, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};
-use crate::reference_dtype;
+use crate::{Qkv, reference_dtype};
 
 /// Bytes of a frame that are copied together in temporal attention: some positions, for which tiles are taken and given
 /// back once; all frames of queries, keys, values and the result stay in the L2 cache.
@@ -31,27 +31,144 @@ pub fn temporal_attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> R
     temporal_attention_for(q, k, v, heads, Isa::current())
 }
 
+/// [`attention`] of tokens to themselves. `qkv`: (batch, tokens, heads × head_dim) each.
+pub fn self_attention(qkv: &Qkv, heads: usize) -> Result<Tensor> {
+    self_attention_for(qkv, heads, Isa::current())
+}
+
+/// [`temporal_attention`] of frames to themselves. `qkv`: (batch, frames, positions, heads × head_dim) each.
+pub fn temporal_self_attention(qkv: &Qkv, heads: usize) -> Result<Tensor> {
+    temporal_self_attention_for(qkv, heads, Isa::current())
+}
+
+pub(crate) fn self_attention_for(qkv: &Qkv, heads: usize, isa: Isa) -> Result<Tensor> {
+    match qkv {
+        Qkv::Separate([q, k, v]) => attention_for(q, k, v, heads, isa),
+        Qkv::Joint(joint) => {
+            let (batch, tokens, joint_channels) = joint.dims3()?;
+            let shape = AttentionShape {
+                batch,
+                tokens,
+                kv_len: tokens,
+                channels: joint_channels / 3,
+                heads,
+                stride: joint_channels,
+            };
+            if !shape.reads_joint(joint) {
+                let [q, k, v] = qkv.split()?;
+                return attention_for(&q, &k, &v, heads, isa);
+            }
+            let _timer = profile::timer(joint, || shape.work(Kind::SelfAttention, joint));
+            let values = slice::<bf16>(joint)?;
+            let [q, k, v] = [0, 1, 2].map(|i| &values[i * shape.channels..]);
+            let out = attention_fused(q, k, v, shape, isa);
+            Tensor::from_vec(out, (batch, tokens, shape.channels), &Device::Cpu)
+        }
+    }
+}
+
+pub(crate) fn temporal_self_attention_for(qkv: &Qkv, heads: usize, isa: Isa) -> Result<Tensor> {
+    match qkv {
+        Qkv::Separate([q, k, v]) => temporal_attention_for(q, k, v, heads, isa),
+        Qkv::Joint(joint) => {
+            let (batch, frames, positions, joint_channels) = joint.dims4()?;
+            let shape = AttentionShape {
+                batch,
+                tokens: frames,
+                kv_len: frames,
+                channels: joint_channels / 3,
+                heads,
+                stride: joint_channels,
+            };
+            if !shape.reads_joint(joint) {
+                let [q, k, v] = qkv.split()?;
+                return temporal_attention_for(&q, &k, &v, heads, isa);
+            }
+            let _timer = profile::timer(joint, || shape.temporal_work(positions, joint));
+            let values = slice::<bf16>(joint)?;
+            let [q, k, v] = [0, 1, 2].map(|i| &values[i * shape.channels..]);
+            let out = temporal_attention_fused(q, k, v, (shape, positions), isa);
+            Tensor::from_vec(out, (batch, frames, positions, shape.channels), &Device::Cpu)
+        }
+    }
+}
+
+/// Sizes of an attention.
+#[derive(Debug, Clone, Copy)]
+struct AttentionShape {
+    batch: usize,
+    tokens: usize,
+    kv_len: usize,
+    /// Of all heads.
+    channels: usize,
+    heads: usize,
+    /// Elements from a token to the next.
+    stride: usize,
+}
+
+impl AttentionShape {
+    fn head_dim(&self) -> usize {
+        self.channels / self.heads
+    }
+
+    /// Whether queries, keys and values are read side by side.
+    fn reads_joint(&self, joint: &Tensor) -> bool {
+        let Self { channels, heads, .. } = *self;
+        joint.elem_count() > 0
+            && joint.dtype() == DType::BF16
+            && joint.device().is_cpu()
+            && joint.is_contiguous()
+            && joint.dims().last() == Some(&(3 * channels))
+            && heads > 0
+            && channels.is_multiple_of(heads)
+            && self.head_dim().is_multiple_of(2)
+    }
+
+    fn work(&self, kind: Kind, x: &Tensor) -> Work {
+        let Self { batch, tokens, kv_len, channels, heads, .. } = *self;
+        Work {
+            kind,
+            shape: format!("{batch}×{heads} heads of {}, {tokens} to {kv_len}", self.head_dim()),
+            flop: (4 * batch * tokens * kv_len * channels) as f64,
+            bytes: (2 * batch * (tokens + kv_len) * channels * x.dtype().size_in_bytes()) as f64,
+        }
+    }
+
+    fn temporal_work(&self, positions: usize, x: &Tensor) -> Work {
+        let Self { batch, tokens, channels, heads, .. } = *self;
+        let elements = batch * tokens * positions * channels;
+        Work {
+            kind: Kind::TemporalAttention,
+            shape: format!("{tokens} frames, {positions} positions, {heads} heads of {}", self.head_dim()),
+            flop: (4 * tokens * elements) as f64,
+            bytes: (4 * elements * x.dtype().size_in_bytes()) as f64,
+        }
+    }
+}
+
 pub(crate) fn attention_for(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, isa: Isa) -> Result<Tensor> {
-    let (batch, _, channels) = q.dims3()?;
-    let (kb, others, kc) = k.dims3()?;
-    let same = (kb, kc) == (batch, channels) && v.dims() == [batch, others, channels];
-    if !same || heads == 0 || !channels.is_multiple_of(heads) || others == 0 {
+    let (batch, tokens, channels) = q.dims3()?;
+    let (kb, kv_len, kc) = k.dims3()?;
+    let same = (kb, kc) == (batch, channels) && v.dims() == [batch, kv_len, channels];
+    if !same || heads == 0 || !channels.is_multiple_of(heads) || kv_len == 0 {
         bail!("attention: q {:?}, k {:?}, v {:?}, {heads} heads", q.shape(), k.shape(), v.shape());
     }
     check_dtypes("attention", q, k, v)?;
     if q.elem_count() == 0 {
         return Ok(q.clone());
     }
-    let _timer = profile::timer(q, || work(q, k, heads));
-    if cuda::takes(q)
+    let shape = AttentionShape { batch, tokens, kv_len, channels, heads, stride: channels };
+    let kind = if tokens == kv_len { Kind::SelfAttention } else { Kind::CrossAttention };
+    let _timer = profile::timer(q, || shape.work(kind, q));
+    if cuda::supports(q)
         && let Some(y) = cuda::attention(q, k, v, heads)?
     {
         return Ok(y);
     }
     match version(q, channels / heads) {
-        Version::F32 => attention_fused::<f32>(q, k, v, heads, isa),
-        Version::Bf16 => attention_fused::<bf16>(q, k, v, heads, isa),
-        Version::Widened => widened(q, k, v, |q, k, v| attention_fused::<f32>(q, k, v, heads, isa)),
+        Version::F32 => attention_dense::<f32>(q, k, v, shape, isa),
+        Version::Bf16 => attention_dense::<bf16>(q, k, v, shape, isa),
+        Version::Widened => widened(q, k, v, |q, k, v| attention_dense::<f32>(q, k, v, shape, isa)),
         Version::Reference => attention_reference(q, k, v, heads),
     }
 }
@@ -63,7 +180,7 @@ pub(crate) fn temporal_attention_for(
     heads: usize,
     isa: Isa,
 ) -> Result<Tensor> {
-    let (_, frames, _, channels) = q.dims4()?;
+    let (batch, frames, positions, channels) = q.dims4()?;
     let same = k.dims() == q.dims() && v.dims() == q.dims();
     if !same || heads == 0 || !channels.is_multiple_of(heads) || frames == 0 {
         bail!("temporal attention: q {:?}, k {:?}, v {:?}, {heads} heads", q.shape(), k.shape(), v.shape());
@@ -72,16 +189,19 @@ pub(crate) fn temporal_attention_for(
     if q.elem_count() == 0 {
         return Ok(q.clone());
     }
-    let _timer = profile::timer(q, || temporal_work(q, heads));
-    if cuda::takes(q)
+    let shape = AttentionShape { batch, tokens: frames, kv_len: frames, channels, heads, stride: channels };
+    let _timer = profile::timer(q, || shape.temporal_work(positions, q));
+    if cuda::supports(q)
         && let Some(y) = cuda::temporal_attention(q, k, v, heads)?
     {
         return Ok(y);
     }
     match version(q, channels / heads) {
-        Version::F32 => temporal_attention_fused::<f32>(q, k, v, heads, isa),
-        Version::Bf16 => temporal_attention_fused::<bf16>(q, k, v, heads, isa),
-        Version::Widened => widened(q, k, v, |q, k, v| temporal_attention_fused::<f32>(q, k, v, heads, isa)),
+        Version::F32 => temporal_attention_dense::<f32>(q, k, v, (shape, positions), isa),
+        Version::Bf16 => temporal_attention_dense::<bf16>(q, k, v, (shape, positions), isa),
+        Version::Widened => {
+            widened(q, k, v, |q, k, v| temporal_attention_dense::<f32>(q, k, v, (shape, positions), isa))
+        }
         Version::Reference => temporal_attention_reference(q, k, v, heads),
     }
 }
@@ -91,28 +211,6 @@ fn check_dtypes(name: &str, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         bail!("{name}: q {:?}, k {:?}, v {:?}", q.dtype(), k.dtype(), v.dtype());
     }
     Ok(())
-}
-
-fn work(q: &Tensor, k: &Tensor, heads: usize) -> Work {
-    let (dims, others) = (q.dims(), k.dims()[1]);
-    let (batch, tokens, channels) = (dims[0], dims[1], dims[2]);
-    Work {
-        kind: if tokens == others { Kind::SelfAttention } else { Kind::CrossAttention },
-        shape: format!("{batch}×{heads} heads of {}, {tokens} to {others}", channels / heads),
-        flop: (4 * batch * tokens * others * channels) as f64,
-        bytes: 2. * (profile::bytes(q) + profile::bytes(k)),
-    }
-}
-
-fn temporal_work(q: &Tensor, heads: usize) -> Work {
-    let dims = q.dims();
-    let (frames, positions, channels) = (dims[1], dims[2], dims[3]);
-    Work {
-        kind: Kind::TemporalAttention,
-        shape: format!("{frames} frames, {positions} positions, {heads} heads of {}", channels / heads),
-        flop: (4 * frames * q.elem_count()) as f64,
-        bytes: 4. * profile::bytes(q),
-    }
 }
 
 /// What computes an attention.
@@ -144,94 +242,128 @@ fn widened(
     attention(&wide(q)?, &wide(k)?, &wide(v)?)?.to_dtype(q.dtype())
 }
 
-fn attention_fused<T: Element>(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, isa: Isa) -> Result<Tensor> {
-    let (batch, tokens, channels) = q.dims3()?;
-    let others = k.dim(1)?;
-    let dim = channels / heads;
-    let (q_dense, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
-    let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
-    let rows = |values| Rows { values, stride: channels };
+fn attention_dense<T: Element>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    shape: AttentionShape,
+    isa: Isa,
+) -> Result<Tensor> {
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let out = attention_fused(&slice::<T>(&q)?, &slice::<T>(&k)?, &slice::<T>(&v)?, shape, isa);
+    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+}
+
+fn temporal_attention_dense<T: Element>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    shape: (AttentionShape, usize),
+    isa: Isa,
+) -> Result<Tensor> {
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let out = temporal_attention_fused(&slice::<T>(&q)?, &slice::<T>(&k)?, &slice::<T>(&v)?, shape, isa);
+    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+}
+
+/// `q`, `k`, `v`: from the first token's first element on.
+fn attention_fused<T: Element>(q: &[T], k: &[T], v: &[T], shape: AttentionShape, isa: Isa) -> Vec<T> {
+    let AttentionShape { batch, tokens, kv_len, channels, heads, stride } = shape;
+    let dim = shape.head_dim();
     let write = |out: &Shared<T>| {
-        let of_head = |head: &mut Head<T>, item: usize| {
+        let attend_head = |head: &mut PackedKv<T>, item: usize| {
             let (image, at) = (item / heads, item % heads * dim);
-            let keys = image * others * channels + at;
-            head.pack(rows(&ks[keys..]), rows(&vs[keys..]));
+            let keys = image * kv_len * stride + at;
+            head.pack(Rows { values: &k[keys..], stride }, Rows { values: &v[keys..], stride });
+            let queries = Rows { values: &q[image * tokens * stride + at..], stride };
             let first = image * tokens * channels + at;
-            let queries = rows(&qs[first..]);
             let blocks = (0..tokens.div_ceil(QUERIES)).into_par_iter();
             blocks.for_each_init(Scratch::new, |scratch, block| {
                 let block = block * QUERIES..tokens.min((block + 1) * QUERIES);
                 // SAFETY: queries and heads own disjoint parts of the output.
                 let to = |i: usize| unsafe { out.part(first + i * channels, dim) };
-                attend(&Engine::start(isa), isa, (queries, block), head, scratch, to);
+                let engine = Engine::start(isa);
+                flash_attention_block(&engine, isa, (queries, block), head, scratch, to);
             });
         };
         let items = (0..batch * heads).into_par_iter();
-        items.for_each_init(|| Head::new(others, dim), of_head);
+        items.for_each_init(|| PackedKv::new(kv_len, dim), attend_head);
     };
     // SAFETY: every query of every head is written.
-    let out = unsafe { fill(q.elem_count(), write) };
-    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+    unsafe { fill(batch * tokens * channels, write) }
 }
 
-/// The rows of the head that begins at `first`.
-fn of_head<T>(values: &[T], first: usize, stride: usize) -> Rows<'_, T> {
+/// Rows from the element at `first` on.
+fn rows_from<T>(values: &[T], first: usize, stride: usize) -> Rows<'_, T> {
     Rows { values: &values[first..], stride }
 }
 
+/// `q`, `k`, `v`: from the first token's first element on; the shape's tokens are frames.
 fn temporal_attention_fused<T: Element>(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    (shape, positions): (AttentionShape, usize),
     isa: Isa,
-) -> Result<Tensor> {
-    let (batch, frames, positions, channels) = q.dims4()?;
-    let dim = channels / heads;
-    let (q_dense, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let (qs, ks, vs) = (slice::<T>(&q_dense)?, slice::<T>(&k)?, slice::<T>(&v)?);
-    let (qs, ks, vs) = (&qs[..], &ks[..], &vs[..]);
+) -> Vec<T> {
+    let AttentionShape { batch, tokens: frames, channels, stride, .. } = shape;
+    let dim = shape.head_dim();
     let at_a_time = (RUN_BYTES / (channels * size_of::<T>())).clamp(1, positions.max(1));
     let blocks: Vec<_> = (0..batch)
         .flat_map(|image| (0..positions).step_by(at_a_time).map(move |first| (image, first)))
         .collect();
     let write = |out: &Shared<T>| {
-        let scratch = || (Head::new(frames, dim), Scratch::new(), [Vec::new(), Vec::new(), Vec::new()]);
+        let scratch = || (PackedKv::new(frames, dim), Scratch::new(), [Vec::new(), Vec::new(), Vec::new()]);
         blocks.par_iter().for_each_init(scratch, |(head, scratch, copies), &(image, first)| {
             // The frames of a position are a power of two apart, or nearly, and would push each other out of the
             // caches between heads: each is read once and written once, some positions at a time.
-            let run = at_a_time.min(positions - first) * channels;
-            let from = |frame: usize| ((image * frames + frame) * positions + first) * channels;
-            for (copy, values) in copies.iter_mut().zip([qs, ks, vs]) {
+            let count = at_a_time.min(positions - first);
+            let run = count * channels;
+            let position = |frame: usize| (image * frames + frame) * positions + first;
+            for (copy, values) in copies.iter_mut().zip([q, k, v]) {
                 copy.clear();
-                (0..frames).for_each(|frame| copy.extend_from_slice(&values[from(frame)..][..run]));
+                for frame in 0..frames {
+                    let from = &values[position(frame) * stride..];
+                    match stride == channels {
+                        true => copy.extend_from_slice(&from[..run]),
+                        false => from
+                            .chunks(stride)
+                            .take(count)
+                            .for_each(|position| copy.extend_from_slice(&position[..channels])),
+                    }
+                }
             }
             let [q, k, v] = &*copies;
             let engine = Engine::start(isa);
-            let of_heads = |result: &Shared<T>| {
+            let attend_heads = |result: &Shared<T>| {
                 for at in (0..run).step_by(dim) {
-                    head.pack(of_head(k, at, run), of_head(v, at, run));
+                    head.pack(rows_from(k, at, run), rows_from(v, at, run));
                     for block in (0..frames).step_by(QUERIES) {
                         let block = block..frames.min(block + QUERIES);
                         // SAFETY: frames and heads own disjoint parts of the result.
                         let to = |i: usize| unsafe { result.part(at + i * run, dim) };
-                        attend(&engine, isa, (of_head(q, at, run), block), head, scratch, to);
+                        flash_attention_block(
+                            &engine,
+                            isa,
+                            (rows_from(q, at, run), block),
+                            head,
+                            scratch,
+                            to,
+                        );
                     }
                 }
             };
             // SAFETY: every frame of every head is written.
-            let result = unsafe { fill(frames * run, of_heads) };
+            let result = unsafe { fill(frames * run, attend_heads) };
             for (frame, row) in result.chunks_exact(run).enumerate() {
                 // SAFETY: positions and frames own disjoint parts of the output.
-                let to = unsafe { out.part(from(frame), run) };
+                let to = unsafe { out.part(position(frame) * channels, run) };
                 to.iter_mut().zip(row).for_each(|(to, x)| *to = MaybeUninit::new(*x));
             }
         });
     };
     // SAFETY: every query of every head is written.
-    let out = unsafe { fill(q.elem_count(), write) };
-    Tensor::from_vec(out, q.shape(), &Device::Cpu)
+    unsafe { fill(batch * frames * positions * channels, write) }
 }
 
 /// The definition, in plain candle operations.

@@ -1,22 +1,22 @@
-//! The last step of pasting: a warped face over its frame.
+//! Blending of a warped face over its frame: the last step of pasting a face back.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::slice;
 use crate::cuda;
-use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
-/// What [`blend`] mixes; all of the same height and width.
+/// Arguments of [`blend`]; all have the same height and width.
 #[derive(Debug, Clone, Copy)]
 pub struct Blend<'a> {
     /// (height, width, 3), u8.
     pub frame: &'a Tensor,
-    /// (height, width, 3), f32; −1 is black, 1 is white, anything beyond is clamped.
+    /// (height, width, 3), f32; −1 is black, 1 is white, values outside −1..=1 are clamped.
     pub face: &'a Tensor,
-    /// (height, width), f32 in 0..=1: multiplies the face, which has no pixels where it is 0.
+    /// Coverage of the face, (height, width), f32 in 0..=1; the face is multiplied by it.
     pub face_mask: &'a Tensor,
-    /// (height, width), f32 in 0..=1: the share of the masked face; 0 leaves the frame's pixel as it is.
+    /// Blend weight of the masked face, (height, width), f32 in 0..=1; 0 keeps the frame's pixel unchanged.
     pub weight: &'a Tensor,
 }
 
@@ -26,7 +26,7 @@ pub fn blend(of: Blend) -> Result<Tensor> {
     let plane = [height, width];
     if of.face.dims() != of.frame.dims() || of.face_mask.dims() != plane || of.weight.dims() != plane {
         bail!(
-            "blend: frame {:?}, face {:?}, mask {:?}, weight {:?}",
+            "blend: expected one height and width, got frame {:?}, face {:?}, mask {:?}, weight {:?}",
             of.frame.shape(),
             of.face.shape(),
             of.face_mask.shape(),
@@ -36,7 +36,9 @@ pub fn blend(of: Blend) -> Result<Tensor> {
     let all_f32 = [of.face, of.face_mask, of.weight].iter().all(|x| x.dtype() == DType::F32);
     let _timer = profile::timer(of.frame, || work(of));
     match (of.frame.device(), of.frame.dtype(), channels) {
-        (_, DType::U8, 3) if all_f32 && cuda::is_on(of.frame) && height * width > 0 => cuda::blend(of),
+        (_, DType::U8, 3) if all_f32 && cuda::is_available_for(of.frame) && height * width > 0 => {
+            cuda::blend(of)
+        }
         (Device::Cpu, DType::U8, 3) if all_f32 => blend_cpu(of),
         _ => blend_reference(of),
     }
@@ -44,27 +46,20 @@ pub fn blend(of: Blend) -> Result<Tensor> {
 
 fn work(of: Blend) -> Work {
     let read = [of.face, of.face_mask, of.weight].map(profile::bytes).iter().sum::<f64>();
-    Work::moving_bytes(Kind::Blend, of.frame, 2. * profile::bytes(of.frame) + read)
+    Work::moving_bytes(Kind::Blend, of.frame, 2.0 * profile::bytes(of.frame) + read)
 }
 
 fn blend_cpu(of: Blend) -> Result<Tensor> {
     let width = of.frame.dim(1)?.max(1);
+    let (frame, face) = (of.frame.contiguous()?, of.face.contiguous()?);
+    let (mask, weight) = (of.face_mask.contiguous()?, of.weight.contiguous()?);
+    let (frame, face) = (slice::<u8>(&frame)?, slice::<f32>(&face)?);
+    let (mask, weight) = (slice::<f32>(&mask)?, slice::<f32>(&weight)?);
     let mut out = vec![0u8; of.frame.elem_count()];
-    with_slice::<u8, _>(of.frame, |frame| {
-        with_slice::<f32, _>(of.face, |face| {
-            with_slice::<f32, _>(of.face_mask, |mask| {
-                with_slice::<f32, _>(of.weight, |weight| {
-                    out.par_chunks_mut(3 * width)
-                        .zip(frame.par_chunks(3 * width).zip(face.par_chunks(3 * width)))
-                        .zip(mask.par_chunks(width).zip(weight.par_chunks(width)))
-                        .for_each(|((out, (frame, face)), (mask, weight))| {
-                            blend_row(out, frame, face, mask, weight);
-                        });
-                    Ok(())
-                })
-            })
-        })
-    })?;
+    out.par_chunks_mut(3 * width)
+        .zip(frame.par_chunks(3 * width).zip(face.par_chunks(3 * width)))
+        .zip(mask.par_chunks(width).zip(weight.par_chunks(width)))
+        .for_each(|((out, (frame, face)), (mask, weight))| blend_row(out, frame, face, mask, weight));
     Tensor::from_vec(out, of.frame.dims(), of.frame.device())
 }
 
@@ -83,7 +78,7 @@ fn blend_row(out: &mut [u8], frame: &[u8], face: &[f32], mask: &[f32], weight: &
     }
 }
 
-/// The definition, in plain candle operations.
+/// Reference for [`blend`], in plain candle operations.
 pub fn blend_reference(of: Blend) -> Result<Tensor> {
     let (mask, weight) = (of.face_mask.unsqueeze(2)?, of.weight.unsqueeze(2)?);
     let face = (((of.face / 2.0)? + 0.5)?.clamp(0f32, 1f32)? * 255.0)?;
@@ -106,7 +101,7 @@ mod tests {
         let face_mask = random((h, w))?.affine(-1.0, 1.0)?;
         let of = Blend { frame: &frame, face: &face, face_mask: &face_mask, weight: &random((h, w))? };
         let (fast, slow) = (blend(of)?, blend_reference(of)?);
-        // Sums that meet a whole number may be truncated to either side.
+        // Sums close to a whole number may be truncated to either side of it.
         assert!(max_difference(&fast, &slow)? <= 1.0);
         assert!(
             (fast.to_dtype(DType::F32)? - slow.to_dtype(DType::F32)?)?
@@ -119,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_weight_leaves_the_frame_and_full_weight_shows_the_face() -> Result<()> {
+    fn weight_0_keeps_the_frame_and_weight_1_shows_the_face() -> Result<()> {
         let frame = (random((4, 5, 3))? * 255.0)?.to_dtype(DType::U8)?;
         let (zeros, ones) = (Tensor::zeros((4, 5), DType::F32, &Device::Cpu)?, random((4, 5))?.ones_like()?);
         let of = Blend {

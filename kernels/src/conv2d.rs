@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, Call, Geometry, Images, Isa, Walk, Weights};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cpu::{self, Activation, ConvGeometry, ConvLayout, GemmCall, Images, Isa, Prologue, Weights};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
-use crate::reference_dtype;
+use crate::{GroupNorm, reference_dtype};
 
 /// Rows and columns of zeros around the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Padding {
 /// The weights of a convolution, packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weights: Form,
+    weights: Backend,
     /// (out, in, kernel, kernel).
     dims: (usize, usize, usize, usize),
     stride: usize,
@@ -41,11 +41,11 @@ pub struct Conv2d {
 }
 
 #[derive(Debug, Clone)]
-enum Form {
+enum Backend {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
     /// For the CUDA version.
-    Product(cuda::Weights),
+    Product(cuda::GemmWeights),
     /// For the reference.
     Plain { weight: Tensor, bias: Option<Tensor> },
 }
@@ -72,10 +72,10 @@ impl Conv2d {
             );
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
-            Some(packed) => Form::Packed(Arc::new(packed), isa),
-            None => match cuda::Weights::pack(&weight, bias.as_ref())? {
-                Some(packed) => Form::Product(packed),
-                None => Form::Plain { weight, bias },
+            Some(packed) => Backend::Packed(Arc::new(packed), isa),
+            None => match cuda::GemmWeights::pack(&weight, bias.as_ref())? {
+                Some(packed) => Backend::Product(packed),
+                None => Backend::Plain { weight, bias },
             },
         };
         Ok(Self { weights, dims, stride, padding })
@@ -104,12 +104,43 @@ impl Conv2d {
 
     /// `x`: (batch, height, width, in) → (batch, height', width', out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.run(x, None)
+        self.run(x, None, Prologue::None)
     }
 
     /// `forward(x) + residual`; `residual`: the shape of the output, (batch, 1, 1, out) or (1, 1, 1, out).
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.run(x, Some(residual))
+        self.run(x, Some(residual), Prologue::None)
+    }
+
+    /// `forward(silu(norm(x))) + residual`; the norm's statistics run over each `frames` consecutive images.
+    ///
+    /// Where the convolution copies its input anyway, the norm is applied on the way and costs no pass over it.
+    pub fn forward_group_norm_silu(
+        &self,
+        x: &Tensor,
+        (norm, frames): (&GroupNorm, usize),
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (images, height, width, channels) = x.dims4()?;
+        if frames == 0 || !images.is_multiple_of(frames) || channels != norm.channels() {
+            bail!(
+                "conv2d: input {:?}, a norm of {} channels over {frames} images",
+                x.shape(),
+                norm.channels()
+            );
+        }
+        if let Backend::Packed(weights, isa) = &self.weights
+            && x.elem_count() > 0
+            && weights.is_for(x)
+            && let Ok(geometry) = self.geometry(x)
+            && weights.maps_pixels(*isa, &geometry, images * geometry.out_height * geometry.out_width)
+        {
+            let prologue = norm.prologue(x, frames)?;
+            return self.run(x, residual, Prologue::GroupNormSilu(&prologue));
+        }
+        let video = x.reshape((images / frames, frames * height * width, channels))?;
+        let y = norm.forward_silu(&video)?.reshape((images, height, width, channels))?;
+        self.run(&y, residual, Prologue::None)
     }
 
     /// `x` doubled in height and width by nearest neighbour, then convolved.
@@ -119,18 +150,19 @@ impl Conv2d {
         let _timer = profile::timer(x, || self.work(x, [batch, 2 * height, 2 * width, out], None));
         let keeps_size = (channels, kernel, self.stride, self.padding) == (inner, 3, 1, Padding::all(1));
         match &self.weights {
-            Form::Packed(weights, isa) if keeps_size => {
-                let call = Call {
+            Backend::Packed(weights, isa) if keeps_size => {
+                let call = GemmCall {
                     name: "conv2d",
                     isa: *isa,
-                    walk: Walk::Doubled { height, width },
+                    layout: ConvLayout::Upsampled { height, width },
                     activation: Activation::None,
+                    prologue: Prologue::None,
                     residual: None,
                 };
                 weights.apply(x, &[batch, 2 * height, 2 * width, out], &call)
             }
-            Form::Product(weights) if keeps_size && x.elem_count() > 0 => {
-                let patches = cuda::Patches {
+            Backend::Product(weights) if keeps_size && x.elem_count() > 0 => {
+                let patches = cuda::Im2col {
                     stride: 1,
                     top: 1,
                     left: 1,
@@ -138,10 +170,12 @@ impl Conv2d {
                     out_width: 2 * width,
                     doubled: true,
                 };
-                weights.apply(x, &patches, None, Then::Nothing)
+                weights.apply(x, &patches, None, Activation::None)
             }
-            _ if cuda::takes(x) && x.elem_count() > 0 => self.run(&cuda::upsample(x)?, None),
-            _ => self.run(&upsample_reference(x, 2)?, None),
+            _ if cuda::supports(x) && x.elem_count() > 0 => {
+                self.run(&cuda::upsample(x)?, None, Prologue::None)
+            }
+            _ => self.run(&upsample_reference(x, 2)?, None, Prologue::None),
         }
     }
 
@@ -164,15 +198,15 @@ impl Conv2d {
         }
     }
 
-    fn run(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
-        let (batch, height, width, channels) = x.dims4()?;
-        let (out, inner, kernel, _) = self.dims;
+    fn geometry(&self, x: &Tensor) -> Result<ConvGeometry> {
+        let (_, height, width, channels) = x.dims4()?;
+        let (_, inner, kernel, _) = self.dims;
         let Padding { top, bottom, left, right } = self.padding;
         let (high, wide) = (height + top + bottom, width + left + right);
         if channels != inner || high < kernel || wide < kernel {
             bail!("conv2d: input {:?}, weight {:?}, {:?}", x.shape(), self.dims, self.padding);
         }
-        let geometry = Geometry {
+        Ok(ConvGeometry {
             height,
             width,
             kernel,
@@ -182,7 +216,13 @@ impl Conv2d {
             out_height: (high - kernel) / self.stride + 1,
             out_width: (wide - kernel) / self.stride + 1,
             quarter: None,
-        };
+        })
+    }
+
+    /// A `prologue` is only given where the weights apply it.
+    fn run(&self, x: &Tensor, residual: Option<&Tensor>, prologue: Prologue) -> Result<Tensor> {
+        let geometry = self.geometry(x)?;
+        let (batch, out) = (x.dim(0)?, self.dims.0);
         let dims = [batch, geometry.out_height, geometry.out_width, out];
         if let Some(residual) = residual
             && residual.dims() != dims
@@ -193,27 +233,28 @@ impl Conv2d {
         }
         let _timer = profile::timer(x, || self.work(x, dims, residual));
         match &self.weights {
-            Form::Packed(weights, isa) => {
-                let call = Call {
+            Backend::Packed(weights, isa) => {
+                let call = GemmCall {
                     name: "conv2d",
                     isa: *isa,
-                    walk: Walk::Patches(geometry),
+                    layout: ConvLayout::Im2col(geometry),
                     activation: Activation::None,
+                    prologue,
                     residual,
                 };
                 weights.apply(x, &dims, &call)
             }
-            Form::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
-            Form::Product(weights) => {
-                let Geometry { stride, top, left, out_height, out_width, .. } = geometry;
-                let patches = cuda::Patches { stride, top, left, out_height, out_width, doubled: false };
-                weights.apply(x, &patches, residual, Then::Nothing)
+            Backend::Product(_) if dims.contains(&0) => Tensor::zeros(&dims, x.dtype(), x.device()),
+            Backend::Product(weights) => {
+                let ConvGeometry { stride, top, left, out_height, out_width, .. } = geometry;
+                let patches = cuda::Im2col { stride, top, left, out_height, out_width, doubled: false };
+                weights.apply(x, &patches, residual, Activation::None)
             }
-            Form::Plain { weight, bias } if cuda::takes(x) && dims.iter().product::<usize>() > 0 => {
+            Backend::Plain { weight, bias } if cuda::supports(x) && dims.iter().product::<usize>() > 0 => {
                 let y = conv2d_reference(x, weight, None, self.stride, self.padding)?;
-                cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, then: Then::Nothing })
+                cuda::epilogue(&y, Epilogue { bias: bias.as_ref(), residual, activation: Activation::None })
             }
-            Form::Plain { weight, bias } => {
+            Backend::Plain { weight, bias } => {
                 let y = conv2d_reference(x, weight, bias.as_ref(), self.stride, self.padding)?;
                 match residual {
                     Some(residual) => y.broadcast_add(residual),

@@ -1,26 +1,26 @@
-//! Erosion by a square: the minimum around each pixel.
+//! Erosion by a square structuring element: the minimum over a window around each pixel.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::slice;
 use crate::cuda;
-use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
-/// Columns that go through the vertical pass together.
+/// Columns per strip of the vertical pass.
 const LANES: usize = 16;
 
-/// The minimum over offsets −⌊size / 2⌋ .. size − ⌊size / 2⌋ in both directions (so an even square reaches one
-/// further up and left, as in OpenCV and kornia); what lies outside the image does not count.
-/// `image`: (height, width), f32 → the same shape.
+/// Erosion of `image`, (height, width), f32, by a `size` × `size` square → the same shape. The window covers
+/// the offsets −⌊size / 2⌋ .. size − ⌊size / 2⌋ in both directions, so an even window extends one pixel
+/// further up and left, as in OpenCV and kornia. Pixels outside the image are ignored.
 pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
     if size == 0 {
-        bail!("erode: the square is empty");
+        bail!("erode: expected a size of at least 1, got 0");
     }
     let _timer = profile::timer(image, || Work::moving(Kind::Erode, image));
     match (image.device(), image.dtype()) {
-        (_, DType::F32) if cuda::is_on(image) && height * width > 0 => cuda::erode(image, size),
+        (_, DType::F32) if cuda::is_available_for(image) && height * width > 0 => cuda::erode(image, size),
         (Device::Cpu, DType::F32) if height * width > 0 => erode_cpu(image, size),
         _ => erode_reference(image, size),
     }
@@ -28,24 +28,23 @@ pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
 
 fn erode_cpu(image: &Tensor, size: usize) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
-    let mut wide = vec![0f32; height * width];
-    with_slice::<f32, _>(image, |data| {
-        wide.par_chunks_mut(width).zip(data.par_chunks(width)).for_each_init(
-            SlidingMinimum::default,
-            |minimum, (out, source)| {
-                minimum.load(size, source.chunks_exact(1));
-                out.copy_from_slice(minimum.run(size, 1, width));
-            },
-        );
-        Ok(())
-    })?;
-    // Strips of columns, each a contiguous piece of the transposed result.
+    let image = image.contiguous()?;
+    let pixels = slice::<f32>(&image)?;
+    let mut row_minima = vec![0f32; height * width];
+    row_minima.par_chunks_mut(width).zip(pixels.par_chunks(width)).for_each_init(
+        SlidingMinimum::default,
+        |minimum, (out, source)| {
+            minimum.load(size, source.chunks_exact(1));
+            out.copy_from_slice(minimum.run(size, 1, width));
+        },
+    );
+    // The vertical pass works on strips of `LANES` columns; each strip's result is (height, lanes).
     let strips: Vec<Vec<f32>> = (0..width.div_ceil(LANES))
         .into_par_iter()
         .map_init(SlidingMinimum::default, |minimum, strip| {
             let first = strip * LANES;
             let lanes = LANES.min(width - first);
-            minimum.load(size, wide.chunks_exact(width).map(|row| &row[first..first + lanes]));
+            minimum.load(size, row_minima.chunks_exact(width).map(|row| &row[first..first + lanes]));
             minimum.run(size, lanes, height).to_vec()
         })
         .collect();
@@ -59,9 +58,10 @@ fn erode_cpu(image: &Tensor, size: usize) -> Result<Tensor> {
     Tensor::from_vec(out, (height, width), image.device())
 }
 
-/// Minima of all windows of a line by doubling: those of length 2n are the minima of two of length n, and
-/// two overlapping ones of a power of two make any length. Each step is one pass without branches.
-/// A line's elements may be groups of several lanes, which do not mix.
+/// Sliding-window minimum of a line by doubling: the minimum of a window of 2n elements is the minimum of two
+/// adjacent windows of n, and two overlapping windows of n give any size between n and 2n. Each step is one
+/// pass without branches, log₂(size) passes in total. An element may consist of several lanes, which are
+/// independent.
 #[derive(Default)]
 struct SlidingMinimum {
     line: Vec<f32>,
@@ -69,7 +69,8 @@ struct SlidingMinimum {
 }
 
 impl SlidingMinimum {
-    /// Takes a line, with infinity before and after it, so that the first window is that of element 0.
+    /// Copies a line, padded with infinity on both sides so that window `i` belongs to element `i`.
+    /// `groups`: the elements, one slice of lanes each.
     fn load<'a>(&mut self, size: usize, groups: impl Iterator<Item = &'a [f32]> + Clone) {
         let lanes = groups.clone().next().map_or(1, <[f32]>::len);
         self.line.clear();
@@ -81,34 +82,35 @@ impl SlidingMinimum {
         self.line.resize(length, f32::INFINITY);
     }
 
+    /// Window minima of the first `count` elements of the loaded line.
     fn run(&mut self, size: usize, lanes: usize, count: usize) -> &[f32] {
-        let mut reach = 1;
-        while reach < size {
-            // Twice as far, or just as far as the window goes.
-            let step = reach.min(size - reach);
+        // Window size of the minima in `line`.
+        let mut window = 1;
+        while window < size {
+            let step = window.min(size - window);
             self.next.clear();
             let shifted = &self.line[step * lanes..];
             self.next.extend(self.line.iter().zip(shifted).map(|(&a, &b)| if b < a { b } else { a }));
             std::mem::swap(&mut self.line, &mut self.next);
-            reach += step;
+            window += step;
         }
         &self.line[..count * lanes]
     }
 }
 
-/// The definition, in plain candle operations: the minimum of shifted copies.
+/// Reference for [`erode`], in plain candle operations: the minimum of shifted copies.
 pub fn erode_reference(image: &Tensor, size: usize) -> Result<Tensor> {
     let mut out = image.clone();
     for dim in 0..2 {
         let length = out.dim(dim)?;
         let mut shape = out.dims().to_vec();
         shape[dim] = size;
-        let outside = (Tensor::ones(shape, image.dtype(), image.device())? * f64::INFINITY)?;
-        let framed = Tensor::cat(&[&outside, &out, &outside], dim)?;
+        let border = (Tensor::ones(shape, image.dtype(), image.device())? * f64::INFINITY)?;
+        let padded = Tensor::cat(&[&border, &out, &border], dim)?;
         let first = size - size / 2;
-        let mut minimum = framed.narrow(dim, first, length)?;
+        let mut minimum = padded.narrow(dim, first, length)?;
         for offset in 1..size {
-            minimum = minimum.minimum(&framed.narrow(dim, first + offset, length)?)?;
+            minimum = minimum.minimum(&padded.narrow(dim, first + offset, length)?)?;
         }
         out = minimum;
     }
@@ -134,7 +136,7 @@ mod tests {
 
     /// `cv2.erode` of a 9×9 image of ones with a zero at (4, 4), by 4×4: zeros in rows and columns 3..=6.
     #[test]
-    fn an_even_square_reaches_up_and_left() -> Result<()> {
+    fn an_even_window_extends_one_pixel_up_and_left() -> Result<()> {
         let mut image = vec![1f32; 81];
         image[4 * 9 + 4] = 0.0;
         let out = erode(&Tensor::from_vec(image, (9, 9), &Device::Cpu)?, 4)?.to_vec2::<f32>()?;
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_square_is_refused() -> Result<()> {
+    fn size_0_is_rejected() -> Result<()> {
         assert!(erode(&random((3, 3))?, 0).is_err());
         Ok(())
     }

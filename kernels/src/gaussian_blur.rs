@@ -1,26 +1,26 @@
-//! Gaussian blur with mirrored borders.
+//! Gaussian blur with mirrored borders (OpenCV's `BORDER_REFLECT_101`).
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::slice;
 use crate::cuda;
-use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
-/// Sums that are kept in registers.
+/// Output elements whose sums are kept in registers.
 const LANES: usize = 32;
 
-/// Convolves with a Gaussian of `size` samples (odd) and standard deviation `sigma` in both directions; the
-/// image is mirrored at its border without repeating the border pixel, as often as the kernel needs.
-/// `image`: (height, width), f32 → the same shape.
+/// Separable Gaussian blur of `image`, (height, width), f32 → the same shape. The kernel has `size` taps
+/// (odd) and standard deviation `sigma`, in pixels. The image is mirrored at its border without repeating the
+/// border pixel, several times if the kernel is wider than the image.
 pub fn gaussian_blur(image: &Tensor, size: usize, sigma: f64) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
     if size.is_multiple_of(2) || sigma.is_nan() || sigma <= 0.0 {
-        bail!("gaussian blur: size {size} must be odd and sigma {sigma} positive");
+        bail!("gaussian_blur: expected an odd size and a positive sigma, got size {size} and sigma {sigma}");
     }
     let _timer = profile::timer(image, || Work::moving(Kind::Blur, image));
     match (image.device(), image.dtype()) {
-        (_, DType::F32) if cuda::is_on(image) && height * width > 0 => {
+        (_, DType::F32) if cuda::is_available_for(image) && height * width > 0 => {
             cuda::gaussian_blur(image, &kernel(size, sigma))
         }
         (Device::Cpu, DType::F32) if height * width > 0 => blur_cpu(image, &kernel(size, sigma)),
@@ -28,7 +28,7 @@ pub fn gaussian_blur(image: &Tensor, size: usize, sigma: f64) -> Result<Tensor> 
     }
 }
 
-/// exp(−x² / 2σ²) at whole x, normalised to a sum of one.
+/// Taps of the kernel: exp(−x² / 2σ²) at whole x, normalised to a sum of 1.
 fn kernel(size: usize, sigma: f64) -> Vec<f32> {
     let weight = |i: usize| {
         let x = i as f64 - (size / 2) as f64;
@@ -38,8 +38,9 @@ fn kernel(size: usize, sigma: f64) -> Vec<f32> {
     (0..size).map(|i| (weight(i) / total) as f32).collect()
 }
 
-/// Where each element of a line of `length`, extended by `radius` at both ends, is taken from.
-fn mirrored(length: usize, radius: usize) -> impl Iterator<Item = usize> {
+/// Source index of every element of a line of `length` that is extended by `radius` mirrored elements at both
+/// ends.
+fn mirrored_indices(length: usize, radius: usize) -> impl Iterator<Item = usize> {
     let (length, radius) = (length as i64, radius as i64);
     let period = (2 * (length - 1)).max(1);
     (-radius..length + radius).map(move |i| {
@@ -51,28 +52,27 @@ fn mirrored(length: usize, radius: usize) -> impl Iterator<Item = usize> {
 fn blur_cpu(image: &Tensor, kernel: &[f32]) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
     let radius = kernel.len() / 2;
-    let columns: Vec<usize> = mirrored(width, radius).collect();
-    let rows: Vec<usize> = mirrored(height, radius).collect();
-    let mut wide = vec![0f32; height * width];
-    with_slice::<f32, _>(image, |data| {
-        wide.par_chunks_mut(width).zip(data.par_chunks(width)).for_each_init(
-            Vec::new,
-            |line: &mut Vec<f32>, (out, source)| {
-                line.clear();
-                line.extend(columns.iter().map(|&x| source[x]));
-                weighted_sums(out, kernel, |tap, i, n| &line[tap + i..][..n]);
-            },
-        );
-        Ok(())
-    })?;
+    let columns: Vec<usize> = mirrored_indices(width, radius).collect();
+    let rows: Vec<usize> = mirrored_indices(height, radius).collect();
+    let image = image.contiguous()?;
+    let pixels = slice::<f32>(&image)?;
+    let mut blurred_rows = vec![0f32; height * width];
+    blurred_rows.par_chunks_mut(width).zip(pixels.par_chunks(width)).for_each_init(
+        Vec::new,
+        |line: &mut Vec<f32>, (out, source)| {
+            line.clear();
+            line.extend(columns.iter().map(|&x| source[x]));
+            weighted_sums(out, kernel, |tap, i, n| &line[tap + i..][..n]);
+        },
+    );
     let mut out = vec![0f32; height * width];
     out.par_chunks_mut(width).enumerate().for_each(|(y, out)| {
-        weighted_sums(out, kernel, |tap, i, n| &wide[rows[y + tap] * width + i..][..n]);
+        weighted_sums(out, kernel, |tap, i, n| &blurred_rows[rows[y + tap] * width + i..][..n]);
     });
     Tensor::from_vec(out, (height, width), image.device())
 }
 
-/// out[i] = Σ kernel[tap] × source(tap, i); `source(tap, i, n)` gives the `n` values from `i` on.
+/// `out[i] = Σ kernel[tap] · source[tap][i]`, where `source(tap, i, n)` returns `source[tap][i..i + n]`.
 fn weighted_sums<'a>(out: &mut [f32], kernel: &[f32], source: impl Fn(usize, usize, usize) -> &'a [f32]) {
     let (blocks, rest) = out.as_chunks_mut::<LANES>();
     let (done, left) = (blocks.len() * LANES, rest.len());
@@ -92,16 +92,16 @@ fn weighted_sums<'a>(out: &mut [f32], kernel: &[f32], source: impl Fn(usize, usi
     }
 }
 
-/// The definition, in plain candle operations: the weighted sum of shifted copies.
+/// Reference for [`gaussian_blur`], in plain candle operations: the weighted sum of shifted copies.
 pub fn gaussian_blur_reference(image: &Tensor, size: usize, sigma: f64) -> Result<Tensor> {
     let mut out = image.clone();
     for dim in [1, 0] {
         let length = out.dim(dim)?;
-        let index: Vec<u32> = mirrored(length, size / 2).map(|i| i as u32).collect();
-        let framed = out.index_select(&Tensor::new(index, image.device())?, dim)?;
+        let index: Vec<u32> = mirrored_indices(length, size / 2).map(|i| i as u32).collect();
+        let padded = out.index_select(&Tensor::new(index, image.device())?, dim)?;
         out = out.zeros_like()?;
         for (tap, weight) in kernel(size, sigma).into_iter().enumerate() {
-            out = (out + (framed.narrow(dim, tap, length)? * f64::from(weight))?)?;
+            out = (out + (padded.narrow(dim, tap, length)? * f64::from(weight))?)?;
         }
     }
     Ok(out)
@@ -127,7 +127,7 @@ mod tests {
 
     /// `cv2.GaussianBlur` of a 5×5 image of 0, 1, 2 … 24 with BORDER_REFLECT_101, by (3, 3), sigma 0.8.
     #[test]
-    fn the_border_is_mirrored_about_its_pixels() -> Result<()> {
+    fn the_border_is_mirrored_without_repeating_the_border_pixel() -> Result<()> {
         let image = Tensor::arange(0f32, 25f32, &Device::Cpu)?.reshape((5, 5))?;
         let out = gaussian_blur(&image, 3, 0.8)?.to_vec2::<f32>()?;
         for (at, want) in [((0, 0), 2.867931), ((2, 2), 12.0), ((4, 2), 19.610058)] {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn even_sizes_and_odd_sigmas_are_refused() -> Result<()> {
+    fn even_sizes_and_invalid_sigmas_are_rejected() -> Result<()> {
         let image = random((3, 3))?;
         assert!(gaussian_blur(&image, 4, 1.0).is_err());
         assert!(gaussian_blur(&image, 3, 0.0).is_err());

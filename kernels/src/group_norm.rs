@@ -1,13 +1,14 @@
 //! Group norm, alone and followed by SiLU.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, pieces, slice};
+use crate::cpu::{Element, Isa, PixelMap, Shared, chunks, fill, multiversion, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
@@ -54,6 +55,10 @@ impl GroupNorm {
         Ok(Self { weight, bias, groups, eps, affine, isa })
     }
 
+    pub fn channels(&self) -> usize {
+        self.affine.0.len()
+    }
+
     /// `x`: (batch, ..., channels). The statistics of a group run over everything but the batch, so what
     /// is normalised together is decided by the shape: (batch, frames × height × width, channels) for a
     /// norm over frames, (batch × frames, height × width, channels) for one per frame. In f32.
@@ -74,7 +79,7 @@ impl GroupNorm {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::GroupNorm, x));
-        if cuda::takes(x) {
+        if cuda::supports(x) {
             let Self { weight, bias, groups, eps, .. } = self;
             let of =
                 cuda::GroupNorm { weight, bias, groups: *groups, eps: *eps, then_silu: then == Then::Silu };
@@ -95,12 +100,38 @@ impl GroupNorm {
         let contiguous = x.contiguous()?;
         let values = slice::<T>(&contiguous)?;
         let values = &values[..];
+        let batch = x.dim(0)?;
+        let parts = self.parts(values.len(), batch);
+        let lines = self.statistics(values, batch);
+        let write = |out: &Shared<T>| {
+            parts.chunks.par_iter().enumerate().for_each(|(i, range)| {
+                let lines = &lines[i / parts.per_image];
+                // SAFETY: the chunks are disjoint ranges of the output.
+                let out = unsafe { out.part(range.start, range.len()) };
+                apply(self.isa, &values[range.clone()], lines, then, out);
+            });
+        };
+        // SAFETY: the chunks are all of it, and every element of a chunk is written.
+        let out = unsafe { fill(values.len(), write) };
+        Tensor::from_vec(out, x.shape(), &Device::Cpu)
+    }
+
+    /// Ranges of elements that threads take.
+    fn parts(&self, len: usize, batch: usize) -> Parts {
+        let image = len / batch.max(1);
+        let chunk = POSITIONS * self.affine.0.len();
+        let starts = (0..len).step_by(image.max(1));
+        Parts {
+            chunks: starts.flat_map(|at| chunks(&(at..at + image), chunk)).collect(),
+            per_image: image.div_ceil(chunk.max(1)).max(1),
+        }
+    }
+
+    /// The norm of each of `batch` equal parts of `values`.
+    fn statistics<T: Element>(&self, values: &[T], batch: usize) -> Vec<Lines> {
         let channels = self.affine.0.len();
-        let image = values.len() / x.dim(0)?.max(1);
-        let chunk = POSITIONS * channels;
-        let per_image = image.div_ceil(chunk.max(1)).max(1);
-        let chunks: Vec<_> =
-            (0..values.len()).step_by(image.max(1)).flat_map(|at| pieces(&(at..at + image), chunk)).collect();
+        let image = values.len() / batch.max(1);
+        let Parts { chunks, per_image } = self.parts(values.len(), batch);
         let origins: Vec<Vec<f32>> =
             values.chunks(image.max(1)).map(|image| self.origins(&image[..channels])).collect();
         // For every chunk the sums of its channels, then the sums of their squares.
@@ -114,22 +145,21 @@ impl GroupNorm {
                 sums
             })
             .collect();
-        let lines: Vec<_> = partial
+        partial
             .chunks(per_image)
             .zip(origins)
             .map(|(of_image, origins)| self.lines(of_image, origins, image / channels.max(1)))
-            .collect();
-        let write = |out: &Shared<T>| {
-            chunks.par_iter().enumerate().for_each(|(i, range)| {
-                let lines = &lines[i / per_image];
-                // SAFETY: the chunks are disjoint ranges of the output.
-                let out = unsafe { out.part(range.start, range.len()) };
-                apply(self.isa, &values[range.clone()], lines, then, out);
-            });
-        };
-        // SAFETY: the chunks are all of it, and every element of a chunk is written.
-        let out = unsafe { fill(values.len(), write) };
-        Tensor::from_vec(out, x.shape(), &Device::Cpu)
+            .collect()
+    }
+
+    /// The norm with SiLU as the prologue of a convolution of `x`: (images, height, width, channels), bf16 on the CPU.
+    /// Statistics run over each `frames` images.
+    pub(crate) fn prologue(&self, x: &Tensor, frames: usize) -> Result<GroupNormSilu> {
+        let _timer = profile::timer(x, || Work::moving(Kind::GroupNorm, x));
+        let contiguous = x.contiguous()?;
+        let values = slice::<bf16>(&contiguous)?;
+        let lines = self.statistics(&values, x.dim(0)? / frames.max(1));
+        Ok(GroupNormSilu { isa: self.isa, lines, frames })
     }
 
     /// For every channel of an image one value of its group: the sums are taken of the
@@ -166,6 +196,26 @@ impl GroupNorm {
             }
         }
         Lines { origin: origins, scale, shift }
+    }
+}
+
+/// Ranges of a tensor, `per_image` for each image.
+struct Parts {
+    chunks: Vec<Range<usize>>,
+    per_image: usize,
+}
+
+/// Group norm and SiLU of pixels whose statistics are known.
+pub(crate) struct GroupNormSilu {
+    isa: Isa,
+    lines: Vec<Lines>,
+    /// Images that share statistics.
+    frames: usize,
+}
+
+impl<T: Element> PixelMap<T> for GroupNormSilu {
+    fn map(&self, image: usize, from: &[T], to: &mut [MaybeUninit<T>]) {
+        apply(self.isa, from, &self.lines[image / self.frames], Then::Silu, to);
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::cpu::{Element, Isa, Shared, fill, multiversion, slice};
+use crate::cpu::{Element, Isa, RowMap, Shared, Slice, fill, multiversion, slice};
 use crate::cuda;
 use crate::profile::{self, Kind, Work};
 
@@ -50,28 +50,42 @@ impl LayerNorm {
     /// [`Self::forward`] plus `added`, as positions are added to tokens.
     /// `x`: (batch, count, repeats, channels); `added`: (count, channels).
     pub fn forward_plus(&self, x: &Tensor, added: &Tensor) -> Result<Tensor> {
-        let (_, count, _, channels) = x.dims4()?;
-        if added.dims() != [count, channels] || added.dtype() != x.dtype() {
-            bail!("layer norm: input {:?}, added {:?} {:?}", x.shape(), added.dtype(), added.shape());
-        }
         self.run(x, Some(added))
     }
 
-    fn run(&self, x: &Tensor, added: Option<&Tensor>) -> Result<Tensor> {
+    /// The norm as the prologue of a product. `added`: as for [`Self::forward_plus`], contiguous.
+    pub(crate) fn prologue<'a>(&'a self, x: &Tensor, added: Option<&'a Tensor>) -> Result<LayerNormCall<'a>> {
+        self.check(x, added)?;
+        Ok(LayerNormCall { norm: self, added, repeats: repeats(x, added)? })
+    }
+
+    fn check(&self, x: &Tensor, added: Option<&Tensor>) -> Result<()> {
         if x.dim(D::Minus1)? != self.weight.dims1()? {
             bail!("layer norm: input {:?}, weight {:?}", x.shape(), self.weight.shape());
         }
+        if let Some(added) = added {
+            let (_, count, _, channels) = x.dims4()?;
+            if added.dims() != [count, channels] || added.dtype() != x.dtype() {
+                bail!("layer norm: input {:?}, added {:?} {:?}", x.shape(), added.dtype(), added.shape());
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, x: &Tensor, added: Option<&Tensor>) -> Result<Tensor> {
+        self.check(x, added)?;
         if x.elem_count() == 0 {
             return Ok(x.clone());
         }
         let _timer = profile::timer(x, || Work::moving(Kind::LayerNorm, x));
-        if cuda::takes(x) {
+        if cuda::supports(x) {
             let Self { weight, bias, eps, .. } = self;
             return cuda::layer_norm(x, &cuda::LayerNorm { weight, bias, eps: *eps, added });
         }
+        let dense = added.map(Tensor::contiguous).transpose()?;
         match (x.device(), x.dtype()) {
-            (Device::Cpu, DType::F32) => self.fused::<f32>(x, added),
-            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, added),
+            (Device::Cpu, DType::F32) => self.fused::<f32>(x, dense.as_ref()),
+            (Device::Cpu, DType::BF16) => self.fused::<bf16>(x, dense.as_ref()),
             _ => {
                 let y = layer_norm_reference(x, &self.weight, &self.bias, self.eps)?;
                 match added {
@@ -83,34 +97,76 @@ impl LayerNorm {
     }
 
     fn fused<T: Element>(&self, x: &Tensor, added: Option<&Tensor>) -> Result<Tensor> {
-        // Each row of `added` goes to as many rows of `x` as a position has repeats.
-        let repeats = if added.is_some() { x.dim(2)? } else { 1 };
-        let added = added.map(Tensor::contiguous).transpose()?;
-        let added = added.as_ref().map(slice::<T>).transpose()?;
-        let added = added.as_deref();
         let contiguous = x.contiguous()?;
         let values = slice::<T>(&contiguous)?;
         let values = &values[..];
-        let (weight, bias) = &*self.affine;
-        let channels = weight.len().max(1);
+        let channels = self.affine.0.len().max(1);
         let chunk = (CHUNK / channels).max(1) * channels;
+        let call = LayerNormCall { norm: self, added, repeats: repeats(x, added)? };
+        let added = call.added::<T>()?;
+        let rows = call.rows(added.as_deref());
         let write = |out: &Shared<T>| {
-            values.par_chunks(chunk).enumerate().for_each(|(i, rows)| {
+            values.par_chunks(chunk).enumerate().for_each(|(i, chunk_rows)| {
                 // SAFETY: chunks are disjoint and as many as the output has.
-                let out = unsafe { out.part(i * chunk, rows.len()) };
+                let out = unsafe { out.part(i * chunk, chunk_rows.len()) };
                 let outputs = out.chunks_exact_mut(channels);
-                for ((row, x), y) in (i * chunk / channels..).zip(rows.chunks_exact(channels)).zip(outputs) {
-                    let added = added.map_or(&[][..], |added| {
-                        let at = row / repeats * channels % added.len();
-                        &added[at..at + channels]
-                    });
-                    normalise_row(self.isa, x, &Affine { weight, bias, added }, self.eps as f32, y);
+                for ((row, x), y) in
+                    (i * chunk / channels..).zip(chunk_rows.chunks_exact(channels)).zip(outputs)
+                {
+                    rows.map(row, x, y);
                 }
             });
         };
         // SAFETY: the chunks are all of it, and every element of a chunk is written.
         let out = unsafe { fill(values.len(), write) };
         Tensor::from_vec(out, x.shape(), &Device::Cpu)
+    }
+}
+
+/// Rows of `x` for each row of `added`: the repeats of a position.
+fn repeats(x: &Tensor, added: Option<&Tensor>) -> Result<usize> {
+    if added.is_some() { x.dim(2) } else { Ok(1) }
+}
+
+/// A layer norm that is applied to rows one by one, and what is added to them.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNormCall<'a> {
+    norm: &'a LayerNorm,
+    /// (count, channels); row `i` is added to `repeats` rows from `i` × `repeats` on, and again after the last.
+    added: Option<&'a Tensor>,
+    repeats: usize,
+}
+
+impl<'a> LayerNormCall<'a> {
+    /// Elements of what is added.
+    pub fn added<T: Element>(&self) -> Result<Option<Slice<'a, T>>> {
+        self.added.map(slice::<T>).transpose()
+    }
+
+    pub fn rows<'b, T: Element>(&self, added: Option<&'b [T]>) -> LayerNormRows<'b, T>
+    where
+        'a: 'b,
+    {
+        LayerNormRows { norm: self.norm, added, repeats: self.repeats }
+    }
+}
+
+/// [`LayerNormCall`] on elements of one type.
+pub(crate) struct LayerNormRows<'a, T> {
+    norm: &'a LayerNorm,
+    added: Option<&'a [T]>,
+    repeats: usize,
+}
+
+impl<T: Element> RowMap<T> for LayerNormRows<'_, T> {
+    fn map(&self, row: usize, from: &[T], to: &mut [MaybeUninit<T>]) {
+        let (weight, bias) = &*self.norm.affine;
+        let channels = weight.len();
+        let added = self.added.map_or(&[][..], |added| {
+            let at = row / self.repeats * channels % added.len();
+            &added[at..at + channels]
+        });
+        normalise_row(self.norm.isa, from, &Affine { weight, bias, added }, self.norm.eps as f32, to);
     }
 }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, Call, Isa, Walk, Weights};
-use crate::cuda::{self, Epilogue, Then};
+use crate::cpu::{self, Activation, ConvLayout, GemmCall, Isa, Prologue, Weights};
+use crate::cuda::{self, Epilogue};
 use crate::profile::{self, Kind, Work};
-use crate::reference_dtype;
+use crate::{LayerNorm, reference_dtype};
 
 /// The weights of a linear layer (or of a 1×1 convolution), packed once when they are loaded.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weights: Form,
+    weights: Backend,
     in_features: usize,
     out_features: usize,
     /// Only [`Self::forward_geglu`] is asked of it.
@@ -20,7 +20,7 @@ pub struct Linear {
 }
 
 #[derive(Debug, Clone)]
-enum Form {
+enum Backend {
     /// For the CPU versions.
     Packed(Arc<Weights>, Isa),
     /// For the CUDA version.
@@ -59,10 +59,10 @@ impl Linear {
             bail!("linear: weight {:?} does not go with bias {:?}", weight.shape(), bias.shape());
         }
         let weights = match Weights::pack(&weight, bias.as_ref())? {
-            Some(packed) => Form::Packed(Arc::new(packed), isa),
+            Some(packed) => Backend::Packed(Arc::new(packed), isa),
             None => match pack_for_cuda(&weight, bias.as_ref())? {
-                Some(packed) => Form::Product(Arc::new(packed)),
-                None => Form::Plain { weight, bias },
+                Some(packed) => Backend::Product(Arc::new(packed)),
+                None => Backend::Plain { weight, bias },
             },
         };
         Ok(Self { weights, in_features, out_features, for_geglu: false })
@@ -101,13 +101,14 @@ impl Linear {
         }
         let _timer = profile::timer(x, || self.work(x, 2 * self.out_features));
         match &self.weights {
-            Form::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
-            Form::Product(weights) => weights.apply(x, Some(residual), Then::Nothing),
-            Form::Plain { weight, bias } if cuda::takes(x) && residual.elem_count() > 0 => {
-                let of = Epilogue { bias: bias.as_ref(), residual: Some(residual), then: Then::Nothing };
+            Backend::Packed(weights, isa) => self.run(x, (weights, *isa), Activation::None, Some(residual)),
+            Backend::Product(weights) => weights.apply(x, Some(residual), Activation::None),
+            Backend::Plain { weight, bias } if cuda::supports(x) && residual.elem_count() > 0 => {
+                let of =
+                    Epilogue { bias: bias.as_ref(), residual: Some(residual), activation: Activation::None };
                 cuda::epilogue(&linear_reference(x, weight, None)?, of)
             }
-            Form::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
+            Backend::Plain { weight, bias } => linear_reference(x, weight, bias.as_ref())? + residual,
         }
     }
 
@@ -118,10 +119,52 @@ impl Linear {
             bail!("linear: GEGLU needs an even number of outputs, got {}", self.out_features);
         }
         // The two halves must not share a group of packed columns.
-        if matches!(self.weights, Form::Packed(..)) && !self.out_features.is_multiple_of(2 * cpu::GROUP) {
+        if matches!(self.weights, Backend::Packed(..)) && !self.out_features.is_multiple_of(2 * cpu::NR) {
             return geglu(&self.activated(x, Activation::None)?);
         }
         self.activated(x, Activation::Geglu)
+    }
+
+    /// [`Self::forward`] of `norm` of `x`, plus `added` as in [`LayerNorm::forward_plus`].
+    pub fn forward_layer_norm(&self, x: &Tensor, norm: &LayerNorm, added: Option<&Tensor>) -> Result<Tensor> {
+        self.check_ungated()?;
+        if let Some(y) = self.fused_layer_norm(x, norm, added, Activation::None)? {
+            return Ok(y);
+        }
+        match added {
+            Some(added) => self.forward(&norm.forward_plus(x, added)?),
+            None => self.forward(&norm.forward(x)?),
+        }
+    }
+
+    /// [`Self::forward_geglu`] of `norm` of `x`.
+    pub fn forward_layer_norm_geglu(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        if self.out_features.is_multiple_of(2 * cpu::NR)
+            && let Some(y) = self.fused_layer_norm(x, norm, None, Activation::Geglu)?
+        {
+            return Ok(y);
+        }
+        self.forward_geglu(&norm.forward(x)?)
+    }
+
+    /// The norm as a part of the product, where there is such a version.
+    fn fused_layer_norm(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        added: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Option<Tensor>> {
+        let Backend::Packed(weights, isa) = &self.weights else { return Ok(None) };
+        self.check(x)?;
+        if x.elem_count() == 0 || !weights.is_for(x) || !weights.maps_rows(*isa) {
+            return Ok(None);
+        }
+        let added = added.map(Tensor::contiguous).transpose()?;
+        let prologue = Prologue::LayerNorm(norm.prologue(x, added.as_ref())?);
+        let columns = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
+        let _timer = profile::timer(x, || self.work(x, columns));
+        self.apply(x, (weights, *isa), activation, (prologue, None)).map(Some)
     }
 
     fn ungated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -134,13 +177,13 @@ impl Linear {
         let columns = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
-            Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
-            Form::Product(weights) => return weights.apply(x, None, then(activation)),
-            Form::Plain { weight, bias } => (weight, bias.as_ref()),
+            Backend::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
+            Backend::Product(weights) => return weights.apply(x, None, activation),
+            Backend::Plain { weight, bias } => (weight, bias.as_ref()),
         };
-        if cuda::takes(x) && x.elem_count() > 0 {
+        if cuda::supports(x) && x.elem_count() > 0 {
             let y = linear_reference(x, weight, None)?;
-            return cuda::epilogue(&y, Epilogue { bias, residual: None, then: then(activation) });
+            return cuda::epilogue(&y, Epilogue { bias, residual: None, activation });
         }
         let y = linear_reference(x, weight, bias)?;
         match activation {
@@ -171,6 +214,11 @@ impl Linear {
         Ok(())
     }
 
+    /// Whether the products are of tiles, for which a joint product is faster than several.
+    pub(crate) fn uses_tiles(&self) -> bool {
+        matches!(&self.weights, Backend::Packed(weights, isa) if weights.maps_rows(*isa))
+    }
+
     fn check_ungated(&self) -> Result<()> {
         if self.for_geglu {
             bail!("linear: weight ({}, {}) is for GEGLU alone", self.out_features, self.in_features);
@@ -186,29 +234,30 @@ impl Linear {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        self.apply(x, (weights, isa), activation, (Prologue::None, residual))
+    }
+
+    fn apply(
+        &self,
+        x: &Tensor,
+        (weights, isa): (&Weights, Isa),
+        activation: Activation,
+        (prologue, residual): (Prologue, Option<&Tensor>),
+    ) -> Result<Tensor> {
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = self.out_features / if activation == Activation::Geglu { 2 } else { 1 };
         }
-        let call = Call { name: "linear", isa, walk: Walk::Rows, activation, residual };
+        let call =
+            GemmCall { name: "linear", isa, layout: ConvLayout::Pointwise, activation, prologue, residual };
         weights.apply(x, &dims, &call)
-    }
-}
-
-/// The CUDA versions' name of it.
-fn then(activation: Activation) -> Then {
-    match activation {
-        Activation::None => Then::Nothing,
-        Activation::Silu => Then::Silu,
-        Activation::Gelu => Then::Gelu,
-        Activation::Geglu => Then::Geglu,
     }
 }
 
 /// (..., 2 × n) → (..., n).
 fn geglu(both: &Tensor) -> Result<Tensor> {
-    if cuda::takes(both) && both.elem_count() > 0 {
-        return cuda::epilogue(both, Epilogue::only(Then::Geglu));
+    if cuda::supports(both) && both.elem_count() > 0 {
+        return cuda::epilogue(both, Epilogue::only(Activation::Geglu));
     }
     let half = both.dim(D::Minus1)? / 2;
     both.narrow(D::Minus1, 0, half)? * crate::gelu(&both.narrow(D::Minus1, half, half)?)?

@@ -1,8 +1,8 @@
-//! What the image operations share: pixels as slices, and rectangles of them.
+//! Pixel rectangles, shared by the image operations.
 
-use candle_core::{Result, Storage, Tensor, WithDType, bail};
+use candle_core::{Result, Tensor};
 
-/// A rectangle of whole pixels.
+/// Rectangle in whole pixels; `x`, `y` is the top left corner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rect {
     pub x: usize,
@@ -12,28 +12,17 @@ pub struct Rect {
 }
 
 impl Rect {
-    /// The part of a (height, width, ...) tensor that lies in this rectangle.
+    /// View of the pixels of `x`, (height, width, ...), inside this rectangle.
     pub fn of(&self, x: &Tensor) -> Result<Tensor> {
         x.narrow(0, self.y, self.height)?.narrow(1, self.x, self.width)
     }
-}
-
-/// Calls `f` with the elements of a CPU tensor in row-major order.
-pub(crate) fn with_slice<T: WithDType, R>(x: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        bail!("expected a tensor on the CPU, got {:?}", x.device());
-    };
-    let start = layout.start_offset();
-    f(&storage.as_slice::<T>()?[start..start + layout.shape().elem_count()])
 }
 
 #[cfg(test)]
 pub(crate) mod testing {
     use candle_core::{DType, Device, Result, Shape, Tensor};
 
-    /// Values in 0..1 that look random and are the same on every run.
+    /// Pseudo-random values in 0..1 from a fixed seed.
     pub fn random(shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         let mut state = 0x9E37_79B9_u32;

@@ -1,7 +1,8 @@
-//! Where the time goes: calls, seconds and work of every kind and shape of operation. Off until [`start`] is called;
-//! until then it costs an operation one load of a flag.
+//! Operation profiler: calls, seconds, FLOP and bytes for each kind and shape of operation.
 //!
-//! The table is the process's: one measurement at a time. An operation inside of another counts as part of it.
+//! Profiling is off until [`start`] is called; while it is off, an operation pays for one atomic load. The
+//! table is global to the process, so only one measurement runs at a time. An operation called by another
+//! operation is counted as part of the outer one.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What an operation is, whatever its shape.
+/// Kind of an operation, independent of its shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Linear,
@@ -58,34 +59,34 @@ impl Kind {
     }
 }
 
-/// What all calls of one kind and shape came to.
+/// Totals over all calls of one kind and shape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Totals {
     pub calls: u64,
     pub seconds: f64,
-    /// A multiplication and an addition are two. Only products count: what norms and activations compute is small
-    /// beside what they read.
+    /// Floating-point operations of the matrix products; a multiply-add counts as two. Norms and activations
+    /// count as 0: they are bound by memory bandwidth.
     pub flop: f64,
-    /// Inputs, weights and output, each moved once.
+    /// Bytes of inputs, weights and output, each counted once.
     pub bytes: f64,
 }
 
-/// One line of a finished measurement.
+/// One row of a finished profile.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Operation {
     pub kind: Kind,
-    /// For people: `16384×320→2560`.
+    /// Human-readable shape, such as `16384×320→2560`.
     pub shape: String,
     pub totals: Totals,
 }
 
-/// Begins a measurement, with an empty table.
+/// Clears the table and starts recording.
 pub fn start() {
     table().clear();
     ON.store(true, Ordering::Relaxed);
 }
 
-/// Ends the measurement: what was recorded since [`start`].
+/// Stops recording and returns the operations recorded since [`start`].
 pub fn stop() -> Vec<Operation> {
     ON.store(false, Ordering::Relaxed);
     let recorded = std::mem::take(&mut *table());
@@ -96,7 +97,7 @@ fn table() -> std::sync::MutexGuard<'static, BTreeMap<(Kind, String), Totals>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a call has to do.
+/// Work of one call: what [`timer`] adds to the table.
 pub(crate) struct Work {
     pub kind: Kind,
     pub shape: String,
@@ -105,25 +106,25 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// For what is bound by memory: an output like `x`.
+    /// Work of a memory-bound operation that reads `x` and writes an output of the same size.
     pub fn moving(kind: Kind, x: &Tensor) -> Self {
-        Self::moving_bytes(kind, x, 2. * bytes(x))
+        Self::moving_bytes(kind, x, 2.0 * bytes(x))
     }
 
-    /// For what is bound by memory.
+    /// Work of a memory-bound operation that reads and writes `bytes` in total.
     pub fn moving_bytes(kind: Kind, x: &Tensor, bytes: f64) -> Self {
         let dims: Vec<_> = x.dims().iter().map(ToString::to_string).collect();
-        Self { kind, shape: dims.join("×"), flop: 0., bytes }
+        Self { kind, shape: dims.join("×"), flop: 0.0, bytes }
     }
 }
 
-/// The bytes of a tensor's elements.
+/// Size of a tensor in bytes.
 pub(crate) fn bytes(x: &Tensor) -> f64 {
     (x.elem_count() * x.dtype().size_in_bytes()) as f64
 }
 
-/// Times the rest of its scope, if a measurement is under way and no outer operation is being timed. `x` is one of the
-/// operands: its device is waited for.
+/// Guard that times the scope it lives in. `None` if profiling is off or an outer operation is already timed.
+/// `x` is one of the operands: the guard synchronizes its device before it reads the clock.
 #[inline]
 pub(crate) fn timer(x: &Tensor, work: impl FnOnce() -> Work) -> Option<Timer> {
     if !ON.load(Ordering::Relaxed) || INSIDE.replace(true) {
@@ -142,7 +143,7 @@ pub(crate) struct Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         INSIDE.set(false);
-        // A GPU that fails says so to whoever reads the result.
+        // A device error is reported when the result is read.
         let _ = self.device.synchronize();
         let seconds = self.started.elapsed().as_secs_f64();
         if let Some(Work { kind, shape, flop, bytes }) = self.work.take() {

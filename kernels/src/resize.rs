@@ -1,21 +1,21 @@
-//! The two ways in which faces change size: Lanczos on bytes, as OpenCV's `INTER_LANCZOS4`, on the way in;
-//! antialiased bicubic on floats, as PyTorch's, on the way out.
+//! Resizing of face crops. Crops for the network use Lanczos on u8, as OpenCV's `INTER_LANCZOS4`; generated
+//! crops use antialiased bicubic on f32, as PyTorch's `interpolate`.
 
 use std::f64::consts::FRAC_PI_4;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::cpu::slice;
 use crate::cuda;
-use crate::pixels::with_slice;
 use crate::profile::{self, Kind, Work};
 
-/// OpenCV's weights for bytes have 11 fractional bits, in each direction.
+/// 1.0 in fixed point: OpenCV's weights for u8 images have 11 fractional bits in each direction.
 const FIXED_POINT: i32 = 1 << 11;
 const LANCZOS_TAPS: usize = 8;
 
-/// `image`: (height, width, channels) u8 → (new height, new width, channels) u8.
-/// 8×8 Lanczos in fixed point; the border is repeated; no antialiasing when shrinking.
+/// 8×8 Lanczos resize in fixed point. The border pixel is repeated; no antialiasing when shrinking.
+/// `image`: (height, width, channels), u8 → (new height, new width, channels), u8.
 pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (_, _, channels) = checked_dims(image, height, width)?;
     if image.dtype() != DType::U8 {
@@ -23,7 +23,7 @@ pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Te
     }
     let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), channels) {
-        _ if cuda::is_on(image) => {
+        _ if cuda::is_available_for(image) => {
             let (old_height, old_width, _) = image.dims3()?;
             cuda::resize_lanczos4(image, &lanczos_taps(old_height, height), &lanczos_taps(old_width, width))
         }
@@ -33,13 +33,13 @@ pub fn resize_lanczos4(image: &Tensor, height: usize, width: usize) -> Result<Te
     }
 }
 
-/// `image`: (height, width, channels) f32 → (new height, new width, channels) f32.
-/// Bicubic (a = −0.5), the kernel widened by the scale when shrinking; values may overshoot.
+/// Antialiased bicubic resize (a = −0.5): the kernel is widened by the scale when shrinking. Values may
+/// overshoot. `image`: (height, width, channels), f32 → (new height, new width, channels), f32.
 pub fn resize_bicubic(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (_, _, channels) = checked_dims(image, height, width)?;
     let _timer = profile::timer(image, || work(image, height * width * channels));
     match (image.device(), image.dtype(), channels) {
-        (_, DType::F32, _) if cuda::is_on(image) => {
+        (_, DType::F32, _) if cuda::is_available_for(image) => {
             let (old_height, old_width, _) = image.dims3()?;
             cuda::resize_bicubic(image, &bicubic_taps(old_height, height), &bicubic_taps(old_width, width))
         }
@@ -48,7 +48,7 @@ pub fn resize_bicubic(image: &Tensor, height: usize, width: usize) -> Result<Ten
     }
 }
 
-/// `elements`: of the new image.
+/// Work of a resize to a new image of `elements`.
 fn work(image: &Tensor, elements: usize) -> Work {
     let moved = profile::bytes(image) + (elements * image.dtype().size_in_bytes()) as f64;
     Work::moving_bytes(Kind::Resize, image, moved)
@@ -57,21 +57,21 @@ fn work(image: &Tensor, elements: usize) -> Work {
 fn checked_dims(image: &Tensor, height: usize, width: usize) -> Result<(usize, usize, usize)> {
     let (h, w, channels) = image.dims3()?;
     if h * w * channels * height * width == 0 {
-        bail!("resize: {:?} to {height}x{width}", image.shape());
+        bail!("resize: expected non-empty images, got {:?} to {height}x{width}", image.shape());
     }
     Ok((h, w, channels))
 }
 
-/// Which source samples make an output sample, and how much each counts.
+/// Taps of one output row or column: the source indices and their weights.
 pub(crate) struct Taps<W> {
-    /// In order; of the bicubic kernel, neighbours.
+    /// In ascending order; consecutive for the bicubic kernel.
     pub indices: Vec<usize>,
     pub weights: Vec<W>,
 }
 
-/// The eight samples around each output sample. Formula: `interpolateLanczos4` of OpenCV's `resize.cpp`,
-/// sin(πt) sin(πt/4) / t² at the eight distances t, normalised; |sin(πt)| is the same for all eight, its sign
-/// alternates.
+/// Lanczos taps of every output sample: the eight nearest source samples. Formula: `interpolateLanczos4` in
+/// OpenCV's `resize.cpp`, sin(πt) · sin(πt/4) / t² at the eight distances t, normalised. |sin(πt)| is the
+/// same for all eight and its sign alternates, so only the sign is computed.
 fn lanczos_taps(size: usize, new_size: usize) -> Vec<Taps<i32>> {
     let scale = 1.0 / (new_size as f64 / size as f64);
     (0..new_size)
@@ -82,7 +82,7 @@ fn lanczos_taps(size: usize, new_size: usize) -> Vec<Taps<i32>> {
             let mut weights = [0f32; LANCZOS_TAPS];
             for (tap, weight) in weights.iter_mut().enumerate() {
                 let distance = fraction + 3.0 - tap as f32;
-                // On a sample that sample alone counts; OpenCV's limit, and its stand-in for infinity.
+                // At distance 0 only this sample counts. The limit, and 1e30 for infinity, are OpenCV's.
                 *weight = if distance.abs() < 1e-6 {
                     1e30
                 } else {
@@ -91,7 +91,7 @@ fn lanczos_taps(size: usize, new_size: usize) -> Vec<Taps<i32>> {
                     (sign * y.sin() / (y * y)) as f32
                 };
             }
-            // All terms share the sign of sin(πt), which the sum divides out again.
+            // The common factor sin(πt) cancels in the normalisation.
             let norm = weights.iter().sum::<f32>().recip();
             Taps {
                 indices: (0..LANCZOS_TAPS as i64)
@@ -103,7 +103,8 @@ fn lanczos_taps(size: usize, new_size: usize) -> Vec<Taps<i32>> {
         .collect()
 }
 
-/// Formula: `_compute_indices_weights_aa` of PyTorch's `UpSampleKernel.cpp`.
+/// Antialiased bicubic taps of every output sample. Formula: `_compute_indices_weights_aa` in PyTorch's
+/// `UpSampleKernel.cpp`.
 fn bicubic_taps(size: usize, new_size: usize) -> Vec<Taps<f32>> {
     let scale = size as f64 / new_size as f64;
     let widening = scale.max(1.0);
@@ -124,7 +125,7 @@ fn bicubic_taps(size: usize, new_size: usize) -> Vec<Taps<f32>> {
         .collect()
 }
 
-/// Keys' cubic with a = −0.5.
+/// Keys' cubic convolution kernel with a = −0.5.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
@@ -141,32 +142,31 @@ fn lanczos_cpu<const C: usize>(image: &Tensor, height: usize, width: usize) -> R
     let (old_height, old_width, _) = image.dims3()?;
     let (columns, rows) = (lanczos_taps(old_width, width), lanczos_taps(old_height, height));
     let line = width * C;
-    // The positive weights of a pixel add up to at most 1.357, the negative ones to 0.357: two passes and
-    // the rounding reach (1.357² + 0.357²) × 255 × 2²² + 2²¹ = 2.109e9 of the 2.147e9 that fit.
-    let mut wide = vec![0i32; old_height * line];
-    with_slice::<u8, _>(image, |data| {
-        let sources = data.par_chunks(old_width * C);
-        wide.par_chunks_mut(line).zip(sources).for_each(|(out, source)| {
-            let (out, source) = (out.as_chunks_mut::<C>().0, source.as_chunks::<C>().0);
-            for (pixel, taps) in out.iter_mut().zip(&columns) {
-                let mut sums = [0i32; C];
-                for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
-                    for (sum, &value) in sums.iter_mut().zip(&source[at]) {
-                        *sum += weight * i32::from(value);
-                    }
+    let image = image.contiguous()?;
+    let pixels = slice::<u8>(&image)?;
+    // No overflow of i32: the positive weights of a pixel sum to at most 1.357 and the negative ones to
+    // −0.357, so two passes and the rounding reach at most (1.357² + 0.357²) × 255 × 2²² + 2²¹ = 2.109e9 <
+    // 2³¹ = 2.147e9.
+    let mut resized_rows = vec![0i32; old_height * line];
+    resized_rows.par_chunks_mut(line).zip(pixels.par_chunks(old_width * C)).for_each(|(out, source)| {
+        let (out, source) = (out.as_chunks_mut::<C>().0, source.as_chunks::<C>().0);
+        for (pixel, taps) in out.iter_mut().zip(&columns) {
+            let mut sums = [0i32; C];
+            for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
+                for (sum, &value) in sums.iter_mut().zip(&source[at]) {
+                    *sum += weight * i32::from(value);
                 }
-                *pixel = sums;
             }
-        });
-        Ok(())
-    })?;
+            *pixel = sums;
+        }
+    });
     let mut out = vec![0u8; height * line];
     out.par_chunks_mut(line).zip(&rows).for_each_init(
         || vec![0i32; line],
         |sums, (out, taps)| {
             sums.fill(FIXED_POINT * FIXED_POINT / 2);
             for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
-                let source = &wide[at * line..][..line];
+                let source = &resized_rows[at * line..][..line];
                 for (sum, &value) in sums.iter_mut().zip(source) {
                     *sum += weight * value;
                 }
@@ -183,27 +183,25 @@ fn bicubic_cpu<const C: usize>(image: &Tensor, height: usize, width: usize) -> R
     let (old_height, old_width, _) = image.dims3()?;
     let (columns, rows) = (bicubic_taps(old_width, width), bicubic_taps(old_height, height));
     let line = width * C;
-    let mut wide = vec![0f32; old_height * line];
-    with_slice::<f32, _>(image, |data| {
-        let sources = data.par_chunks(old_width * C);
-        wide.par_chunks_mut(line).zip(sources).for_each(|(out, source)| {
-            let (out, source) = (out.as_chunks_mut::<C>().0, source.as_chunks::<C>().0);
-            for (pixel, taps) in out.iter_mut().zip(&columns) {
-                let mut sums = [0f32; C];
-                for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
-                    for (sum, &value) in sums.iter_mut().zip(&source[at]) {
-                        *sum += weight * value;
-                    }
+    let image = image.contiguous()?;
+    let pixels = slice::<f32>(&image)?;
+    let mut resized_rows = vec![0f32; old_height * line];
+    resized_rows.par_chunks_mut(line).zip(pixels.par_chunks(old_width * C)).for_each(|(out, source)| {
+        let (out, source) = (out.as_chunks_mut::<C>().0, source.as_chunks::<C>().0);
+        for (pixel, taps) in out.iter_mut().zip(&columns) {
+            let mut sums = [0f32; C];
+            for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
+                for (sum, &value) in sums.iter_mut().zip(&source[at]) {
+                    *sum += weight * value;
                 }
-                *pixel = sums;
             }
-        });
-        Ok(())
-    })?;
+            *pixel = sums;
+        }
+    });
     let mut out = vec![0f32; height * line];
     out.par_chunks_mut(line).zip(&rows).for_each(|(out, taps)| {
         for (&at, &weight) in taps.indices.iter().zip(&taps.weights) {
-            for (sum, &value) in out.iter_mut().zip(&wide[at * line..][..line]) {
+            for (sum, &value) in out.iter_mut().zip(&resized_rows[at * line..][..line]) {
                 *sum += weight * value;
             }
         }
@@ -211,7 +209,8 @@ fn bicubic_cpu<const C: usize>(image: &Tensor, height: usize, width: usize) -> R
     Tensor::from_vec(out, (height, width, C), image.device())
 }
 
-/// The definition, in plain candle operations: two matrix products, exact in f64, then rounding.
+/// Reference for [`resize_lanczos4`], in plain candle operations: two matrix products, exact in f64, then
+/// rounding.
 pub fn resize_lanczos4_reference(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (old_height, old_width, _) = image.dims3()?;
     let rows = dense(&lanczos_taps(old_height, height), old_height, f64::from, image)?;
@@ -221,7 +220,7 @@ pub fn resize_lanczos4_reference(image: &Tensor, height: usize, width: usize) ->
     ((sums / one)? + 0.5)?.floor()?.clamp(0f64, 255f64)?.to_dtype(DType::U8)
 }
 
-/// The definition, in plain candle operations: two matrix products.
+/// Reference for [`resize_bicubic`], in plain candle operations: two matrix products.
 pub fn resize_bicubic_reference(image: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (old_height, old_width, _) = image.dims3()?;
     let rows = dense(&bicubic_taps(old_height, height), old_height, f64::from, image)?;
@@ -230,7 +229,7 @@ pub fn resize_bicubic_reference(image: &Tensor, height: usize, width: usize) -> 
     two_products(image, &rows.to_dtype(dtype)?, &columns.to_dtype(dtype)?)
 }
 
-/// The weights as a matrix (new size, size) in f64.
+/// The taps as a dense matrix, (new size, size), f64, on the device of `like`.
 fn dense<W: Copy>(taps: &[Taps<W>], size: usize, value: fn(W) -> f64, like: &Tensor) -> Result<Tensor> {
     let mut matrix = vec![0f64; taps.len() * size];
     for (row, taps) in matrix.chunks_exact_mut(size).zip(taps) {
@@ -241,11 +240,11 @@ fn dense<W: Copy>(taps: &[Taps<W>], size: usize, value: fn(W) -> f64, like: &Ten
     Tensor::from_vec(matrix, (taps.len(), size), like.device())
 }
 
-/// `rows` × `image` × `columns`ᵀ in every channel.
+/// `rows` · `image` · `columns`ᵀ for every channel.
 fn two_products(image: &Tensor, rows: &Tensor, columns: &Tensor) -> Result<Tensor> {
     let planes = image.permute((2, 0, 1))?.contiguous()?;
-    let wide = planes.broadcast_matmul(&columns.t()?.contiguous()?)?;
-    rows.broadcast_matmul(&wide)?.permute((1, 2, 0))?.contiguous()
+    let resized_rows = planes.broadcast_matmul(&columns.t()?.contiguous()?)?;
+    rows.broadcast_matmul(&resized_rows)?.permute((1, 2, 0))?.contiguous()
 }
 
 #[cfg(test)]
@@ -260,7 +259,7 @@ mod tests {
     fn fast_lanczos_equals_the_reference() -> Result<()> {
         for [h, w, height, width] in SIZES {
             for channels in [1, 2, 3] {
-                // Black and white only: the largest overshoots.
+                // Only black and white pixels, which give the largest overshoots.
                 let image = (random((h, w, channels))? * 2.0)?.floor()?;
                 let image = (image * 255.0)?.to_dtype(DType::U8)?;
                 let fast = resize_lanczos4(&image, height, width)?;
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_the_same_image() -> Result<()> {
+    fn resizing_to_the_same_size_is_the_identity() -> Result<()> {
         let image = (random((9, 11, 3))? * 255.0)?.to_dtype(DType::U8)?;
         assert_eq!(max_difference(&resize_lanczos4(&image, 9, 11)?, &image)?, 0.0);
         let image = image.to_dtype(DType::F32)?;
@@ -293,7 +292,7 @@ mod tests {
 
     /// `cv2.resize(image, (width, height), interpolation=cv2.INTER_LANCZOS4)` of a row and of five rows.
     #[test]
-    fn lanczos_gives_opencvs_bytes() -> Result<()> {
+    fn lanczos_equals_opencv() -> Result<()> {
         let image = Tensor::new(&[0u8, 10, 200, 30, 255], &Device::Cpu)?.reshape((1, 5, 1))?;
         let out = resize_lanczos4(&image, 1, 8)?.flatten_all()?.to_vec1::<u8>()?;
         assert_eq!(out, [8, 0, 23, 178, 156, 32, 132, 255]);
@@ -317,7 +316,7 @@ mod tests {
 
     /// Pillow's `resize((3, 6), BICUBIC)` of an image of mode F: the same kernel as PyTorch's.
     #[test]
-    fn bicubic_gives_pillows_values() -> Result<()> {
+    fn bicubic_equals_pillow() -> Result<()> {
         let image: [[f32; 5]; 4] = [
             [0.0, 10.0, 200.0, 30.0, 255.0],
             [5.0, 90.0, 17.0, 60.0, 1.0],
@@ -339,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_misfit_images_are_refused() -> Result<()> {
+    fn empty_sizes_and_wrong_dtypes_are_rejected() -> Result<()> {
         let image = random((4, 4, 3))?;
         assert!(resize_lanczos4(&image, 4, 4).is_err());
         assert!(resize_bicubic(&image, 0, 4).is_err());

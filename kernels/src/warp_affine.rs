@@ -1,24 +1,25 @@
-//! Affine warps with bilinear sampling: pixel centres at whole coordinates, as kornia's `warp_affine`
-//! (`align_corners = true`) places them. Only the asked-for window of the destination is computed.
+//! Affine warps with bilinear sampling. Pixel centres are at whole coordinates, as in kornia's `warp_affine`
+//! with `align_corners = true`. Only the requested window of the destination is computed.
 
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
+use crate::cpu::slice;
 use crate::cuda;
-use crate::pixels::{Rect, with_slice};
+use crate::pixels::Rect;
 use crate::profile::{self, Kind, Work};
 
-/// A 2×3 matrix that takes pixel coordinates (x, y) of a source to those of a destination.
+/// 2×3 affine matrix that maps pixel coordinates (x, y) of a source to those of a destination.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine(pub [[f64; 3]; 2]);
 
 impl Affine {
-    /// Where the source point (x, y) lands in the destination.
+    /// Destination coordinates of the source point (x, y).
     pub fn apply(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         self.0.map(|[a, b, c]| a * x + b * y + c)
     }
 
-    /// The map from the destination back to the source; an error if there is none.
+    /// The inverse map, from the destination to the source. An error if the matrix is singular or not finite.
     pub fn invert(&self) -> Result<Self> {
         let [[a, b, tx], [c, d, ty]] = self.0;
         let det = a * d - b * c;
@@ -27,40 +28,47 @@ impl Affine {
             [-c / det, a / det, (c * tx - a * ty) / det],
         ]);
         if !inverse.0.iter().flatten().all(|v| v.is_finite()) {
-            bail!("affine matrix {:?} has no inverse", self.0);
+            bail!("affine matrix {:?} is not invertible", self.0);
         }
         Ok(inverse)
     }
 }
 
-/// Samples `source` through `matrix` (source → destination); what lies outside the source counts as `fill`.
-/// `source`: (height, width, channels), u8 or f32 → the `window` of the destination, (window.height,
+/// Bilinear warp of `source` by `matrix` (source → destination). Samples outside the source have the value
+/// `fill`. `source`: (height, width, channels), u8 or f32 → the `window` of the destination, (window.height,
 /// window.width, channels), f32.
 pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
     let (_, _, channels) = checked_dims(source)?;
     let _timer = profile::timer(source, || work(source, window.height * window.width * channels));
     match (source.device(), source.dtype(), channels) {
-        (_, DType::U8 | DType::F32, _) if cuda::is_on(source) && window.width * window.height > 0 => {
+        (_, DType::U8 | DType::F32, _)
+            if cuda::is_available_for(source) && window.width * window.height > 0 =>
+        {
             cuda::warp_affine(source, &matrix.invert()?, window, fill)
         }
-        (Device::Cpu, DType::U8, 3) => sample::<u8, 3>(source, &matrix.invert()?, window, fill),
-        (Device::Cpu, DType::F32, 3) => sample::<f32, 3>(source, &matrix.invert()?, window, fill),
+        (Device::Cpu, DType::U8, 3) => warp_affine_cpu::<u8, 3>(source, &matrix.invert()?, window, fill),
+        (Device::Cpu, DType::F32, 3) => warp_affine_cpu::<f32, 3>(source, &matrix.invert()?, window, fill),
         _ => warp_affine_reference(source, matrix, window, fill),
     }
 }
 
-/// How much of each destination pixel the source covers: an image of ones of the size of `source`, warped
-/// with a fill of 0. → (window.height, window.width), f32, in 0..=1.
+/// Coverage of each destination pixel by the source: the warp of an all-ones image of the size of `source`
+/// with a fill of 0 → (window.height, window.width), f32, in 0..=1.
 pub fn warp_coverage(source: &Tensor, matrix: &Affine, window: Rect) -> Result<Tensor> {
-    let (height, width, _) = checked_dims(source)?;
-    if cuda::is_on(source) && window.width * window.height > 0 {
+    checked_dims(source)?;
+    if cuda::is_available_for(source) && window.width * window.height > 0 {
         return cuda::warp_coverage(source, &matrix.invert()?, window);
     }
     if !source.device().is_cpu() {
         return warp_coverage_reference(source, matrix, window);
     }
-    let Affine([mx, my]) = matrix.invert()?;
-    // Of the two samples either side of a coordinate, the share that lies inside 0..size.
+    warp_coverage_cpu(source, &matrix.invert()?, window)
+}
+
+fn warp_coverage_cpu(source: &Tensor, inverse: &Affine, window: Rect) -> Result<Tensor> {
+    let (height, width, _) = source.dims3()?;
+    let Affine([mx, my]) = inverse;
+    // Bilinear weight of those of the two neighbouring samples that lie inside 0..size.
     let inside = |at: f64, size: usize| (at + 1.0).min(size as f64 - at).clamp(0.0, 1.0);
     let mut out = vec![0f32; window.height * window.width];
     out.par_chunks_mut(window.width.max(1)).enumerate().for_each(|(row, line)| {
@@ -75,7 +83,7 @@ pub fn warp_coverage(source: &Tensor, matrix: &Affine, window: Rect) -> Result<T
     Tensor::from_vec(out, (window.height, window.width), source.device())
 }
 
-/// `elements`: of the window, each f32 made of the pixels around one point of the source.
+/// Work of a warp that writes `elements` f32 values; each reads source pixels of about one source element.
 fn work(source: &Tensor, elements: usize) -> Work {
     let moved = elements * (size_of::<f32>() + source.dtype().size_in_bytes());
     Work::moving_bytes(Kind::Warp, source, moved as f64)
@@ -84,30 +92,29 @@ fn work(source: &Tensor, elements: usize) -> Work {
 fn checked_dims(source: &Tensor) -> Result<(usize, usize, usize)> {
     let (height, width, channels) = source.dims3()?;
     if height * width * channels == 0 {
-        bail!("warp: empty source {:?}", source.shape());
+        bail!("warp: expected a source with pixels, got {:?}", source.shape());
     }
     Ok((height, width, channels))
 }
 
-fn sample<T: WithDType + Sample, const C: usize>(
+fn warp_affine_cpu<T: WithDType + Sample, const C: usize>(
     source: &Tensor,
     inverse: &Affine,
     window: Rect,
     fill: f32,
 ) -> Result<Tensor> {
     let (height, width, _) = source.dims3()?;
+    let source = source.contiguous()?;
+    let pixels = slice::<T>(&source)?;
+    let image = Image::<T, C> { pixels: pixels.as_chunks().0, height, width, fill };
     let mut out = vec![0f32; window.height * window.width * C];
-    with_slice::<T, _>(source, |data| {
-        let image = Image::<T, C> { pixels: data.as_chunks().0, height, width, fill };
-        out.par_chunks_mut((window.width * C).max(1))
-            .enumerate()
-            .for_each(|(row, line)| image.sample_row(inverse, window.x, window.y + row, line));
-        Ok(())
-    })?;
+    out.par_chunks_mut((window.width * C).max(1))
+        .enumerate()
+        .for_each(|(row, line)| image.sample_row(inverse, window.x, window.y + row, line));
     Tensor::from_vec(out, (window.height, window.width, C), source.device())
 }
 
-/// A pixel value that becomes an f32 without loss.
+/// A pixel value that converts to f32 without loss.
 trait Sample: Copy + Send + Sync {
     fn value(self) -> f32;
 }
@@ -141,7 +148,7 @@ impl<T: Sample, const C: usize> Image<'_, T, C> {
             let sx = mx[0] * x + mx[1] * y + mx[2];
             let sy = my[0] * x + my[1] * y + my[2];
             *out = if sx >= 0.0 && sx < last_x && sy >= 0.0 && sy < last_y {
-                // Truncating to i32 takes one instruction, to usize several.
+                // f64 to i32 is one instruction, f64 to usize several.
                 let (left, top) = (sx as i32, sy as i32);
                 let at = top as usize * self.width + left as usize;
                 let (upper, lower) = (&self.pixels[at..at + 2], &self.pixels[at + self.width..][..2]);
@@ -172,21 +179,22 @@ impl<T: Sample, const C: usize> Image<'_, T, C> {
     }
 }
 
-/// Exact where `a == b`, so that a flat area keeps its value and is not truncated to the one below.
+/// Linear interpolation. Exact if `a == b`: a flat area keeps its value and is not later truncated to the
+/// next lower integer.
 fn lerp(a: f32, b: f32, t: f32) -> f32 {
     a + t * (b - a)
 }
 
-/// The definition, in plain candle operations: four gathers from the image inside a frame of `fill`.
+/// Reference for [`warp_affine`], in plain candle operations: four gathers from the image padded with `fill`.
 pub fn warp_affine_reference(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
     let (height, width, channels) = checked_dims(source)?;
     let inverse = matrix.invert()?;
     let device = source.device();
-    let framed = framed(&source.to_dtype(DType::F32)?, fill)?;
+    let padded = pad_with_fill(&source.to_dtype(DType::F32)?, fill)?;
     let pixels = window.height * window.width;
     let mut corners = [(); 4].map(|()| Vec::with_capacity(pixels));
     let (mut fx, mut fy) = (Vec::with_capacity(pixels), Vec::with_capacity(pixels));
-    // Anything further than a pixel outside reads the frame on both sides.
+    // Coordinates more than a pixel outside are clamped to the padding.
     let clamped = |at: f64, size: usize| (at + 1.0).clamp(0.0, size as f64 + 1.0) as u32;
     for y in window.y..window.y + window.height {
         for x in window.x..window.x + window.width {
@@ -203,7 +211,7 @@ pub fn warp_affine_reference(source: &Tensor, matrix: &Affine, window: Rect, fil
     }
     let [a, b, c, d] = corners.map(|index| {
         let index = Tensor::from_vec(index, pixels, device)?;
-        framed.index_select(&index, 0)
+        padded.index_select(&index, 0)
     });
     let lerp = |a: &Tensor, b: &Tensor, t: &Tensor| a + (b - a)?.broadcast_mul(t)?;
     let fx = Tensor::from_vec(fx, (pixels, 1), device)?;
@@ -211,15 +219,16 @@ pub fn warp_affine_reference(source: &Tensor, matrix: &Affine, window: Rect, fil
     lerp(&lerp(&a?, &b?, &fx)?, &lerp(&c?, &d?, &fx)?, &fy)?.reshape((window.height, window.width, channels))
 }
 
-/// The definition: ones, warped.
+/// Reference for [`warp_coverage`]: an all-ones image, warped.
 pub fn warp_coverage_reference(source: &Tensor, matrix: &Affine, window: Rect) -> Result<Tensor> {
     let (height, width, _) = checked_dims(source)?;
     let ones = Tensor::ones((height, width, 1), DType::F32, source.device())?;
     warp_affine_reference(&ones, matrix, window, 0.0)?.squeeze(2)
 }
 
-/// (height, width, channels) with one pixel of `fill` around it → ((height + 2) × (width + 2), channels).
-fn framed(source: &Tensor, fill: f32) -> Result<Tensor> {
+/// `source`, (height, width, channels), with a border of one pixel of `fill` → ((height + 2) × (width + 2),
+/// channels).
+fn pad_with_fill(source: &Tensor, fill: f32) -> Result<Tensor> {
     let (height, width, channels) = source.dims3()?;
     let column = Tensor::full(fill, (height, 1, channels), source.device())?;
     let row = Tensor::full(fill, (1, width + 2, channels), source.device())?;
@@ -236,7 +245,7 @@ mod tests {
     const WINDOW: Rect = Rect { x: 2, y: 1, width: 31, height: 27 };
 
     #[test]
-    fn fast_warps_equal_the_reference() -> Result<()> {
+    fn fused_warps_equal_the_reference() -> Result<()> {
         for (height, width) in [(17, 23), (1, 5), (40, 3)] {
             let source = random((height, width, 3))?;
             for source in [(&source * 255.0)?.to_dtype(DType::U8)?, source.clone()] {
@@ -252,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_a_part_of_the_whole() -> Result<()> {
+    fn a_window_equals_the_same_part_of_the_whole_warp() -> Result<()> {
         let source = random((19, 21, 3))?;
         let whole = Rect { x: 0, y: 0, width: 40, height: 40 };
         let whole = warp_affine(&source, &TURNED, whole, 127.0)?;
@@ -274,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn inverting_undoes_and_refuses_what_cannot_be_undone() -> Result<()> {
+    fn the_inverse_undoes_the_map_and_singular_matrices_are_rejected() -> Result<()> {
         let there = TURNED.apply([12.0, -7.5]);
         let [x, y] = TURNED.invert()?.apply(there);
         assert!((x - 12.0).abs() < 1e-12 && (y + 7.5).abs() < 1e-12);

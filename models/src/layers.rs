@@ -4,7 +4,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding};
+use kernels::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, QkvLinear};
 
 /// Shape of a convolution with a square kernel.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +51,12 @@ pub(crate) fn linear_no_bias(input: usize, output: usize, vb: VarBuilder) -> Res
     Linear::new(vb.get((output, input), "weight")?, None)
 }
 
+/// Joint projection of queries, keys and values of a self-attention. Checkpoint keys `to_q`, `to_k` and `to_v`, each `weight`: (channels, channels).
+pub(crate) fn qkv_linear(channels: usize, vb: &VarBuilder) -> Result<QkvLinear> {
+    let weight = |name: &str| vb.pp(name).get((channels, channels), "weight");
+    QkvLinear::new([weight("to_q")?, weight("to_k")?, weight("to_v")?])
+}
+
 /// A 1×1 convolution, as a linear layer on channels-last tensors.
 /// `weight`: (out, in, 1, 1); `bias`: (out).
 pub(crate) fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
@@ -86,9 +92,9 @@ impl FeedForward {
         })
     }
 
-    /// Feed-forward of `x`, plus `residual`. `x`, `residual`: (..., channels) → the same shape.
-    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        self.out.forward_add(&self.proj.forward_geglu(x)?, residual)
+    /// Feed-forward of the layer-normalised `x`, plus `x`. `x`: (..., channels) → the same shape.
+    pub fn forward_add(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        self.out.forward_add(&self.proj.forward_layer_norm_geglu(x, norm)?, x)
     }
 }
 

@@ -178,12 +178,12 @@ impl ResnetBlock2D {
 
     /// `x`: (n, h, w, in) → (n, h, w, out).
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        let h = self.norm2.forward_silu(&h)?;
-        match &self.conv_shortcut {
-            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
-            None => self.conv2.forward_add(&h, x),
-        }
+        let h = self.conv1.forward_group_norm_silu(x, (&self.norm1, 1), None)?;
+        let shortcut = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x)?,
+            None => x.clone(),
+        };
+        self.conv2.forward_group_norm_silu(&h, (&self.norm2, 1), Some(&shortcut))
     }
 }
 
@@ -302,7 +302,7 @@ impl Encoder {
             }
         }
         let x = self.mid_block.forward(&x)?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_group_norm_silu(&x, (&self.conv_norm_out, 1), None)
     }
 }
 
@@ -359,7 +359,7 @@ impl Decoder {
                 x = upsampler.forward_upsampled(&x)?;
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_out.forward_group_norm_silu(&x, (&self.conv_norm_out, 1), None)
     }
 }
 

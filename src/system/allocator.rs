@@ -15,8 +15,10 @@ pub fn keep_freed() {
     }
 }
 
-/// Gives back what [`keep_freed`] has kept: for when nothing is to be computed for a while.
+/// Returns the memory that [`keep_freed`] and [`kernels::allocator`] keep: for when nothing is to be computed for a
+/// while.
 pub fn give_back() {
+    kernels::allocator::give_back();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: takes no pointer, and touches only what is free.
     unsafe {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
 use latentsync::CancelToken;
+use latentsync::face::posteriors::FacePosteriors;
+use latentsync::stages::denoise_latents::{ChunkInputs, Denoiser};
+use latentsync::stages::encode_latents::{ChunkFace, conditioning};
 use latentsync::stages::noise::{NoiseFor, NoiseSource};
 use latentsync::weights::LatentShape;
-use latentsync::stages::denoise_latents::{ChunkInputs, Denoiser};
-use latentsync::face::posteriors::FacePosteriors;
-use latentsync::stages::encode_latents::{ChunkFace, conditioning};
 use models::ddim::DdimSchedule;
 use models::mouth_mask::MouthMask;
 

@@ -1,5 +1,5 @@
-// The launcher: one block after the other, and in a block one fiber after the other, switching where a
-// fiber waits.
+// Scheduler of the emulator: blocks run one after the other; the threads of a block are fibers that switch
+// when they wait at a barrier.
 
 #include "emulator.h"
 
@@ -16,16 +16,17 @@ namespace emulator {
 namespace {
 
 constexpr unsigned WARP = 32;
+// Stack of a fiber, in bytes.
 constexpr std::size_t STACK = 64 << 10;
-// What the smallest supported GPU lets a block have, after it is asked for more than 48 KiB.
-constexpr std::size_t MOST_SHARED = 99 << 10;
+// Maximum shared memory of a block on the smallest supported GPU, with opt-in.
+constexpr std::size_t MAX_SHARED = 99 << 10;
 
-// Threads that wait for each other: arrivals of the present round, and how many rounds are over.
+// Barrier of `members` threads; `arrived` counts the current round, `rounds` the completed ones.
 struct Barrier {
     unsigned members = 0, arrived = 0, rounds = 0;
 };
 
-// 16 bytes that are on their way; zeros from nowhere.
+// Asynchronous copy of 16 bytes in flight; `from` is null for zeros.
 struct Copy {
     void* to;
     const void* from;
@@ -39,7 +40,7 @@ struct Fiber {
     Barrier* waits_for = nullptr;
     unsigned round = 0;
     bool started = false, finished = false;
-    // Copies not yet arrived, in groups; those of the last group can still be added to.
+    // Groups of copies in flight, oldest first; the last group is not committed yet.
     std::deque<std::vector<Copy>> copies;
 };
 
@@ -47,14 +48,19 @@ struct Block {
     const Kernel* kernel = nullptr;
     const void* params = nullptr;
     std::vector<Fiber> fibers;
+    // One barrier per warp, and one for the whole block.
     std::vector<Barrier> warps;
     Barrier all;
+    // Exchange slots of the lanes, SLOT bytes each.
     std::vector<std::uint64_t> slots;
+    // Dynamic shared memory.
     std::vector<double> shared;
+    // Index of the running fiber.
     unsigned current = 0;
     std::jmp_buf scheduler;
 };
 
+// Head of the linked list of kernels.
 Kernel* first = nullptr;
 thread_local Block block;
 
@@ -66,7 +72,7 @@ void wait_for(Barrier& barrier) {
         barrier.arrived = 0;
         ++barrier.rounds;
     }
-    // The one that arrives last gives way too, so that a fiber never runs far ahead of its warp.
+    // The last fiber to arrive yields as well, so that no fiber runs far ahead of its warp.
     if (_setjmp(fiber.at) == 0) _longjmp(block.scheduler, 1);
 }
 
@@ -104,7 +110,7 @@ unsigned random_number() {
     return state >> 16;
 }
 
-// False when nothing could run.
+// Runs the fibers of a warp until all have finished or wait for other warps. Returns false if none could run.
 bool run_warp(unsigned warp) {
     const unsigned lanes = block.warps[warp].members;
     bool any = false;
@@ -121,7 +127,8 @@ bool run_warp(unsigned warp) {
     return any;
 }
 
-// True when every thread came to its end.
+// Runs a block. Returns true if every thread finished, false if the rest wait at barriers that cannot
+// complete.
 bool run_block() {
     for (Barrier& warp : block.warps) warp.arrived = 0;
     block.all.arrived = 0;
@@ -135,8 +142,8 @@ bool run_block() {
         fiber.start.uc_link = nullptr;
         makecontext(&fiber.start, run_fiber, 0);
     }
-    // One warp runs as far as it can before another does, and all in another order every time, though the same in every
-    // run: what a missing barrier leaves to chance then goes wrong.
+    // A warp runs as far as it can before another starts, in a pseudo-random order with a fixed seed. A
+    // result that depends on a missing barrier then becomes wrong, reproducibly.
     const unsigned warps = static_cast<unsigned>(block.warps.size());
     for (unsigned idle = 0, at = random_number(); idle < warps; ++at) {
         if (run_warp(at % warps)) {
@@ -172,16 +179,17 @@ void prepare(const Kernel& kernel, const void* params, std::size_t shared) {
 std::string launch(const char* name, const Dim3& grid, std::size_t shared, const void* params, std::size_t size) {
     const Kernel* kernel = first;
     while (kernel != nullptr && std::strcmp(kernel->name, name) != 0) kernel = kernel->next;
-    if (kernel == nullptr) return "there is no such kernel";
+    if (kernel == nullptr) return "no such kernel";
     if (size != kernel->params_size) {
-        return "parameters have " + std::to_string(size) + " bytes, not " + std::to_string(kernel->params_size);
+        return "expected " + std::to_string(kernel->params_size) + " bytes of parameters, got " + std::to_string(size);
     }
     const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-    if (threads == 0 || threads > kernel->most_threads) {
-        return std::to_string(threads) + " threads in a block of up to " + std::to_string(kernel->most_threads);
+    if (threads == 0 || threads > kernel->max_threads) {
+        return "expected 1 to " + std::to_string(kernel->max_threads) + " threads per block, got " +
+               std::to_string(threads);
     }
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) return "bad grid";
-    if (shared > MOST_SHARED) return std::to_string(shared) + " bytes of shared memory";
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) return "invalid grid";
+    if (shared > MAX_SHARED) return "too much shared memory: " + std::to_string(shared) + " bytes";
     prepare(*kernel, params, shared);
     gridDim = grid;
     for (unsigned i = 0; i < grid.x * grid.y * grid.z; ++i) {
@@ -194,8 +202,8 @@ std::string launch(const char* name, const Dim3& grid, std::size_t shared, const
 
 }  // namespace
 
-Kernel::Kernel(const char* name, Entry entry, std::size_t params_size, unsigned most_threads)
-    : name(name), entry(entry), params_size(params_size), most_threads(most_threads), next(first) {
+Kernel::Kernel(const char* name, Entry entry, std::size_t params_size, unsigned max_threads)
+    : name(name), entry(entry), params_size(params_size), max_threads(max_threads), next(first) {
     first = this;
 }
 
@@ -207,7 +215,7 @@ void* slot(unsigned lane) {
 }
 
 void begin_copy(void* to, const void* from) {
-    // It may arrive at once, or not before it has to.
+    // Either complete the copy immediately or defer it as long as possible.
     if (random_number() % 2 == 0) {
         finish({to, from});
     } else {
@@ -216,27 +224,29 @@ void begin_copy(void* to, const void* from) {
 }
 void end_copy_group() { block.fibers[block.current].copies.emplace_back(); }
 
-void finish_copies(std::size_t but) {
+void finish_copies(std::size_t in_flight) {
     auto& copies = block.fibers[block.current].copies;
-    // The group that is still open is not waited for.
-    for (; copies.size() > but + 1; copies.pop_front()) {
+    // The last group is not committed yet and does not count.
+    for (; copies.size() > in_flight + 1; copies.pop_front()) {
         for (const Copy& copy : copies.front()) finish(copy);
     }
 }
 
 unsigned char* dynamic_shared() {
-    // As aligned as on a GPU.
+    // Aligned to 16 bytes, as on a GPU.
     const auto at = reinterpret_cast<std::uintptr_t>(block.shared.data());
     return reinterpret_cast<unsigned char*>((at + 15) / 16 * 16);
 }
 
 }  // namespace emulator
 
-// Runs a kernel to its end. `grid` and `threads`: x, y, z. An empty `message` is success.
+// Runs a kernel to its end. `grid` and `threads`: x, y, z. Writes an error to `message`, which is empty on
+// success.
 extern "C" void emulator_launch(const char* name, const unsigned* grid, const unsigned* threads, std::size_t shared,
-                                const void* params, std::size_t params_size, char* message, std::size_t room) {
+                                const void* params, std::size_t params_size, char* message,
+                                std::size_t message_size) {
     blockDim = {threads[0], threads[1], threads[2]};
     const Dim3 blocks = {grid[0], grid[1], grid[2]};
     const std::string error = emulator::launch(name, blocks, shared, params, params_size);
-    std::snprintf(message, room, "%s", error.c_str());
+    std::snprintf(message, message_size, "%s", error.c_str());
 }

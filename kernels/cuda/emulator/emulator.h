@@ -1,10 +1,10 @@
-// Enough of CUDA C++ to run the kernels on a CPU: their own source, compiled by a C++17 compiler.
+// The subset of CUDA C++ that the kernels use, so that a C++17 compiler can build their source for the host.
 //
-// A block's threads are fibers on one thread of the host. They take turns at __syncthreads, __syncwarp and
-// shuffles only, in an order that changes at each, and warps drift apart as far as barriers let them; asynchronous
-// copies arrive at once or when they are waited for, and dynamic shared memory starts as NaN: what is read or
-// written too early shows as wrong numbers. A barrier that not all threads reach is an error. Not modelled: speed,
-// and the order in which other threads see writes without a barrier.
+// The threads of a block are fibers on one host thread. They switch only at __syncthreads, __syncwarp and
+// shuffles. To turn missing synchronization into wrong results, the order of the fibers changes at every
+// switch, warps run as far apart as the barriers allow, an asynchronous copy completes either immediately or
+// as late as possible, and dynamic shared memory starts as NaN. A barrier that some threads do not reach is
+// an error. Not modelled: performance, and the visibility of writes to other threads without a barrier.
 #pragma once
 
 #include <cmath>
@@ -35,34 +35,35 @@ extern thread_local Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
-// Parameters are passed as one struct, as the kernels take them.
+// Entry point of a kernel; `params` points to its parameter struct.
 using Entry = void (*)(const void* params);
 
 struct Kernel {
     const char* name;
     Entry entry;
     std::size_t params_size;
-    unsigned most_threads;
+    // Maximum threads per block.
+    unsigned max_threads;
     Kernel* next;
 
-    // Joins the list of what can be launched.
-    Kernel(const char* name, Entry entry, std::size_t params_size, unsigned most_threads);
+    // Adds the kernel to the list of kernels that can be launched.
+    Kernel(const char* name, Entry entry, std::size_t params_size, unsigned max_threads);
 };
 
-// Waits until all threads of the block, or of this thread's warp, are here.
+// Barriers over all threads of the block, and over those of this thread's warp.
 void wait_for_block();
 void wait_for_warp();
 
 unsigned lane();
 unsigned char* dynamic_shared();
 
-// Copies of 16 bytes, or of zeros from null, which have arrived when all groups of them but the last few were waited
-// for.
+// cp.async: starts a copy of 16 bytes (zeros if `from` is null); commits the copies started so far as a
+// group; completes all committed groups but the last `in_flight`.
 void begin_copy(void* to, const void* from);
 void end_copy_group();
-void finish_copies(std::size_t but);
+void finish_copies(std::size_t in_flight);
 
-// What lanes show each other between two waits.
+// Bytes of a lane that the other lanes of its warp can read between two barriers.
 constexpr std::size_t SLOT = 32;
 void* slot(unsigned lane);
 
@@ -72,13 +73,14 @@ T& slot(unsigned lane) {
     return *static_cast<T*>(slot(lane));
 }
 
+// The value that lane `from` passes to the same call.
 template <typename T>
 T exchange(T value, unsigned from) {
     slot<T>(lane()) = value;
     wait_for_warp();
-    const T other = slot<T>(from % 32);
+    const T received = slot<T>(from % 32);
     wait_for_warp();
-    return other;
+    return received;
 }
 
 }  // namespace emulator
@@ -96,14 +98,14 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulator::exchange(value, emulator::lane() ^ static_cast<unsigned>(mask));
 }
 
-// A lane past the last keeps its own value.
+// A lane whose source would be past the last lane keeps its own value.
 template <typename T>
 T __shfl_down_sync(unsigned, T value, unsigned distance) {
     const unsigned from = emulator::lane() + distance;
     return emulator::exchange(value, from < 32 ? from : emulator::lane());
 }
 
-// Fibers of one block never run at once, nor do blocks.
+// Needs no synchronization: only one fiber runs at a time.
 template <typename T>
 T atomicAdd(T* to, T value) {
     const T before = *to;

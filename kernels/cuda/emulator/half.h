@@ -1,4 +1,4 @@
-// The 16-bit floating-point types as bits, with conversions that round to nearest, ties to even.
+// CUDA's 16-bit floating-point types as bit patterns, with conversions that round to nearest, ties to even.
 #pragma once
 
 #include <cstdint>
@@ -55,10 +55,10 @@ inline __half __float2half_rn(float x) {
     if (size > 0x7f800000) {
         narrow = 0x7e00;
     } else if (size >= 0x477ff000) {
-        // At or above half a step over the largest number: infinity.
+        // Rounds to infinity: at least 65520, half a step above the largest finite f16.
         narrow = 0x7c00;
     } else if (size < 0x38800000) {
-        // Below the smallest normal number: adding 0.5 leaves multiples of 2⁻²⁴ in the low bits, rounded.
+        // Subnormal: the addition of 0.5 rounds to a multiple of 2⁻²⁴ and leaves its count in the low bits.
         narrow = emulator::bits_of(emulator::from_bits(size) + 0.5f) - 0x3f000000;
     } else {
         const std::uint32_t rounded = size + 0xfff + (size >> 13 & 1);

@@ -1,4 +1,4 @@
-// All kernels, for the emulator: each adds itself to the list of what can be launched.
+// All kernels for the emulator; each registers itself in the list of kernels that can be launched.
 
 #include "../attention.cu"
 #include "../attention_tensor_core.cu"
@@ -8,9 +8,9 @@
 #include "../faces/resize.cu"
 #include "../faces/warp_affine.cu"
 #include "../group_norm.cu"
+#include "../implicit_gemm.cu"
 #include "../layer_norm.cu"
 #include "../layout.cu"
-#include "../product.cu"
 #include "../temporal_attention.cu"
 #include "faults.cu"
 #include "emulator.cc"

@@ -1,22 +1,25 @@
-// The tensor core's instructions as their definition has them: lanes show each other their registers.
+// Emulation of the tensor-core instructions of ../tensor_core.cuh, after their PTX definition: the lanes of a
+// warp exchange their registers through slots.
 #pragma once
 
 #include "emulator.h"
 
 namespace emulator {
 
-struct Operands {
+// A lane's fragments of both operands.
+struct Fragments {
     unsigned a[4], b[2];
 };
 
+// Element `which`, 0 or 1, of a register that holds two.
 template <typename T>
-float half_of(unsigned pair, unsigned which) {
+float element(unsigned pair, unsigned which) {
     return widen(T{static_cast<std::uint16_t>(pair >> 16 * which)});
 }
 
 template <typename T>
-void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    auto& mine = slot<Operands>(lane());
+void mma(float (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    auto& mine = slot<Fragments>(lane());
     std::memcpy(mine.a, a, sizeof(a));
     std::memcpy(mine.b, b, sizeof(b));
     wait_for_warp();
@@ -24,17 +27,17 @@ void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) 
     for (unsigned i = 0; i < 4; ++i) {
         const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
         for (unsigned k = 0; k < 16; ++k) {
-            const unsigned of_k = k % 8 / 2;
-            const unsigned from_a = slot<Operands>(row % 8 * 4 + of_k).a[k / 8 * 2 + row / 8];
-            const unsigned from_b = slot<Operands>(column * 4 + of_k).b[k / 8];
-            sums[i] += half_of<T>(from_a, k % 2) * half_of<T>(from_b, k % 2);
+            const unsigned owner = k % 8 / 2;
+            const unsigned from_a = slot<Fragments>(row % 8 * 4 + owner).a[k / 8 * 2 + row / 8];
+            const unsigned from_b = slot<Fragments>(column * 4 + owner).b[k / 8];
+            acc[i] += element<T>(from_a, k % 2) * element<T>(from_b, k % 2);
         }
     }
     wait_for_warp();
 }
 
 template <typename T>
-void load_matrices(unsigned (&to)[4], const T* row, bool is_transposed) {
+void ldmatrix_x4(unsigned (&to)[4], const T* row, bool is_transposed) {
     slot<const T*>(lane()) = row;
     wait_for_warp();
     const unsigned g = lane() / 4, t = lane() % 4;
@@ -49,31 +52,31 @@ void load_matrices(unsigned (&to)[4], const T* row, bool is_transposed) {
 
 }  // namespace emulator
 
-inline void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], __half) {
-    emulator::multiply<__half>(sums, a, b);
+inline void mma(float (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2], __half) {
+    emulator::mma<__half>(acc, a, b);
 }
 
-inline void multiply(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
-    emulator::multiply<__nv_bfloat16>(sums, a, b);
-}
-
-template <typename T>
-void load_matrices(unsigned (&to)[4], const T* row) {
-    emulator::load_matrices(to, row, false);
+inline void mma(float (&acc)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
+    emulator::mma<__nv_bfloat16>(acc, a, b);
 }
 
 template <typename T>
-void load_matrices_transposed(unsigned (&to)[4], const T* row) {
-    emulator::load_matrices(to, row, true);
+void ldmatrix_x4(unsigned (&to)[4], const T* row) {
+    emulator::ldmatrix_x4(to, row, false);
 }
 
-inline void copy_16_bytes(void* to, const void* from, bool is_there) {
-    emulator::begin_copy(to, is_there ? from : nullptr);
+template <typename T>
+void ldmatrix_x4_trans(unsigned (&to)[4], const T* row) {
+    emulator::ldmatrix_x4(to, row, true);
 }
 
-inline void end_group() { emulator::end_copy_group(); }
+inline void cp_async_16(void* to, const void* from, bool in_bounds) {
+    emulator::begin_copy(to, in_bounds ? from : nullptr);
+}
+
+inline void cp_async_commit() { emulator::end_copy_group(); }
 
 template <int N>
-void wait_for_groups() {
+void cp_async_wait() {
     emulator::finish_copies(N);
 }

@@ -1,4 +1,4 @@
-// Erosion by a square and Gaussian blur: one direction per launch.
+// Erosion by a square and Gaussian blur. Both are separable; a launch computes one direction.
 
 #include "pixels.cuh"
 
@@ -9,21 +9,21 @@ struct Erode {
     int height, width, size, is_vertical;
 };
 
-// Grid: tiles of the image. Neighbours share all but one of their samples, so those come from L1.
+// Grid: the tiles of the image. Adjacent threads share all samples but one, so most reads hit L1.
 __device__ __forceinline__ void erode_pixel(const Erode& p) {
     if (tile_x() >= p.width || tile_y() >= p.height) return;
     const int at = p.is_vertical ? tile_y() : tile_x(), length = p.is_vertical ? p.height : p.width;
     const size_t step = p.is_vertical ? p.width : 1;
     const size_t pixel = static_cast<size_t>(tile_y()) * p.width + tile_x();
     const float* const line = p.image + (pixel - at * step);
-    // An even square reaches one further back; what lies outside does not count.
+    // An even window extends one sample further back. Samples outside the image are ignored.
     const int first = max(at - p.size / 2, 0), end = min(at + p.size - p.size / 2, length);
-    float lowest = INFINITY;
+    float minimum = INFINITY;
     for (int i = first; i < end; ++i) {
         const float value = line[i * step];
-        if (value < lowest) lowest = value;
+        if (value < minimum) minimum = value;
     }
-    p.out[pixel] = lowest;
+    p.out[pixel] = minimum;
 }
 
 KERNEL(erode, Erode, TILE_THREADS, erode_pixel)
@@ -31,13 +31,14 @@ KERNEL(erode, Erode, TILE_THREADS, erode_pixel)
 struct Blur {
     // (height, width).
     const float* image;
-    // (taps), an odd number.
+    // (taps); the number of taps is odd.
     const float* weights;
     float* out;
     int height, width, taps, is_vertical;
 };
 
-// The image is mirrored at its border without repeating the border pixel, as often as it takes.
+// Index of sample `at` of a line that is mirrored at its ends without repeating the end sample, any number of
+// times.
 __device__ __forceinline__ int mirrored(int at, int length) {
     const int period = max(2 * (length - 1), 1);
     at %= period;
@@ -45,7 +46,7 @@ __device__ __forceinline__ int mirrored(int at, int length) {
     return min(min(at, period - at), length - 1);
 }
 
-// As above; the sum goes from the first tap to the last.
+// Grid: the tiles of the image. The sum runs from the first tap to the last, as on the CPU.
 __device__ __forceinline__ void blur_pixel(const Blur& p) {
     if (tile_x() >= p.width || tile_y() >= p.height) return;
     const int at = p.is_vertical ? tile_y() : tile_x(), length = p.is_vertical ? p.height : p.width;

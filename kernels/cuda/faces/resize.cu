@@ -1,5 +1,5 @@
-// Faces change size: Lanczos on bytes in fixed point, antialiased bicubic on floats. Which samples make a pixel
-// and how much each counts is decided on the CPU, a few numbers per row and per column.
+// Resizing of face crops: Lanczos on u8 in fixed point, antialiased bicubic on float. The taps (source
+// indices and weights) of every output row and column are computed on the CPU.
 
 #include "pixels.cuh"
 
@@ -13,9 +13,9 @@ struct Lanczos {
     int width, channels, new_height, new_width;
 };
 
-// Grid: tiles of the new image. All 64 samples of a pixel in one go: the crops are small, and a pass per direction
-// would write and read four times as many bytes. Integers, so the order of the sums does not matter; that they
-// fit is shown in ../../src/resize.rs.
+// Grid: the tiles of the new image. All 64 samples of a pixel in one pass: the crops are small, and two
+// passes would write and read an intermediate image of four bytes per value. Integer sums are exact in any
+// order; ../../src/resize.rs proves that they do not overflow.
 __device__ __forceinline__ void lanczos_pixel(const Lanczos& p) {
     if (tile_x() >= p.new_width || tile_y() >= p.new_height) return;
     const int* const row = p.rows + 16 * tile_y();
@@ -38,16 +38,19 @@ KERNEL(resize_lanczos4, Lanczos, TILE_THREADS, lanczos_pixel)
 struct Bicubic {
     // (height, width, channels).
     const float* image;
-    // (new size, 2): the first sample, and how many; (new size, taps): their weights.
+    // (new_height, 2): first source row and number of taps.
     const int* rows;
+    // (new_height, row_taps), padded with zeros.
     const float* row_weights;
+    // (new_width, 2) and (new_width, column_taps): the same for the columns.
     const int* columns;
     const float* column_weights;
     float* out;
     int width, channels, new_height, new_width, row_taps, column_taps;
 };
 
-// As above; sums in the order of two passes, columns first.
+// Grid: the tiles of the new image. The sums have the order of two passes, first along the columns, as on the
+// CPU.
 __device__ __forceinline__ void bicubic_pixel(const Bicubic& p) {
     if (tile_x() >= p.new_width || tile_y() >= p.new_height) return;
     const int* const row = p.rows + 2 * tile_y();

@@ -7,10 +7,11 @@ use std::ops::Deref;
 use candle_core::{Result, Storage, StorageRef, Tensor, WithDType, bail};
 use half::bf16;
 
-use super::microkernel::Microkernel;
+use super::gemm::TileEpilogueRows;
+use super::gemm::micro_kernel::Microkernel;
+use super::gemm::tiles::TileKernel;
 use super::row_kernels::RowKernels;
-use super::tiles::TileKernel;
-use super::{Isa, vector_math};
+use super::{Isa, gemm, vector_math};
 
 /// A type of tensor elements. Sums are in f32 whatever the element.
 pub trait Element: WithDType + Default {
@@ -40,8 +41,13 @@ pub trait Element: WithDType + Default {
     /// x · Φ(x), likewise.
     fn gelu(x: f32) -> f32;
 
-    /// The matrix product's innermost piece for an instruction set.
-    fn kernel(isa: Isa) -> Kernel<Self>;
+    /// The micro-kernel for an instruction set.
+    fn kernel(isa: Isa) -> MicrokernelDispatch<Self>;
+
+    /// The epilogue of a micro-tile for an instruction set.
+    fn tile_epilogue(_: Isa) -> TileEpilogueRows<Self> {
+        gemm::write_rows::<Self>
+    }
 
     /// Operations on rows that an instruction set has better ones for than plain loops.
     fn row_kernels(_: Isa) -> Option<&'static dyn RowKernels<Self>> {
@@ -49,9 +55,9 @@ pub trait Element: WithDType + Default {
     }
 }
 
-/// The innermost piece of a matrix product: sums in registers, or in tiles.
+/// The micro-kernel of a matrix product, with sums in registers or in tiles.
 #[derive(Clone, Copy)]
-pub enum Kernel<T> {
+pub enum MicrokernelDispatch<T> {
     Registers(Microkernel<T>),
     /// Of bf16 only.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -101,8 +107,8 @@ impl Element for f32 {
         vector_math::gelu(x)
     }
 
-    fn kernel(isa: Isa) -> Kernel<Self> {
-        Kernel::Registers(match isa {
+    fn kernel(isa: Isa) -> MicrokernelDispatch<Self> {
+        MicrokernelDispatch::Registers(match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => super::avx512::F32,
             #[cfg(target_arch = "x86_64")]
@@ -166,14 +172,20 @@ impl Element for bf16 {
         vector_math::quick_gelu(x)
     }
 
-    fn kernel(isa: Isa) -> Kernel<Self> {
-        Kernel::Registers(match isa {
+    fn kernel(isa: Isa) -> MicrokernelDispatch<Self> {
+        MicrokernelDispatch::Registers(match isa {
             // SAFETY: only this crate can pass an `Isa`, and it passes those that it found on this CPU.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => return Kernel::Tiles(unsafe { TileKernel::of::<super::amx::Amx>() }),
+            Isa::Amx => {
+                return MicrokernelDispatch::Tiles(unsafe { TileKernel::of::<super::gemm::amx::Amx>() });
+            }
             // SAFETY: the model needs nothing.
             #[cfg(test)]
-            Isa::TileModel => return Kernel::Tiles(unsafe { TileKernel::of::<super::tile_model::Model>() }),
+            Isa::TileModel => {
+                return MicrokernelDispatch::Tiles(unsafe {
+                    TileKernel::of::<super::gemm::tile_model::Model>()
+                });
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => super::avx512::BF16,
             #[cfg(target_arch = "x86_64")]
@@ -189,8 +201,16 @@ impl Element for bf16 {
     }
 
     #[cfg(target_arch = "x86_64")]
+    fn tile_epilogue(isa: Isa) -> TileEpilogueRows<Self> {
+        match isa {
+            Isa::Amx => gemm::write_rows_bf16,
+            _ => gemm::write_rows::<Self>,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
     fn row_kernels(isa: Isa) -> Option<&'static dyn RowKernels<Self>> {
-        matches!(isa, Isa::Avx512Bf16 | Isa::Amx).then_some(&super::row_kernels::Bf16Rows)
+        matches!(isa, Isa::Avx512Bf16 | Isa::Amx).then_some(&super::avx512_bf16_rows::Bf16Rows)
     }
 }
 
@@ -245,6 +265,15 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
+    pub(super) fn new(first: *mut MaybeUninit<T>) -> Self {
+        Self(first)
+    }
+
+    /// Disjointness and bounds of what is written through it are the caller's to ensure.
+    pub(super) fn as_ptr(&self) -> *mut T {
+        self.0.cast()
+    }
+
     /// # Safety
     /// `start..start + len` must lie within the memory, and nobody else may use it meanwhile.
     #[allow(clippy::mut_from_ref)] // Disjointness is the caller's promise.

@@ -1,39 +1,40 @@
-//! Which instruction set the CPU versions use: found once at start, overridable, shown by `doctor`.
+//! Instruction set of the CPU versions: detected once per process, overridable by `LATENTSYNC_CPU`, shown by
+//! `doctor`.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The environment variable that overrides the choice, by [`Isa::name`].
+/// Environment variable that selects an instruction set by its [`Isa::name`].
 const OVERRIDE: &str = "LATENTSYNC_CPU";
 
-/// An instruction set that the CPU versions are written for.
+/// Instruction set for which CPU kernels exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// What the compiler makes of plain Rust for the build's target.
+    /// Plain Rust, compiled for the build's target.
     Portable,
     /// AVX2 and FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// The same with dot products of bf16 pairs.
+    /// [`Isa::Avx512`] and AVX-512 BF16: dot products of bf16 pairs.
     Avx512Bf16,
-    /// The same with products of bf16 tiles; what is not bf16 is computed as without them.
+    /// [`Isa::Avx512Bf16`] and AMX-BF16: products of bf16 tiles. All other work uses the AVX-512 kernels.
     Amx,
     /// NEON.
     Neon,
-    /// The same with products of bf16 matrices.
+    /// [`Isa::Neon`] and FEAT_BF16: products of bf16 matrices.
     NeonBf16,
-    /// The tile version with tiles in software: its loops can be tested on any machine.
+    /// The AMX kernels on a software model of the tiles, so that their loops can be tested on any machine.
     #[cfg(test)]
     TileModel,
 }
 
 impl Isa {
-    /// Best first.
+    /// Fastest first.
     const ALL: [Isa; 7] =
         [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::NeonBf16, Isa::Neon, Isa::Portable];
 
-    /// The value of `LATENTSYNC_CPU` that stands for it.
+    /// Name of the instruction set, the value of `LATENTSYNC_CPU` that selects it.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -48,17 +49,23 @@ impl Isa {
         }
     }
 
-    /// Whether products of bf16 are faster than those of f32, not only smaller.
+    /// Whether bf16 matrix products are faster than f32 ones, instead of only using less memory.
     pub const fn has_fast_bf16(self) -> bool {
         matches!(self, Isa::Avx512Bf16 | Isa::Amx | Isa::NeonBf16)
     }
 
-    /// What this machine can run, best first; never empty.
+    /// Whether bf16 matrix products use tiles, in hardware or in the software model.
+    #[cfg(test)]
+    pub(crate) fn has_tiles(self) -> bool {
+        matches!(self, Isa::Amx | Isa::TileModel)
+    }
+
+    /// Instruction sets supported by this CPU, fastest first; never empty.
     pub fn available() -> Vec<Isa> {
         Self::ALL.into_iter().filter(|isa| isa.runs_here()).collect()
     }
 
-    /// The one in use: the override where it is set and can run here, else the best.
+    /// The instruction set in use: the override if it is set and supported, else the fastest one.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
@@ -70,18 +77,18 @@ impl Isa {
         })
     }
 
-    /// What `LATENTSYNC_CPU` asks for; an error, for the user, when that is no instruction set or one
-    /// that this machine lacks.
+    /// Instruction set requested by `LATENTSYNC_CPU`, if it is set. The error is a message for the user: the
+    /// name is unknown, or this CPU does not support the instruction set.
     pub fn requested() -> Result<Option<Isa>, String> {
-        let Some(wanted) = std::env::var_os(OVERRIDE) else {
+        let Some(requested) = std::env::var_os(OVERRIDE) else {
             return Ok(None);
         };
         let available = Self::available();
-        match available.iter().find(|isa| wanted == isa.name()) {
+        match available.iter().find(|isa| requested == isa.name()) {
             Some(isa) => Ok(Some(*isa)),
             None => Err(format!(
                 "{OVERRIDE}={} cannot be used here, expected one of {}",
-                wanted.display(),
+                requested.display(),
                 names(&available)
             )),
         }
@@ -100,7 +107,7 @@ impl Isa {
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Isa::Avx512 => avx512(),
             Isa::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
-            Isa::Amx => Isa::Avx512Bf16.runs_here() && super::amx::is_available(),
+            Isa::Amx => Isa::Avx512Bf16.runs_here() && super::gemm::amx::is_available(),
             Isa::Neon | Isa::NeonBf16 => false,
             #[cfg(test)]
             Isa::TileModel => true,
@@ -125,17 +132,18 @@ impl Isa {
     }
 }
 
-/// What the CPU versions found and use; [`fmt::Display`] is one line for `doctor`.
+/// Detected and selected CPU features; [`fmt::Display`] is one line for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
     pub current: Isa,
     pub available: Vec<Isa>,
+    /// Threads of the global rayon pool.
     pub threads: usize,
-    /// The message for an override that cannot be followed.
+    /// Message about an override that is not supported.
     pub refused_override: Option<String>,
 }
 
-/// See [`Features`].
+/// CPU features of this process.
 pub fn features() -> Features {
     Features {
         current: Isa::current(),
@@ -160,8 +168,8 @@ fn names(all: &[Isa]) -> String {
     all.iter().map(|isa| isa.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Compiles a function once per instruction set and adds a first argument, `isa`, that chooses. The body
-/// must be plain Rust without `mul_add`: then all versions compute the same numbers.
+/// Compiles a function once per instruction set and adds a first argument, `isa`, that selects the version.
+/// The body must be plain Rust without `mul_add`, so that all versions compute the same bits.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$t:ident: $bound:path>)? ($($arg:ident: $ty:ty),* $(,)?)
         $(-> $ret:ty)? $body:block) => {
@@ -183,14 +191,18 @@ macro_rules! multiversion {
             }
 
             match isa {
-                // SAFETY: only this crate can pass an `Isa`, and it passes those that it found on this CPU.
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 | $crate::cpu::Isa::Amx => unsafe {
-                    avx512($($arg),*)
-                },
-                // SAFETY: as above.
+                $crate::cpu::Isa::Avx512 | $crate::cpu::Isa::Avx512Bf16 | $crate::cpu::Isa::Amx => {
+                    // SAFETY: these functions are private to the crate, which only uses an `Isa` that this
+                    // CPU supports.
+                    unsafe { avx512($($arg),*) }
+                }
                 #[cfg(target_arch = "x86_64")]
-                $crate::cpu::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::cpu::Isa::Avx2 => {
+                    // SAFETY: these functions are private to the crate, which only uses an `Isa` that this
+                    // CPU supports.
+                    unsafe { avx2($($arg),*) }
+                }
                 _ => body($($arg),*),
             }
         }
@@ -203,11 +215,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn portable_is_always_there_and_the_current_one_can_run() {
-        let found = features();
-        assert_eq!(found.available.last(), Some(&Isa::Portable));
-        assert!(found.available.contains(&found.current));
-        assert_eq!(found.refused_override, None);
-        assert!(found.to_string().starts_with(found.current.name()));
+    fn portable_is_always_available_and_the_current_isa_is_supported() {
+        let features = features();
+        assert_eq!(features.available.last(), Some(&Isa::Portable));
+        assert!(features.available.contains(&features.current));
+        assert_eq!(features.refused_override, None);
+        assert!(features.to_string().starts_with(features.current.name()));
     }
 }

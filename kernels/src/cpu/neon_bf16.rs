@@ -1,36 +1,38 @@
-//! The microkernel for NEON's products of bf16 matrices (FEAT_BF16): one instruction multiplies two rows by two
-//! columns, four elements of each, where a multiply-add has four products in all.
+//! Microkernel for FEAT_BF16, NEON's matrix product of bf16. One `bfmmla` multiplies two rows by two columns,
+//! four elements of each: 16 products, where an f32 multiply-add has four.
 //!
-//! Its loop is its own, since the one over [`Registers`](super::microkernel::Registers) takes rows and lines one by
-//! one. The packed order is the same: two lines woven into each other are columns of four elements.
+//! The loop over [`Registers`](super::gemm::micro_kernel::Registers) cannot express this, because it processes rows
+//! and lines one by one, so this file has its own. The packed layout is the same: two lines, interleaved, are
+//! columns of four elements.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use half::bf16;
 
-use super::microkernel::{GROUP, Microkernel, Strip};
+use super::gemm::micro_kernel::{Microkernel, NR, Strip};
 
-/// bf16. Two pairs of rows have 16 sums; with a third, 24, the compiler runs out of registers and moves sums about.
+/// bf16. Four rows, two pairs, need 16 accumulators. With six rows, 24 accumulators, the compiler spills
+/// registers.
 pub const BF16: Microkernel<bf16> = Microkernel { max_rows: 4, max_groups: 1, run: choose };
 
-/// Vectors of columns in a group.
-const QUADS: usize = GROUP / 4;
+/// Quads, of four columns, in a group.
+const QUADS: usize = NR / 4;
 
-/// Per pair of rows and four columns: the sums of the first two columns, then those of the last two. In a register
-/// they are row by row.
+/// Accumulators [pair of rows][quad][first or last two columns of the quad]. A register holds a 2×2 block,
+/// row-major.
 type Sums<const PAIRS: usize> = [[[float32x4_t; 2]; QUADS]; PAIRS];
 
 /// # Safety
 /// As for [`Microkernel::run`].
 #[target_feature(enable = "neon,bf16")]
 unsafe fn choose(rows: usize, groups: usize, strip: &Strip<bf16>) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller upholds the contract of `Microkernel::run`.
     unsafe {
         match (rows, groups) {
             (1 | 2, 1) => run::<1>(rows, strip),
             (3 | 4, 1) => run::<2>(rows, strip),
-            _ => unreachable!("a microkernel was given {rows} rows and {groups} groups"),
+            _ => unreachable!("microkernel called with {rows} rows and {groups} groups"),
         }
     }
 }
@@ -39,13 +41,13 @@ unsafe fn choose(rows: usize, groups: usize, strip: &Strip<bf16>) {
 /// As for [`Microkernel::run`].
 #[inline(always)]
 unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
-    // A row without a second one is computed, and written, twice.
+    // If the number of rows is odd, the last row is computed and stored twice.
     let rows_of = |pair: usize| [2 * pair, (2 * pair + 1).min(rows - 1)];
-    // SAFETY: the caller's promise about the pointers of `strip`; every offset below stays within rows × columns ×
-    // steps × segments. FEAT_BF16 is the caller's too.
+    // SAFETY: the caller guarantees FEAT_BF16 and the pointers of `strip`; every offset below stays within
+    // rows × columns × steps × segments.
     unsafe {
         let sum_at = |row: usize, quad: usize| strip.sums.add(row * strip.sums_stride + 4 * quad);
-        let mut sums: Sums<PAIRS> = [[[vdupq_n_f32(0.); 2]; QUADS]; PAIRS];
+        let mut sums: Sums<PAIRS> = [[[vdupq_n_f32(0.0); 2]; QUADS]; PAIRS];
         if strip.accumulate {
             for (pair, sums) in sums.iter_mut().enumerate() {
                 for (quad, sums) in sums.iter_mut().enumerate() {
@@ -53,7 +55,7 @@ unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
                 }
             }
         }
-        // From here on an element is a pair of bf16.
+        // From here on, pointers are to pairs of bf16.
         let mut lines = strip.columns.cast::<u32>();
         for segment in 0..strip.segments {
             let mut lefts = [[lines; 2]; PAIRS];
@@ -65,11 +67,11 @@ unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
             }
             for step in 0..strip.steps / 2 {
                 multiply::<PAIRS, 2>(&mut sums, &lefts, 2 * step, lines);
-                lines = lines.add(2 * GROUP);
+                lines = lines.add(2 * NR);
             }
             if strip.steps % 2 == 1 {
                 multiply::<PAIRS, 1>(&mut sums, &lefts, strip.steps - 1, lines);
-                lines = lines.add(GROUP);
+                lines = lines.add(NR);
             }
         }
         for (pair, sums) in sums.iter().enumerate() {
@@ -82,10 +84,12 @@ unsafe fn run<const PAIRS: usize>(rows: usize, strip: &Strip<bf16>) {
     }
 }
 
-/// Adds the products of the rows, from `step` on, and of as many `LINES`: two, or one with zeros for the second.
+/// Adds the products of `LINES` lines with the rows' pairs from `step` on. `LINES` is 2, or 1 with zeros as
+/// the second.
 ///
 /// # Safety
-/// The rows and the lines have that many elements, and the CPU FEAT_BF16.
+/// The rows must be readable for `step + LINES` pairs and `lines` for `LINES` lines. The CPU must have
+/// FEAT_BF16.
 #[inline(always)]
 unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
     sums: &mut Sums<PAIRS>,
@@ -93,7 +97,8 @@ unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
     step: usize,
     lines: *const u32,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees the pointers and FEAT_BF16; the reads are within `LINES` pairs of a row
+    // and `LINES` lines.
     unsafe {
         let elements = |row: *const u32| match LINES {
             1 => vcreate_u32(u64::from(row.add(step).read_unaligned())),
@@ -107,7 +112,7 @@ unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
             let first = vld1q_u32(lines.add(4 * quad));
             let second = match LINES {
                 1 => vdupq_n_u32(0),
-                _ => vld1q_u32(lines.add(GROUP + 4 * quad)),
+                _ => vld1q_u32(lines.add(NR + 4 * quad)),
             };
             let columns = [vzip1q_u32(first, second), vzip2q_u32(first, second)];
             for (sums, left) in sums.iter_mut().zip(lefts) {
@@ -119,7 +124,7 @@ unsafe fn multiply<const PAIRS: usize, const LINES: usize>(
     }
 }
 
-/// Two rows of four columns as two columns of both rows and the other two, and back.
+/// Converts between two rows of four columns and two 2×2 blocks, row-major; it is its own inverse.
 #[inline(always)]
 fn transpose(of: [float32x4_t; 2]) -> [float32x4_t; 2] {
     // SAFETY: NEON is part of the architecture.
@@ -129,14 +134,15 @@ fn transpose(of: [float32x4_t; 2]) -> [float32x4_t; 2] {
     }
 }
 
-/// `sums`, of two rows by two columns, with the products of four bf16 of each row and each column added. Rust has
-/// the instruction only as assembly.
+/// `bfmmla`: `sums`, a 2×2 block, plus the product of two rows and two columns of four bf16 each. Inline
+/// assembly, because stable Rust has no intrinsic for it.
 ///
 /// # Safety
-/// The CPU must have FEAT_BF16, and the function that this becomes part of must have it switched on.
+/// The CPU must have FEAT_BF16, and the function into which this is inlined must enable it.
 #[inline(always)]
 pub unsafe fn multiply_add(mut sums: float32x4_t, rows: uint32x4_t, columns: uint32x4_t) -> float32x4_t {
-    // SAFETY: the caller's promise; the instruction sets no flags, not even those of inexact results.
+    // SAFETY: the caller guarantees FEAT_BF16. The instruction changes no flags, not even the floating-point
+    // exception flags.
     unsafe {
         asm!(
             "bfmmla {sums:v}.4s, {rows:v}.8h, {columns:v}.8h",

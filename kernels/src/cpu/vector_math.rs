@@ -1,11 +1,12 @@
-//! Exponential and activations in straight-line f32, so that loops over them vectorise. No `mul_add`: the
-//! versions for different instruction sets must agree.
+//! Exponential and activations as branch-free scalar f32 code that the compiler vectorises. No `mul_add`: all
+//! instruction sets must compute the same bits.
 
-/// e^x within 2 units in the last place; 0 below −87.3, large above 88.3, NaN stays NaN.
-/// Reduction by powers of two and the polynomial of Cephes' `expf`.
+/// e^x within 2 ULP. Below −87.3 the result is 0; above 88.3 it is e^88.3; NaN is propagated.
+/// Range reduction by powers of two, then the polynomial of Cephes' `expf`.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.; // 1.5 · 2²³: adding it rounds to an integer in the low bits.
+    // 1.5 · 2²³: adding it rounds to an integer, which is in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
     let bounded = if x > 88.3 { 88.3 } else { x };
     let bounded = if bounded < -87.3 { -87.3 } else { bounded };
     let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
@@ -17,39 +18,41 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
-    let p = p * (r * r) + r + 1.;
+    let p = p * (r * r) + r + 1.0;
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     let y = p * f32::from_bits(exponent);
-    if x < -87.3 { 0. } else { y }
+    if x < -87.3 { 0.0 } else { y }
 }
 
-/// x · sigmoid(x).
+/// SiLU: x · sigmoid(x).
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
-    x / (1. + exp(-x))
+    x / (1.0 + exp(-x))
 }
 
-/// x · Φ(x), the erf form, absolute error under 3e-7 · |x|.
-/// Abramowitz and Stegun 7.1.26 for erfc of |x| / √2, so that the tail keeps its relative size.
+/// GELU in the erf form, x · Φ(x), with an absolute error below 3e-7 · |x|.
+/// Abramowitz and Stegun 7.1.26 approximates erfc(|x| / √2), which keeps the relative precision of the tail.
 #[inline(always)]
 pub fn gelu(x: f32) -> f32 {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1. / (1. + 0.327_591_1 * z);
+    let t = 1.0 / (1.0 + 0.327_591_1 * z);
     let p = 1.061_405_4;
     let p = p * t - 1.453_152;
     let p = p * t + 1.421_413_8;
     let p = p * t - 0.284_496_72;
     let p = p * t + 0.254_829_6;
     let tail = 0.5 * p * t * exp(-z * z);
-    x * if x < 0. { tail } else { 1. - tail }
+    x * if x < 0.0 { tail } else { 1.0 - tail }
 }
 
-/// e^x within 8e-5 of its size, for results that are rounded to bf16 (2e-3). `x`: at most 88; tiny below −87, NaN
-/// stays NaN. Powers of two by the exponent, the fraction by a cubic that was fitted for relative error.
+/// e^x with a relative error below 8e-5, for results that are rounded to bf16 (relative error 2e-3). `x` must
+/// be at most 88; below −87 the result is e^−87; NaN is propagated. The integer part of the power of two is
+/// added to the exponent; its fraction is a cubic fitted for minimal relative error.
 #[inline(always)]
 pub fn quick_exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.; // As in `exp`.
-    let bounded = if x < -87. { -87. } else { x };
+    // As in `exp`.
+    const ROUND: f32 = 12_582_912.0;
+    let bounded = if x < -87.0 { -87.0 } else { x };
     let power = bounded * std::f32::consts::LOG2_E;
     let shifted = power + ROUND;
     let r = power - (shifted - ROUND);
@@ -60,13 +63,13 @@ pub fn quick_exp(x: f32) -> f32 {
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
-/// x · sigmoid(x) within 8e-5 of its size.
+/// SiLU with a relative error below 8e-5.
 #[inline(always)]
 pub fn quick_silu(x: f32) -> f32 {
-    x / (1. + quick_exp(if x < -87. { 87. } else { -x }))
+    x / (1.0 + quick_exp(if x < -87.0 { 87.0 } else { -x }))
 }
 
-/// Factors of the powers of z² in (Φ(z) − ½) / z, the highest first.
+/// Coefficients of the polynomial in z² that approximates (Φ(z) − ½) / z, highest power first.
 pub const QUICK_GELU: [f32; 8] = [
     -1.278_791_3e-9,
     1.044_910_8e-7,
@@ -78,12 +81,13 @@ pub const QUICK_GELU: [f32; 8] = [
     0.398_805_7,
 ];
 
-/// x · Φ(x), the erf form, within 4e-5 · |x|: Φ by an odd polynomial that was fitted for |x| up to 4, and reaches 0
-/// and 1 there.
+/// GELU in the erf form, x · Φ(x), with an absolute error below 4e-5 · |x|. Φ is ½ plus an odd polynomial
+/// fitted for
+/// |x| ≤ 4; it is 0 and 1 at the ends of this range and constant beyond.
 #[inline(always)]
 pub fn quick_gelu(x: f32) -> f32 {
-    let z = if x > 4. { 4. } else { x };
-    let z = if z < -4. { -4. } else { z };
+    let z = if x > 4.0 { 4.0 } else { x };
+    let z = if z < -4.0 { -4.0 } else { z };
     let u = z * z;
     let [first, rest @ ..] = QUICK_GELU;
     let mut p = first;
@@ -97,7 +101,7 @@ pub fn quick_gelu(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// Φ by the power series of erf, in f64.
+    /// Φ from the power series of erf, in f64.
     fn normal_cdf(x: f64) -> f64 {
         let z = x / std::f64::consts::SQRT_2;
         let (mut term, mut sum) = (z, z);
@@ -109,51 +113,51 @@ mod tests {
     }
 
     #[test]
-    fn exp_is_within_two_units_in_the_last_place() {
+    fn exp_is_within_two_ulp() {
         for i in -8700..8800 {
-            let x = i as f32 / 100.;
+            let x = i as f32 / 100.0;
             let want = f64::from(x).exp();
             let error = (f64::from(exp(x)) - want).abs() / want;
             assert!(error < 2.4e-7, "exp({x}): {error:e}");
         }
-        assert_eq!((exp(-1000.), exp(f32::NEG_INFINITY), exp(0.)), (0., 0., 1.));
-        assert!(exp(f32::NAN).is_nan() && exp(1000.) > 1e38);
+        assert_eq!((exp(-1000.0), exp(f32::NEG_INFINITY), exp(0.0)), (0.0, 0.0, 1.0));
+        assert!(exp(f32::NAN).is_nan() && exp(1000.0) > 1e38);
     }
 
     #[test]
-    fn the_quick_versions_are_far_below_the_rounding_of_bf16() {
+    fn errors_of_the_quick_versions_are_far_below_bf16_rounding() {
         for i in -8700..=8700 {
-            let x = i as f32 / 100.;
+            let x = i as f32 / 100.0;
             let want = f64::from(x).exp();
             let error = (f64::from(quick_exp(x)) - want).abs() / want;
             assert!(error < 8e-5, "exp({x}): {error:e}");
-            let wide = f64::from(x / 10.);
-            let want = wide / (1. + (-wide).exp());
-            let error = (f64::from(quick_silu(x / 10.)) - want).abs();
+            let wide = f64::from(x / 10.0);
+            let want = wide / (1.0 + (-wide).exp());
+            let error = (f64::from(quick_silu(x / 10.0)) - want).abs();
             assert!(error <= 8e-5 * want.abs(), "silu({wide}): {error:e}");
         }
-        // As far as the series for Φ is good.
+        // The series for Φ is accurate in this range.
         for i in -500..=500 {
-            let wide = f64::from(i) / 100.;
+            let wide = f64::from(i) / 100.0;
             let error = (f64::from(quick_gelu(wide as f32)) - wide * normal_cdf(wide)).abs();
             assert!(error <= 4e-5 * wide.abs(), "gelu({wide}): {error:e}");
         }
         assert!(quick_exp(f32::NEG_INFINITY) < 1e-37 && quick_exp(f32::NAN).is_nan());
-        for x in [5., 50., 1e9] {
+        for x in [5.0, 50.0, 1e9] {
             assert!(quick_gelu(-x).abs() <= 4e-5 * x && (quick_gelu(x) - x).abs() <= 4e-5 * x, "gelu({x})");
         }
-        assert!(quick_silu(f32::MIN).abs() < 10.);
+        assert!(quick_silu(f32::MIN).abs() < 10.0);
         assert!(quick_gelu(f32::NAN).is_nan() && quick_silu(f32::NAN).is_nan());
     }
 
     #[test]
-    fn gelu_and_silu_follow_their_definitions() {
+    fn gelu_and_silu_equal_their_definitions() {
         for i in -400..400 {
-            let x = i as f32 / 80.;
+            let x = i as f32 / 80.0;
             let (wide, scale) = (f64::from(x), f64::from(x).abs().max(1e-3));
             let error = (f64::from(gelu(x)) - wide * normal_cdf(wide)).abs() / scale;
             assert!(error < 3e-7, "gelu({x}): {error:e}");
-            let error = (f64::from(silu(x)) - wide / (1. + (-wide).exp())).abs() / scale;
+            let error = (f64::from(silu(x)) - wide / (1.0 + (-wide).exp())).abs() / scale;
             assert!(error < 3e-7, "silu({x}): {error:e}");
         }
     }

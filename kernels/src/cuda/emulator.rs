@@ -1,5 +1,5 @@
-//! The kernels on a CPU: their own source, compiled for the host, with a block's threads as fibers. For tests, with
-//! the feature `cuda-emulator`; without it, a launch on a CPU is an error.
+//! CUDA emulator: the kernels' own source compiled for the host, with the threads of a block as fibers. For
+//! tests, with the feature `cuda-emulator`; without the feature a launch on a CPU tensor is an error.
 
 use std::cell::Cell;
 
@@ -7,30 +7,30 @@ use candle_core::{CpuStorage, DType, Result, Storage, bail};
 
 use super::launch::Launch;
 
-/// Whether the kernels were compiled for the host.
+/// Whether this build contains the emulator.
 pub const AVAILABLE: bool = cfg!(feature = "cuda-emulator");
 
 thread_local! {
-    static ON: Cell<bool> = const { Cell::new(false) };
+    static ACTIVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f`; meanwhile, on this thread, operations on tensors of the CPU go the way of those on a CUDA device.
+/// Runs `f` with the emulator active on this thread: operations on CPU tensors use the CUDA versions.
 pub fn emulated<R>(f: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            ON.set(self.0);
+            ACTIVE.set(self.0);
         }
     }
-    let _restore = Restore(ON.replace(true));
+    let _restore = Restore(ACTIVE.replace(true));
     f()
 }
 
-pub(super) fn is_on() -> bool {
-    ON.get()
+pub(super) fn is_active() -> bool {
+    ACTIVE.get()
 }
 
-/// Runs `launch`, which writes `out`.
+/// Runs `launch` to its end; it writes `out`.
 pub(super) fn run(launch: &Launch, out: &mut CpuStorage) -> Result<()> {
     let inputs: Vec<_> = launch.tensors().map(|x| x.storage_and_layout()).collect();
     let mut addresses = Vec::with_capacity(inputs.len());
@@ -46,7 +46,7 @@ pub(super) fn run(launch: &Launch, out: &mut CpuStorage) -> Result<()> {
 
 #[cfg(not(feature = "cuda-emulator"))]
 fn call(launch: &Launch, _: &[u8]) -> Result<()> {
-    bail!("{}: built without the feature `cuda-emulator`", launch.kernel)
+    bail!("{}: cannot run on the CPU, this build lacks the feature `cuda-emulator`", launch.kernel)
 }
 
 #[cfg(feature = "cuda-emulator")]
@@ -62,7 +62,7 @@ fn call(launch: &Launch, params: &[u8]) -> Result<()> {
             params: *const c_void,
             params_size: usize,
             message: *mut c_char,
-            room: usize,
+            message_size: usize,
         );
     }
 
@@ -70,8 +70,9 @@ fn call(launch: &Launch, params: &[u8]) -> Result<()> {
     let dims = |of: [usize; 3]| of.map(|n| n as c_uint);
     let (grid, block) = (dims(launch.grid), dims(launch.block));
     let mut message = [0 as c_char; 256];
-    // SAFETY: the emulator checks what it is given but for the tensors, and whoever made the launch has promised that
-    // the kernel stays within those. It ends the message with a zero.
+    // SAFETY: the emulator validates all arguments except the tensors' addresses; the caller of `Launch::run`
+    // guarantees that the kernel accesses only its tensors. The emulator terminates the message with a zero
+    // byte.
     let message = unsafe {
         emulator_launch(
             kernel.as_ptr(),
@@ -98,7 +99,7 @@ fn address(storage: &CpuStorage) -> Result<(u64, DType)> {
         CpuStorage::F32(x) => (x.as_ptr() as u64, DType::F32),
         CpuStorage::F16(x) => (x.as_ptr() as u64, DType::F16),
         CpuStorage::BF16(x) => (x.as_ptr() as u64, DType::BF16),
-        _ => bail!("no kernel takes such a tensor"),
+        _ => bail!("no CUDA kernel reads tensors of this dtype"),
     })
 }
 
@@ -108,6 +109,6 @@ fn address_mut(storage: &mut CpuStorage) -> Result<u64> {
         CpuStorage::F32(x) => x.as_mut_ptr() as u64,
         CpuStorage::F16(x) => x.as_mut_ptr() as u64,
         CpuStorage::BF16(x) => x.as_mut_ptr() as u64,
-        _ => bail!("no kernel writes such a tensor"),
+        _ => bail!("no CUDA kernel writes tensors of this dtype"),
     })
 }

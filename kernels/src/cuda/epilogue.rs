@@ -1,61 +1,51 @@
-//! Launchers of `epilogue.cu`: what follows a matrix product, and activations alone.
+//! Launchers of `epilogue.cu`: bias, residual and activation after a matrix product, and activations alone.
 
 use candle_core::{Result, Tensor, bail};
 
 use super::launch::Launch;
-use super::rows;
+use super::rows::{self, RowShape};
+use crate::cpu::Activation;
 
 const THREADS: usize = 256;
 
-/// Applied last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    Nothing,
-    Silu,
-    Gelu,
-    /// The first half of the columns times GELU of the second.
-    Geglu,
-}
-
-impl Then {
-    /// What the kernels call it.
-    pub(super) const fn number(self) -> usize {
-        match self {
-            Then::Nothing => 0,
-            Then::Silu => 1,
-            Then::Gelu => 2,
-            Then::Geglu => 3,
-        }
+/// Number of an activation in the kernels' parameters (`ACTIVATION_*` in `common.cuh`).
+pub(super) const fn activation_number(activation: Activation) -> usize {
+    match activation {
+        Activation::None => 0,
+        Activation::Silu => 1,
+        Activation::Gelu => 2,
+        Activation::Geglu => 3,
     }
 }
 
-/// What is done to sums.
+/// Epilogue of a matrix product.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a> {
     /// (columns).
     pub bias: Option<&'a Tensor>,
-    /// As wide as the output; each of its rows goes to equally many consecutive rows of the output.
+    /// As many columns as the output; each of its rows is added to the same number of consecutive output rows.
     pub residual: Option<&'a Tensor>,
-    pub then: Then,
+    pub activation: Activation,
 }
 
 impl Epilogue<'_> {
-    /// An activation alone.
-    pub const fn only(then: Then) -> Self {
-        Self { bias: None, residual: None, then }
+    /// Epilogue without bias and residual.
+    pub const fn only(activation: Activation) -> Self {
+        Self { bias: None, residual: None, activation }
     }
 }
 
-/// then(`x` + bias + residual); `x`: (..., columns), not empty. GEGLU takes no residual.
+/// activation(`x` + bias + residual). `x`: (..., columns), not empty. GEGLU does not support a residual.
 pub fn epilogue(x: &Tensor, of: Epilogue) -> Result<Tensor> {
-    if of.bias.is_none() && of.residual.is_none() && of.then == Then::Nothing {
+    if of.bias.is_none() && of.residual.is_none() && of.activation == Activation::None {
         return Ok(x.clone());
     }
-    if of.then == Then::Geglu && of.residual.is_none() {
+    if of.activation == Activation::Geglu && of.residual.is_none() {
         return geglu(x, of.bias);
     }
     let x = x.contiguous()?;
-    let (rows, columns) = rows::dims(&x);
+    let shape = RowShape::of(&x);
+    let RowShape { rows, columns } = shape;
     let bias = of.bias.map(|bias| bias.to_dtype(x.dtype())?.contiguous()).transpose()?;
     let residual = of.residual.map(|residual| residual.to_dtype(x.dtype())?.contiguous()).transpose()?;
     let residual_rows = residual.as_ref().map_or(rows, |residual| residual.elem_count() / columns);
@@ -63,44 +53,41 @@ pub fn epilogue(x: &Tensor, of: Epilogue) -> Result<Tensor> {
         && residual.as_ref().is_none_or(|residual| residual.elem_count() == residual_rows * columns)
         && residual_rows > 0
         && rows.is_multiple_of(residual_rows)
-        && of.then != Then::Geglu;
+        && of.activation != Activation::Geglu;
     if !fits {
-        bail!("epilogue: {:?}, bias {:?}, residual {:?}", x.shape(), of.bias, of.residual);
+        bail!("epilogue: input {:?}, bias {:?}, residual {:?}", x.shape(), of.bias, of.residual);
     }
-    let (grid, block) = rows::geometry(x.dtype(), (rows, columns), THREADS);
-    let launch = Launch::of_dtype("epilogue", "epilogue", &x)
-        .grid(grid)
-        .block(block)
+    let launch = Launch::with_dtype_of("epilogue", "epilogue", &x)
+        .dims(rows::launch_dims(x.dtype(), shape, THREADS))
         .tensor(&x)
         .optional(bias.as_ref())
         .optional(residual.as_ref())
         .output()
-        .ints(&[rows, columns, rows / residual_rows, of.then.number()]);
-    // SAFETY: the blocks walk over all rows and columns, and the operands are as large as was just checked.
+        .ints(&[rows, columns, rows / residual_rows, activation_number(of.activation)]);
+    // SAFETY: the threads cover all rows and columns, and the sizes of the operands were checked above.
     unsafe { launch.run(x.shape(), x.dtype(), x.device()) }
 }
 
-/// The first half of `x` + bias times GELU of its second. `x`: (..., 2 × columns), not empty → (..., columns).
+/// GEGLU: the first half of the columns of `x` + bias, times GELU of the second half.
+/// `x`: (..., 2 × columns), not empty → (..., columns).
 fn geglu(x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let x = x.contiguous()?;
     let bias = bias.map(|bias| bias.to_dtype(x.dtype())?.contiguous()).transpose()?;
-    let (rows, both) = rows::dims(&x);
-    if !both.is_multiple_of(2) || bias.as_ref().is_some_and(|bias| bias.elem_count() != both) {
-        bail!("geglu: {:?}, bias {bias:?}", x.shape());
+    let RowShape { rows, columns: in_columns } = RowShape::of(&x);
+    if !in_columns.is_multiple_of(2) || bias.as_ref().is_some_and(|bias| bias.elem_count() != in_columns) {
+        bail!("geglu: input {:?}, bias {bias:?}", x.shape());
     }
-    let columns = both / 2;
-    let (grid, block) = rows::geometry(x.dtype(), (rows, columns), THREADS);
+    let columns = in_columns / 2;
     let mut dims = x.dims().to_vec();
     if let Some(last) = dims.last_mut() {
         *last = columns;
     }
-    let launch = Launch::of_dtype("epilogue", "geglu", &x)
-        .grid(grid)
-        .block(block)
+    let launch = Launch::with_dtype_of("epilogue", "geglu", &x)
+        .dims(rows::launch_dims(x.dtype(), RowShape { rows, columns }, THREADS))
         .tensor(&x)
         .optional(bias.as_ref())
         .output()
         .ints(&[rows, columns]);
-    // SAFETY: the blocks walk over all rows and columns.
+    // SAFETY: the threads cover all rows and columns of the output.
     unsafe { launch.run(dims, x.dtype(), x.device()) }
 }

@@ -1,4 +1,5 @@
-//! Launchers of the kernels in `faces/`. Images are contiguous, not empty and of the types that the fronts name.
+//! Launchers of the kernels in `faces/`. Images are not empty and have the dtypes stated by the public
+//! functions.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -8,15 +9,17 @@ use crate::pixels::Rect;
 use crate::resize::Taps;
 use crate::warp_affine::Affine;
 
-/// A thread per pixel, in tiles of 32 × 8.
+/// Block of 32 × 8 threads, one per pixel.
 const TILE: [usize; 3] = [32, 8, 1];
 
+/// Launch with a thread for every pixel of an output of `height` × `width`.
 fn launch<'a>(module: &'static str, name: &'static str, height: usize, width: usize) -> Launch<'a> {
     let grid = [width.div_ceil(TILE[0]), height.div_ceil(TILE[1]), 1];
     Launch::new(module, name).grid(grid).block(TILE)
 }
 
-/// `source`: (height, width, channels), u8 or f32; `inverse`: destination to source.
+/// [`warp_affine`](crate::warp_affine::warp_affine). `source`: (height, width, channels), u8 or f32;
+/// `inverse` maps destination to source.
 pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
     let source = source.contiguous()?;
     let (height, width, channels) = source.dims3()?;
@@ -31,7 +34,7 @@ pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -
     unsafe { launch.run((window.height, window.width, channels), DType::F32, source.device()) }
 }
 
-/// As above.
+/// [`warp_coverage`](crate::warp_affine::warp_coverage); arguments as for [`warp_affine`].
 pub fn warp_coverage(source: &Tensor, inverse: &Affine, window: Rect) -> Result<Tensor> {
     let (height, width, _) = source.dims3()?;
     let launch = launch("warp_affine", "warp_coverage", window.height, window.width)
@@ -42,16 +45,17 @@ pub fn warp_coverage(source: &Tensor, inverse: &Affine, window: Rect) -> Result<
     unsafe { launch.run((window.height, window.width), DType::F32, source.device()) }
 }
 
-/// `image`: (height, width, channels), u8; a row or column of the new image for each of `rows` and `columns`.
+/// [`resize_lanczos4`](crate::resize::resize_lanczos4). `image`: (height, width, channels), u8; `rows` and
+/// `columns`: the taps of every row and column of the new image.
 pub fn resize_lanczos4(image: &Tensor, rows: &[Taps<i32>], columns: &[Taps<i32>]) -> Result<Tensor> {
     let image = image.contiguous()?;
     let (_, width, channels) = image.dims3()?;
-    // Eight indices, then their weights.
+    // Per row or column: eight indices, then their eight weights.
     let table = |taps: &[Taps<i32>]| {
-        let lines = taps
+        let entries = taps
             .iter()
             .flat_map(|taps| taps.indices.iter().map(|&at| at as i32).chain(taps.weights.iter().copied()));
-        Tensor::from_iter(lines, image.device())
+        Tensor::from_iter(entries, image.device())
     };
     let (height, new_width) = (rows.len(), columns.len());
     let (rows, columns) = (table(rows)?, table(columns)?);
@@ -61,24 +65,27 @@ pub fn resize_lanczos4(image: &Tensor, rows: &[Taps<i32>], columns: &[Taps<i32>]
         .tensor(&columns)
         .output()
         .ints(&[width, channels, height, new_width]);
-    // SAFETY: the tiles cover the new image, and the indices are within the old one.
+    // SAFETY: the tiles cover the new image, and all tap indices are within the old image.
     unsafe { launch.run((height, new_width, channels), DType::U8, image.device()) }
 }
 
-/// `image`: (height, width, channels), f32; as above.
+/// [`resize_bicubic`](crate::resize::resize_bicubic). `image`: (height, width, channels), f32; `rows` and
+/// `columns`: the taps of every row and column of the new image.
 pub fn resize_bicubic(image: &Tensor, rows: &[Taps<f32>], columns: &[Taps<f32>]) -> Result<Tensor> {
     let image = image.contiguous()?;
     let (_, width, channels) = image.dims3()?;
-    let most = |taps: &[Taps<f32>]| taps.iter().map(|taps| taps.weights.len()).max().unwrap_or(0);
-    // The first sample and how many, then the weights with zeros after them.
+    let max_taps = |taps: &[Taps<f32>]| taps.iter().map(|taps| taps.weights.len()).max().unwrap_or(0);
+    // Per row or column: (first index, number of taps), and the weights padded with zeros to the maximum
+    // number.
     let tables = |taps: &[Taps<f32>]| -> Result<(Tensor, Tensor)> {
-        let most = most(taps);
-        let runs = taps.iter().flat_map(|taps| [taps.indices[0] as i32, taps.indices.len() as i32]);
+        let count = max_taps(taps);
+        let ranges = taps.iter().flat_map(|taps| [taps.indices[0] as i32, taps.indices.len() as i32]);
         let weights =
-            taps.iter().flat_map(|taps| (0..most).map(|i| taps.weights.get(i).copied().unwrap_or(0.)));
-        Ok((Tensor::from_iter(runs, image.device())?, Tensor::from_iter(weights, image.device())?))
+            taps.iter().flat_map(|taps| (0..count).map(|i| taps.weights.get(i).copied().unwrap_or(0.0)));
+        Ok((Tensor::from_iter(ranges, image.device())?, Tensor::from_iter(weights, image.device())?))
     };
-    let (height, new_width, row_taps, column_taps) = (rows.len(), columns.len(), most(rows), most(columns));
+    let (height, new_width) = (rows.len(), columns.len());
+    let (row_taps, column_taps) = (max_taps(rows), max_taps(columns));
     let ((rows, row_weights), (columns, column_weights)) = (tables(rows)?, tables(columns)?);
     let launch = launch("resize", "resize_bicubic", height, new_width)
         .tensor(&image)
@@ -88,11 +95,11 @@ pub fn resize_bicubic(image: &Tensor, rows: &[Taps<f32>], columns: &[Taps<f32>])
         .tensor(&column_weights)
         .output()
         .ints(&[width, channels, height, new_width, row_taps, column_taps]);
-    // SAFETY: as above.
+    // SAFETY: the tiles cover the new image, and all tap indices are within the old image.
     unsafe { launch.run((height, new_width, channels), DType::F32, image.device()) }
 }
 
-/// `image`: (height, width), f32.
+/// [`erode`](crate::erode::erode). `image`: (height, width), f32.
 pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
     let pass = |image: &Tensor, is_vertical: bool| {
@@ -104,7 +111,8 @@ pub fn erode(image: &Tensor, size: usize) -> Result<Tensor> {
     pass(&pass(&image.contiguous()?, false)?, true)
 }
 
-/// `image`: (height, width), f32; `kernel`: an odd number of weights.
+/// [`gaussian_blur`](crate::gaussian_blur::gaussian_blur). `image`: (height, width), f32; `kernel`: the taps,
+/// an odd number.
 pub fn gaussian_blur(image: &Tensor, kernel: &[f32]) -> Result<Tensor> {
     let (height, width) = image.dims2()?;
     let weights = Tensor::new(kernel, image.device())?;
@@ -118,6 +126,7 @@ pub fn gaussian_blur(image: &Tensor, kernel: &[f32]) -> Result<Tensor> {
     pass(&pass(&image.contiguous()?, false)?, true)
 }
 
+/// [`blend`](crate::blend::blend).
 pub fn blend(of: Blend) -> Result<Tensor> {
     let (height, width, channels) = of.frame.dims3()?;
     let (frame, face) = (of.frame.contiguous()?, of.face.contiguous()?);
@@ -129,6 +138,7 @@ pub fn blend(of: Blend) -> Result<Tensor> {
         .tensor(&weight)
         .output()
         .ints(&[height, width]);
-    // SAFETY: the tiles cover the frame, which has three channels.
+    // SAFETY: the tiles cover the frame, which has three channels, and the other tensors have its height and
+    // width.
     unsafe { launch.run((height, width, channels), DType::U8, frame.device()) }
 }

@@ -1,11 +1,11 @@
-//! One launch of a kernel: its geometry, and its parameters in the order of the kernel's struct.
+//! A kernel launch: grid, block and shared memory, and the parameters in the order of the kernel's struct.
 
 use std::fmt;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Shape, Tensor, bail};
 
-/// What a launch can fill a field with. All fields are as large as they are aligned, so a struct of them has the
-/// same layout here as in C++.
+/// A field of a kernel's parameter struct. The alignment of every field equals its size, so the layout
+/// computed here equals the layout of the C++ struct.
 enum Field<'a> {
     Tensor(&'a Tensor),
     Null,
@@ -15,52 +15,56 @@ enum Field<'a> {
     Double(f64),
 }
 
-/// Which kernel, by the parts that its name is put together from where it is declared: a launch makes no string of
-/// them, only its first one and errors do.
+/// Name of a kernel in parts: base name, template size and dtype. The full name is only formatted when the
+/// kernel is loaded and for error messages, so that a launch allocates no string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// The file, without its `.cu`.
+    /// The source file without `.cu`.
     pub module: &'static str,
     name: &'static str,
     size: Size,
     dtype: Option<DType>,
 }
 
-/// What a kernel was compiled for, besides its elements.
+/// Template arguments of a kernel other than its dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Size {
+    /// No size argument.
     Any,
-    UpTo(usize),
+    /// Maximum size.
+    Max(usize),
+    /// Tile of (rows, columns).
     Tile(usize, usize),
 }
 
-/// `name_f32`, `name_64_f32`, `name_64x128_f32`.
+/// The full name: `name_f32`, `name_64_f32` or `name_64x128_f32`.
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)?;
         match self.size {
             Size::Any => {}
-            Size::UpTo(size) => write!(f, "_{size}")?,
-            Size::Tile(high, wide) => write!(f, "_{high}x{wide}")?,
+            Size::Max(size) => write!(f, "_{size}")?,
+            Size::Tile(rows, columns) => write!(f, "_{rows}x{columns}")?,
         }
         self.dtype.map_or(Ok(()), |dtype| write!(f, "_{}", dtype.as_str()))
     }
 }
 
-/// Bytes of parameters that a kernel can have here.
-const MOST_PARAMS: usize = 128;
+/// Maximum size of a kernel's parameter struct, in bytes.
+const MAX_PARAMS: usize = 128;
 
-/// A kernel's struct, with zeros after it.
+/// Bytes of a kernel's parameter struct, followed by zeros.
 #[repr(C, align(8))]
 pub struct Params {
-    bytes: [u8; MOST_PARAMS],
+    bytes: [u8; MAX_PARAMS],
     len: usize,
 }
 
 impl Params {
-    const EMPTY: Self = Self { bytes: [0; MOST_PARAMS], len: 0 };
+    const EMPTY: Self = Self { bytes: [0; MAX_PARAMS], len: 0 };
 
-    /// Appends a field where its alignment, which is its size, allows; false where there is no room.
+    /// Appends a field at the next offset that is a multiple of its size, its alignment. False if it does not
+    /// fit.
     fn push<const N: usize>(&mut self, field: [u8; N]) -> bool {
         let at = self.len.next_multiple_of(N);
         let Some(to) = self.bytes.get_mut(at..at + N) else { return false };
@@ -69,60 +73,73 @@ impl Params {
         true
     }
 
-    /// The struct, which is aligned as a pointer is. [`MOST_PARAMS`] bytes can be read from its beginning on: the driver is
-    /// told no length, but knows the kernel's.
+    /// Bytes of the struct, whose size is a multiple of 8, the alignment of its pointers. All [`MAX_PARAMS`]
+    /// bytes from its start are readable: the driver gets no length and reads as many bytes as the kernel's
+    /// struct has.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len.next_multiple_of(8)]
     }
 }
 
-/// A launch of a kernel.
+/// Builder of a kernel launch; [`Launch::run`] executes it.
 pub struct Launch<'a> {
     pub kernel: Kernel,
-    /// Blocks, x to z.
+    /// Blocks along x, y and z.
     pub grid: [usize; 3],
-    /// Threads of a block, x to z.
+    /// Threads of a block along x, y and z.
     pub block: [usize; 3],
     /// Bytes of dynamic shared memory.
     pub shared: usize,
     fields: Vec<Field<'a>>,
 }
 
-/// Blocks along y and z are at most this many; along x there is room for 2³¹ − 1.
-const MOST_BLOCKS: usize = 65535;
-/// Bytes of shared memory that a block can have on every GPU since Ampere.
-const MOST_SHARED: usize = 99 << 10;
-/// The largest struct has this many fields: room for them is made once.
-const FIELDS: usize = 20;
+/// Grid and block of a launch.
+pub struct LaunchDims {
+    /// Blocks along x, y and z.
+    pub grid: [usize; 3],
+    /// Threads of a block along x, y and z.
+    pub block: [usize; 3],
+}
+
+/// CUDA's maximum number of blocks along y and along z. Along x the maximum is 2³¹ − 1.
+const MAX_GRID_YZ: usize = 65535;
+/// Shared memory, in bytes, that a block can have on every GPU since Ampere.
+const MAX_SHARED: usize = 99 << 10;
+/// Number of fields of the largest parameter struct: the capacity of [`Launch::fields`].
+const MAX_FIELDS: usize = 20;
 
 impl<'a> Launch<'a> {
-    /// Of the kernel `name` in the file `module`.cu.
+    /// Launch of the kernel `name` in the file `module`.cu.
     pub fn new(module: &'static str, name: &'static str) -> Self {
         let kernel = Kernel { module, name, size: Size::Any, dtype: None };
-        Self { kernel, grid: [1; 3], block: [1; 3], shared: 0, fields: Vec::with_capacity(FIELDS) }
+        Self { kernel, grid: [1; 3], block: [1; 3], shared: 0, fields: Vec::with_capacity(MAX_FIELDS) }
     }
 
-    /// The version of the kernel for elements like those of `x`.
-    pub fn of_dtype(module: &'static str, name: &'static str, x: &Tensor) -> Self {
+    /// Launch of the kernel's instance for the dtype of `x`.
+    pub fn with_dtype_of(module: &'static str, name: &'static str, x: &Tensor) -> Self {
         Self::new(module, name).dtype(x.dtype())
     }
 
-    /// The version of the kernel for such elements.
+    /// Selects the kernel's instance for `dtype`.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.kernel.dtype = Some(dtype);
         self
     }
 
-    /// The version of the kernel for at most `size`.
-    pub fn up_to(mut self, size: usize) -> Self {
-        self.kernel.size = Size::UpTo(size);
+    /// Selects the kernel's instance for sizes up to `size`.
+    pub fn max_size(mut self, size: usize) -> Self {
+        self.kernel.size = Size::Max(size);
         self
     }
 
-    /// The version of the kernel for tiles of `high` × `wide`.
-    pub fn tile(mut self, high: usize, wide: usize) -> Self {
-        self.kernel.size = Size::Tile(high, wide);
+    /// Selects the kernel's instance for tiles of `rows` × `columns`.
+    pub fn tile(mut self, rows: usize, columns: usize) -> Self {
+        self.kernel.size = Size::Tile(rows, columns);
         self
+    }
+
+    pub fn dims(self, dims: LaunchDims) -> Self {
+        self.grid(dims.grid).block(dims.block)
     }
 
     pub fn grid(mut self, grid: [usize; 3]) -> Self {
@@ -135,65 +152,69 @@ impl<'a> Launch<'a> {
         self
     }
 
+    /// Sets the size of the dynamic shared memory.
     pub fn shared(mut self, bytes: usize) -> Self {
         self.shared = bytes;
         self
     }
 
-    /// A pointer to the elements of a contiguous tensor.
+    /// Appends a pointer to the elements of a contiguous tensor.
     pub fn tensor(mut self, x: &'a Tensor) -> Self {
         self.fields.push(Field::Tensor(x));
         self
     }
 
-    /// The same, or null.
+    /// Appends a pointer to the elements of a contiguous tensor, or a null pointer.
     pub fn optional(mut self, x: Option<&'a Tensor>) -> Self {
         self.fields.push(x.map_or(Field::Null, Field::Tensor));
         self
     }
 
-    /// The pointer to the result.
+    /// Appends the pointer to the output.
     pub fn output(mut self) -> Self {
         self.fields.push(Field::Output);
         self
     }
 
+    /// Appends `int` fields.
     pub fn ints(mut self, values: &[usize]) -> Self {
         self.fields.extend(values.iter().map(|&n| Field::Int(n)));
         self
     }
 
+    /// Appends a `float` field.
     pub fn float(mut self, value: f32) -> Self {
         self.fields.push(Field::Float(value));
         self
     }
 
+    /// Appends `double` fields.
     pub fn doubles(mut self, values: impl IntoIterator<Item = f64>) -> Self {
         self.fields.extend(values.into_iter().map(Field::Double));
         self
     }
 
-    /// Runs the kernel.
+    /// Allocates an output of `shape` and `dtype` on `device` and runs the kernel, which fills it.
     ///
     /// # Safety
-    /// The fields must be those of the kernel's struct, and with this geometry it must write all of a tensor of
-    /// `shape` and `dtype` and touch nothing beyond its tensors.
+    /// The fields must match the kernel's parameter struct. With this grid and block the kernel must write
+    /// every element of the output, and must access no memory outside its tensors.
     pub unsafe fn run(self, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
         let Self { kernel, grid: [x, y, z], block, .. } = &self;
-        let blocks = i32::try_from(*x).is_ok() && *y <= MOST_BLOCKS && *z <= MOST_BLOCKS;
-        if !blocks || x * y * z * block.iter().product::<usize>() == 0 {
-            bail!("{kernel}: cannot launch {:?} blocks of {block:?} threads", self.grid);
+        let grid_fits = i32::try_from(*x).is_ok() && *y <= MAX_GRID_YZ && *z <= MAX_GRID_YZ;
+        if !grid_fits || x * y * z * block.iter().product::<usize>() == 0 {
+            bail!("{kernel}: cannot launch a grid of {:?} blocks of {block:?} threads", self.grid);
         }
-        if self.shared > MOST_SHARED {
-            bail!("{kernel}: {} bytes of shared memory are more than a block can have", self.shared);
+        if self.shared > MAX_SHARED {
+            bail!("{kernel}: expected at most {MAX_SHARED} bytes of shared memory, got {}", self.shared);
         }
-        // SAFETY: the kernel writes all of it, the caller says.
+        // SAFETY: the caller guarantees that the kernel writes every element.
         let out = unsafe { Tensor::empty(shape, dtype, device)? };
         out.inplace_op1(&self)?;
         Ok(out)
     }
 
-    /// The tensors among the fields, in order.
+    /// The tensor fields, in order.
     pub(super) fn tensors(&self) -> impl Iterator<Item = &'a Tensor> {
         self.fields.iter().filter_map(|field| match field {
             Field::Tensor(x) => Some(*x),
@@ -201,7 +222,7 @@ impl<'a> Launch<'a> {
         })
     }
 
-    /// The kernel's struct. `inputs`: where the tensors' elements are, in order; `output`: where the result's are.
+    /// Parameter struct with the addresses of the input tensors, in field order, and of the output.
     pub(super) fn params(&self, inputs: &[u64], output: u64) -> Result<Params> {
         let mut params = Params::EMPTY;
         let mut inputs = inputs.iter();
@@ -209,19 +230,19 @@ impl<'a> Launch<'a> {
             let has_room = match field {
                 Field::Tensor(_) => match inputs.next() {
                     Some(address) => params.push(address.to_ne_bytes()),
-                    None => bail!("{}: a tensor has no address", self.kernel),
+                    None => bail!("{}: got fewer addresses than tensors", self.kernel),
                 },
                 Field::Null => params.push(0u64.to_ne_bytes()),
                 Field::Output => params.push(output.to_ne_bytes()),
                 Field::Int(n) => match i32::try_from(*n) {
                     Ok(n) => params.push(n.to_ne_bytes()),
-                    Err(_) => bail!("{}: a size of {n} is too large for the kernel", self.kernel),
+                    Err(_) => bail!("{}: size {n} is too large for a 32-bit int", self.kernel),
                 },
                 Field::Float(x) => params.push(x.to_ne_bytes()),
                 Field::Double(x) => params.push(x.to_ne_bytes()),
             };
             if !has_room {
-                bail!("{}: more than {MOST_PARAMS} bytes of parameters", self.kernel);
+                bail!("{}: parameters have more than {MAX_PARAMS} bytes", self.kernel);
             }
         }
         Ok(params)
@@ -248,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_lie_as_in_a_struct_of_c() -> Result<()> {
+    fn fields_have_the_layout_of_a_c_struct() -> Result<()> {
         let x = Tensor::zeros(3, DType::F32, &Device::Cpu)?;
         let launch = Launch::new("module", "kernel").ints(&[1]).tensor(&x).output().ints(&[2]);
         let launch = launch.doubles([0.5]).float(1.0).optional(None).ints(&[3]);
@@ -261,26 +282,29 @@ mod tests {
         assert!(launch.params(&[], 8).is_err());
         let large = Launch::new("module", "kernel").ints(&[1 << 31]);
         assert!(large.params(&[], 8).is_err_and(|e| e.to_string().contains("too large")));
-        let many = Launch::new("module", "kernel").ints(&[0; MOST_PARAMS / 4]);
-        assert!(many.params(&[], 8).is_ok_and(|params| params.bytes().len() == MOST_PARAMS));
+        let many = Launch::new("module", "kernel").ints(&[0; MAX_PARAMS / 4]);
+        assert!(many.params(&[], 8).is_ok_and(|params| params.bytes().len() == MAX_PARAMS));
         assert!(many.ints(&[0]).params(&[], 8).is_err_and(|e| e.to_string().contains("more than 128")));
-        // SAFETY: it is refused before it runs.
+        // SAFETY: `run` rejects the empty grid before it launches the kernel.
         let nothing = unsafe { large.grid([0, 1, 1]).run(3, DType::F32, &Device::Cpu) };
         assert!(nothing.is_err());
         Ok(())
     }
 
     #[test]
-    fn a_kernel_is_named_as_where_it_is_declared() -> Result<()> {
+    fn kernel_names_equal_those_in_the_cuda_sources() -> Result<()> {
         let x = Tensor::zeros(3, DType::BF16, &Device::Cpu)?;
         let name = |launch: Launch| launch.kernel.to_string();
         assert_eq!(name(Launch::new("masks", "erode")), "erode");
-        assert_eq!(name(Launch::of_dtype("layout", "join", &x)), "join_bf16");
+        assert_eq!(name(Launch::with_dtype_of("layout", "join", &x)), "join_bf16");
         assert_eq!(
-            name(Launch::new("attention", "attention").up_to(64).dtype(DType::F32)),
+            name(Launch::new("attention", "attention").max_size(64).dtype(DType::F32)),
             "attention_64_f32"
         );
-        assert_eq!(name(Launch::of_dtype("product", "product", &x).tile(128, 64)), "product_128x64_bf16");
+        assert_eq!(
+            name(Launch::with_dtype_of("implicit_gemm", "implicit_gemm", &x).tile(128, 64)),
+            "implicit_gemm_128x64_bf16"
+        );
         Ok(())
     }
 }

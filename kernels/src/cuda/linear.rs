@@ -1,45 +1,48 @@
-//! Which product computes a linear layer of f16 or bf16.
+//! Linear layers in f16 and bf16: the choice between cuBLAS and the fused implicit GEMM kernel.
 
 use candle_core::{Result, Tensor};
 
-use super::epilogue::{Epilogue, Then, epilogue};
-use super::product::Weights;
+use super::epilogue::{Epilogue, epilogue};
+use super::implicit_gemm::GemmWeights;
+use crate::cpu::Activation;
 use crate::linear::linear_reference;
 
-/// The weights of a linear layer.
+/// Packed weights of a linear layer.
 #[derive(Debug, Clone)]
-pub struct LinearWeights(Weights);
+pub struct LinearWeights(GemmWeights);
 
 impl LinearWeights {
-    /// `weight`: (out, in); `bias`: (out). `None` where there is no kernel for it.
+    /// Packs `weight`, (out, in), and `bias`, (out). `None` if no kernel supports their device or dtype.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        Ok(Weights::pack(weight, bias)?.map(Self))
+        Ok(GemmWeights::pack(weight, bias)?.map(Self))
     }
 
-    /// The same for a layer that is only applied with [`Then::Geglu`].
+    /// Packs the weights of a layer that is only applied with [`Activation::Geglu`].
     pub fn pack_for_geglu(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        let Some(plain) = Weights::pack(weight, bias)? else { return Ok(None) };
+        let Some(plain) = GemmWeights::pack(weight, bias)? else { return Ok(None) };
         Ok(Some(Self(plain.for_geglu()?.unwrap_or(plain))))
     }
 
-    /// `x`: (..., in) → (..., out), for GEGLU (..., out / 2). `residual`: as the result; not with GEGLU.
-    pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, then: Then) -> Result<Tensor> {
+    /// Applies the layer. `x`: (..., in) → (..., out), for GEGLU (..., out / 2). `residual`: the shape of the
+    /// output; not supported with GEGLU.
+    pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
         let Self(weights) = self;
         if x.elem_count() == 0 {
             let mut dims = x.dims().to_vec();
             if let Some(last) = dims.last_mut() {
-                *last = weights.columns()? / if then == Then::Geglu { 2 } else { 1 };
+                *last = weights.columns()? / if activation == Activation::Geglu { 2 } else { 1 };
             }
             return Tensor::zeros(dims, x.dtype(), x.device());
         }
-        // cuBLAS has the faster product, but leaves what follows to a pass over the result.
-        if let (Then::Nothing, None, Some(matrix)) = (then, residual, weights.matrix()?) {
+        // cuBLAS has the faster GEMM, but needs a second pass over the output for the epilogue.
+        if let (Activation::None, None, Some(matrix)) = (activation, residual, weights.plain_matrix()?) {
             return linear_reference(x, &matrix, None);
         }
-        // Columns that lie in the order in which they came are not in the same tile as their gates.
-        if then == Then::Geglu && !weights.is_for_geglu() {
-            return epilogue(&weights.apply_to_rows(x, None, Then::Nothing)?, Epilogue::only(then));
+        // In weights not packed for GEGLU, a column of values and its gate are in different tiles, so the
+        // kernel's epilogue cannot combine them.
+        if activation == Activation::Geglu && !weights.is_for_geglu() {
+            return epilogue(&weights.apply_linear(x, None, Activation::None)?, Epilogue::only(activation));
         }
-        weights.apply_to_rows(x, residual, then)
+        weights.apply_linear(x, residual, activation)
     }
 }

@@ -2,10 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::Qkv;
+
 use super::{assert_close_at, every_isa, random, random_queries, same_on_all_threads};
 use crate::attention::{
-    attention_for, attention_reference, reference_within, temporal_attention_for,
-    temporal_attention_reference,
+    attention_for, attention_reference, reference_within, self_attention_for, temporal_attention_for,
+    temporal_attention_reference, temporal_self_attention_for,
 };
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -37,6 +39,31 @@ fn attention_equals_its_reference() -> Result<()> {
                 let v = random(&[batch, others, heads * dim], 3, dtype)?;
                 let got = same_on_all_threads(|| attention_for(&q, &k, &v, heads, isa), &what)?;
                 assert_close(&got, &attention_reference(&q, &k, &v, heads)?, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn self_attention_of_joint_projections_equals_that_of_separate_ones() -> Result<()> {
+    for isa in every_isa() {
+        for dtype in [DType::F32, DType::BF16] {
+            for (batch, tokens, positions, heads, dim) in
+                [(2, 50, 3, 2, 40), (1, 16, 33, 8, 40), (2, 5, 1, 3, 8)]
+            {
+                let what =
+                    format!("{isa:?} {dtype:?} self-attention {batch}x{tokens}x{positions}x{heads}x{dim}");
+                let joint = random(&[batch, tokens, positions, 3 * heads * dim], 1, dtype)?;
+                let qkv = Qkv::Joint(joint.clone());
+                let [q, k, v] = qkv.split()?;
+                let got = temporal_self_attention_for(&qkv, heads, isa)?;
+                assert_close(&got, &temporal_attention_for(&q, &k, &v, heads, isa)?, &what)?;
+
+                let flat = |x: &Tensor| x.reshape((batch, tokens * positions, ()));
+                let got = self_attention_for(&Qkv::Joint(flat(&joint)?), heads, isa)?;
+                let want = attention_for(&flat(&q)?, &flat(&k)?, &flat(&v)?, heads, isa)?;
+                assert_close(&got, &want, &what)?;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Every network operation on every device of this machine, against its reference in f32 on the CPU.
+//! Tests of every network operation on every available device, against its reference in f32 on the CPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -10,13 +10,13 @@ use crate::layer_norm::layer_norm_reference;
 use crate::linear::linear_reference;
 use crate::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, attention, gelu, silu, temporal_attention};
 
-/// The CPU, and what else this build and this machine have.
+/// The CPU, and the GPUs that this build supports and this machine has.
 fn devices() -> Vec<Device> {
     [Ok(Device::Cpu), Device::new_cuda(0), Device::new_metal(0)].into_iter().flatten().collect()
 }
 
-/// In units of the largest wanted value; in 16 bits the inputs are rounded too, and other devices round after
-/// every step.
+/// Tolerance relative to max(|want|). In 16-bit dtypes the inputs are rounded as well, and the references on
+/// other devices round after every step.
 fn tolerance(dtype: DType) -> f32 {
     match dtype {
         DType::F32 => 1e-4,
@@ -26,7 +26,7 @@ fn tolerance(dtype: DType) -> f32 {
 }
 
 #[test]
-fn every_device_computes_what_the_references_say() -> Result<()> {
+fn every_device_equals_the_references() -> Result<()> {
     let full = |dims: &[usize], seed| random(dims, seed, DType::F32);
     let x = full(&[2, 6, 8, 32], 1)?;
     let tokens = full(&[2, 48, 32], 2)?;

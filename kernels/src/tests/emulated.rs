@@ -1,4 +1,5 @@
-//! Every CUDA kernel against its reference, by the emulator: the same launchers and the same source as on a GPU.
+//! Tests of every CUDA kernel against its reference in the emulator, with the launchers and kernel sources
+//! that run on a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -6,8 +7,9 @@ use super::{assert_close, assert_close_at, random, random_queries};
 use crate::attention::{attention_reference, temporal_attention_reference};
 use crate::blend::{Blend, blend};
 use crate::conv2d::{conv2d_reference, upsample_reference};
+use crate::cpu::Activation;
 use crate::cuda::emulator::emulated;
-use crate::cuda::{self, Epilogue, Then};
+use crate::cuda::{self, Epilogue};
 use crate::erode::{erode, erode_reference};
 use crate::gaussian_blur::gaussian_blur;
 use crate::group_norm::group_norm_reference;
@@ -52,12 +54,12 @@ fn group_norm_equals_its_reference() -> Result<()> {
 }
 
 #[test]
-fn group_norm_survives_a_mean_of_a_thousand_deviations() -> Result<()> {
+fn group_norm_is_precise_for_a_mean_of_a_thousand_standard_deviations() -> Result<()> {
     let x = (random(&[1, 900, 12], 1, DType::F32)? * 3f64.sqrt())?;
     let (weight, bias) = (random(&[12], 2, DType::F32)?, random(&[12], 3, DType::F32)?);
-    // The same values as f32 has them near a thousand.
-    let far = (&x + 1000.)?;
-    let near = (&far - 1000.)?;
+    // `near` has the values to which f32 rounds near 1000.
+    let far = (&x + 1000.0)?;
+    let near = (&far - 1000.0)?;
     let want = group_norm_reference(&near, &weight, &bias, 3, 1e-5)?;
     let norm = GroupNorm::new(weight, bias, 3, 1e-5)?;
     assert_close(&emulated(|| norm.forward(&far))?, &want, "far")
@@ -69,13 +71,13 @@ fn layer_norm_equals_its_reference() -> Result<()> {
         for dims in [&[1, 2][..], &[5, 13], &[2, 50, 40], &[3, 17, 1280]] {
             let what = format!("{dtype:?} layer norm {dims:?}");
             let channels = dims[dims.len() - 1];
-            let x = (random(dims, 4, DType::F32)? + 3.)?.to_dtype(dtype)?;
+            let x = (random(dims, 4, DType::F32)? + 3.0)?.to_dtype(dtype)?;
             let (weight, bias) = (random(&[channels], 5, dtype)?, random(&[channels], 6, dtype)?);
             let want = layer_norm_reference(&x, &weight, &bias, 1e-5)?;
             let norm = LayerNorm::new(weight, bias, 1e-5)?;
             assert_close(&emulated(|| norm.forward(&x))?, &want, &what)?;
             let Ok((_, count, _)) = x.dims3() else { continue };
-            // As positions of two videos: (2, count, 3, channels).
+            // Two videos with three positions: (2, count, 3, channels).
             let videos = Tensor::stack(&[&x, &x, &x], 2)?.narrow(0, 0, 2)?.contiguous()?;
             let added = random(&[count, channels], 11, dtype)?;
             let want = Tensor::stack(&[&want, &want, &want], 2)?.narrow(0, 0, 2)?;
@@ -87,21 +89,23 @@ fn layer_norm_equals_its_reference() -> Result<()> {
 }
 
 #[test]
-fn epilogues_equal_their_parts() -> Result<()> {
+fn epilogues_equal_their_separate_operations() -> Result<()> {
     for dtype in DTYPES {
         for (rows, columns, residual_rows) in [(1, 1, 1), (12, 7, 4), (100, 320, 2), (40, 1280, 40)] {
             let what = format!("{dtype:?} epilogue {rows}x{columns}, residual of {residual_rows}");
             let wide = |x: &Tensor| x.to_dtype(DType::F32);
-            let x = (random(&[rows, columns], 1, DType::F32)? * 5.)?.to_dtype(dtype)?;
+            let x = (random(&[rows, columns], 1, DType::F32)? * 5.0)?.to_dtype(dtype)?;
             let bias = random(&[columns], 2, dtype)?;
             let residual = random(&[residual_rows, columns], 3, dtype)?;
             let repeated = wide(&residual)?.reshape((residual_rows, 1, columns))?;
             let repeated = repeated.broadcast_as((residual_rows, rows / residual_rows, columns))?;
             let sum = wide(&x)?.broadcast_add(&wide(&bias)?)?.add(&repeated.reshape((rows, columns))?)?;
-            for (then, want) in
-                [(Then::Nothing, sum.clone()), (Then::Silu, sum.silu()?), (Then::Gelu, sum.gelu_erf()?)]
-            {
-                let of = Epilogue { bias: Some(&bias), residual: Some(&residual), then };
+            for (activation, want) in [
+                (Activation::None, sum.clone()),
+                (Activation::Silu, sum.silu()?),
+                (Activation::Gelu, sum.gelu_erf()?),
+            ] {
+                let of = Epilogue { bias: Some(&bias), residual: Some(&residual), activation };
                 let got = emulated(|| cuda::epilogue(&x, of))?;
                 assert_close(&got, &want.to_dtype(dtype)?, &what)?;
             }
@@ -111,12 +115,13 @@ fn epilogues_equal_their_parts() -> Result<()> {
     }
     let x = random(&[6, 4], 1, DType::F32)?;
     let four = random(&[4, 4], 1, DType::F32)?;
-    let misfit = Epilogue { bias: None, residual: Some(&four), then: Then::Nothing };
+    let misfit = Epilogue { bias: None, residual: Some(&four), activation: Activation::None };
     assert!(emulated(|| cuda::epilogue(&x, misfit)).is_err());
     Ok(())
 }
 
-/// In f32 the products are candle's and kernels follow them; in 16 bits a kernel is both.
+/// In f32 candle computes the matrix product and a kernel the epilogue; in 16-bit dtypes one kernel computes
+/// both.
 #[test]
 fn linear_layers_and_convolutions_equal_their_references() -> Result<()> {
     for dtype in DTYPES {
@@ -127,7 +132,7 @@ fn linear_layers_and_convolutions_equal_their_references() -> Result<()> {
         let what = format!("{dtype:?} linear");
         assert_close(&emulated(|| layer.forward(&x))?, &want, &what)?;
         assert_close(&emulated(|| layer.forward_add(&x, &residual))?, &(&want + &residual)?, &what)?;
-        // Columns that the kernel can pair, and others.
+        // Numbers of columns that the kernel can interleave for GEGLU, and that it cannot.
         for out in [64, 24] {
             let half = |first| want.narrow(2, first, out / 2)?.to_dtype(DType::F32);
             let geglu = (half(0)? * half(out / 2)?.gelu_erf()?)?.to_dtype(dtype)?;
@@ -163,7 +168,7 @@ fn convolutions_equal_their_reference() -> Result<()> {
         (2, 9, 7, 40, 70, 3, 2),
         (1, 4, 5, 13, 3, 3, 1),
         (3, 4, 4, 96, 33, 1, 1),
-        // Enough for the larger tiles.
+        // Large enough for the larger tiles.
         (1, 88, 64, 8, 192, 1, 1),
         (1, 40, 35, 16, 1536, 1, 1),
         (1, 1, 1, 4, 4, 1, 1),
@@ -191,7 +196,7 @@ fn convolutions_equal_their_reference() -> Result<()> {
 
 #[test]
 fn attention_equals_its_reference() -> Result<()> {
-    // Batch, queries, keys, heads, head size: one for each kernel, and what no kernel was compiled for.
+    // Batch, q_len, kv_len, heads, head_dim: every kernel, and head dimensions that no kernel supports.
     let cases = [
         (1, 1, 1, 1, 4),
         (2, 5, 3, 2, 8),
@@ -205,36 +210,36 @@ fn attention_equals_its_reference() -> Result<()> {
         (1, 3, 4, 1, 600),
     ];
     for dtype in DTYPES {
-        for (batch, tokens, others, heads, dim) in cases {
-            let what = format!("{dtype:?} attention {batch}x{tokens}x{others}x{heads}x{dim}");
-            let q = random_queries(&[batch, tokens, heads * dim], 1, dtype)?;
-            let k = random(&[batch, others, heads * dim], 2, dtype)?;
-            let v = random(&[batch, others, heads * dim], 3, dtype)?;
+        for (batch, q_len, kv_len, heads, head_dim) in cases {
+            let what = format!("{dtype:?} attention {batch}x{q_len}x{kv_len}x{heads}x{head_dim}");
+            let q = random_queries(&[batch, q_len, heads * head_dim], 1, dtype)?;
+            let k = random(&[batch, kv_len, heads * head_dim], 2, dtype)?;
+            let v = random(&[batch, kv_len, heads * head_dim], 3, dtype)?;
             let got = emulated(|| attention(&q, &k, &v, heads))?;
-            assert_close_at(0., &got, &attention_reference(&q, &k, &v, heads)?, &what)?;
+            assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, heads)?, &what)?;
         }
     }
     Ok(())
 }
 
 #[test]
-fn attention_takes_parts_of_larger_tensors() -> Result<()> {
+fn attention_supports_views_of_larger_tensors() -> Result<()> {
     let all = random(&[3, 9, 16], 1, DType::BF16)?;
     let part = |x: &Tensor| -> Result<[Tensor; 3]> {
         Ok([x.narrow(1, 1, 5)?, x.narrow(1, 2, 7)?, x.narrow(1, 0, 7)?])
     };
     let [q, k, v] = part(&all)?;
     let got = emulated(|| attention(&q, &k, &v, 2))?;
-    assert_close_at(0., &got, &attention_reference(&q, &k, &v, 2)?, "strided")?;
-    // Contiguous, but not on 16 bytes.
+    assert_close_at(0.0, &got, &attention_reference(&q, &k, &v, 2)?, "strided")?;
+    // Contiguous, but not aligned to 16 bytes.
     let odd = random(&[1, 1 + 5 * 16], 2, DType::BF16)?.narrow(1, 1, 80)?.reshape((1, 5, 16))?;
     let got = emulated(|| attention(&odd, &odd, &odd, 2))?;
-    assert_close_at(0., &got, &attention_reference(&odd, &odd, &odd, 2)?, "odd")
+    assert_close_at(0.0, &got, &attention_reference(&odd, &odd, &odd, 2)?, "odd")
 }
 
 #[test]
 fn temporal_attention_equals_its_reference() -> Result<()> {
-    // Batch, frames, positions, heads, head size.
+    // Batch, frames, positions, heads, head_dim.
     let cases = [
         (1, 1, 1, 1, 4),
         (2, 5, 6, 2, 8),
@@ -245,13 +250,13 @@ fn temporal_attention_equals_its_reference() -> Result<()> {
         (1, 50, 2, 1, 16),
     ];
     for dtype in DTYPES {
-        for (batch, frames, positions, heads, dim) in cases {
-            let what = format!("{dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{dim}");
-            let dims = [batch, frames, positions, heads * dim];
+        for (batch, frames, positions, heads, head_dim) in cases {
+            let what = format!("{dtype:?} temporal {batch}x{frames}x{positions}x{heads}x{head_dim}");
+            let dims = [batch, frames, positions, heads * head_dim];
             let q = random_queries(&dims, 1, dtype)?;
             let (k, v) = (random(&dims, 2, dtype)?, random(&dims, 3, dtype)?);
             let got = emulated(|| temporal_attention(&q, &k, &v, heads))?;
-            assert_close_at(0., &got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;
+            assert_close_at(0.0, &got, &temporal_attention_reference(&q, &k, &v, heads)?, &what)?;
         }
     }
     Ok(())
@@ -273,23 +278,24 @@ fn copies_are_exact() -> Result<()> {
     Ok(())
 }
 
-/// The image operations against the CPU versions, which are tested against the references: the same bits.
+/// The CPU versions of the image operations are tested against the references; the kernels must equal them
+/// bit for bit.
 #[test]
-fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
+fn image_operations_equal_the_cpu_versions_bit_for_bit() -> Result<()> {
     let same = |what: &str, run: &dyn Fn() -> Result<Tensor>| -> Result<()> {
         let (got, want) = (emulated(run)?, run()?);
         assert_eq!((got.dims(), got.dtype()), (want.dims(), want.dtype()), "{what}");
         assert_eq!(values(&got)?, values(&want)?, "{what}");
         Ok(())
     };
-    let unit = |dims: &[usize], seed| (random(dims, seed, DType::F32)? + 1.)? / 2.;
+    let unit = |dims: &[usize], seed| (random(dims, seed, DType::F32)? + 1.0)? / 2.0;
     let turned = Affine([[0.9, -0.35, 3.3], [0.35, 0.9, -4.1]]);
     let window = Rect { x: 2, y: 1, width: 31, height: 27 };
     for (height, width) in [(17, 23), (1, 5), (40, 3)] {
-        let floats = (unit(&[height, width, 3], 1)? * 255.)?;
+        let floats = (unit(&[height, width, 3], 1)? * 255.0)?;
         let bytes = floats.to_dtype(DType::U8)?;
         for source in [&floats, &bytes] {
-            same("warp", &|| warp_affine(source, &turned, window, 127.))?;
+            same("warp", &|| warp_affine(source, &turned, window, 127.0))?;
         }
         same("coverage", &|| warp_coverage(&floats, &turned, window))?;
         for (new_height, new_width) in [(31, 17), (13, 9), (height, width), (1, 1)] {
@@ -303,8 +309,8 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
         for (size, sigma) in [(1, 0.5), (7, 1.4), (59, 9.2)] {
             same("blur", &|| gaussian_blur(&mask, size, sigma))?;
         }
-        let face = random(&[height, width, 3], 3, DType::F32)?.affine(1.5, 0.)?;
-        // Some pixels have no weight.
+        let face = random(&[height, width, 3], 3, DType::F32)?.affine(1.5, 0.0)?;
+        // The weight of some pixels is 0.
         let weight = random(&[height, width], 4, DType::F32)?.relu()?;
         let of = Blend { frame: &bytes, face: &face, face_mask: &mask, weight: &weight };
         same("blend", &|| blend(of))?;
@@ -315,30 +321,33 @@ fn faces_are_the_same_bits_as_on_the_cpu() -> Result<()> {
 }
 
 #[test]
-fn nothing_is_emulated_unless_asked_for() -> Result<()> {
+fn the_emulator_is_active_only_inside_emulated() -> Result<()> {
     let x = random(&[2, 3], 1, DType::F32)?;
-    assert!(!cuda::takes(&x));
-    assert!(emulated(|| cuda::takes(&x)));
-    assert!(!emulated(|| cuda::takes(&x.to_dtype(DType::U8).unwrap_or(x.clone()))));
-    assert!(!cuda::takes(&x));
+    assert!(!cuda::supports(&x));
+    assert!(emulated(|| cuda::supports(&x)));
+    assert!(!emulated(|| cuda::supports(&x.to_dtype(DType::U8).unwrap_or(x.clone()))));
+    assert!(!cuda::supports(&x));
     Ok(())
 }
 
-/// A barrier that only some threads reach, parameters of the wrong size and kernels that are not there are errors.
+/// A barrier in divergent code, parameters of the wrong size, unknown kernels and invalid launch dimensions
+/// are errors.
 #[test]
-fn what_a_gpu_would_hang_on_is_an_error() -> Result<()> {
+fn invalid_launches_are_errors() -> Result<()> {
     use crate::cuda::Launch;
     let x = Tensor::zeros((4, 8), DType::F32, &Device::Cpu)?;
-    // SAFETY: refused before it runs.
+    // SAFETY: the emulator rejects all launches below but one before it runs a kernel; `half_a_barrier`
+    // writes 16 of the 32 floats, and its output is dropped with the error.
     let run = |launch: Launch| emulated(|| unsafe { launch.run((4, 8), DType::F32, &Device::Cpu) });
     let message = |launch| run(launch).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(message(Launch::new("epilogue", "none_f32")).contains("no such kernel"));
-    let short = Launch::of_dtype("epilogue", "epilogue", &x).tensor(&x).output();
+    let short = Launch::with_dtype_of("epilogue", "epilogue", &x).tensor(&x).output();
     assert!(message(short).contains("bytes"));
     let faulty = Launch::new("faults", "half_a_barrier").block([32, 1, 1]).output();
     assert!(message(faulty).contains("different barriers"));
-    let geglu = || Launch::of_dtype("epilogue", "geglu", &x).tensor(&x).optional(None).output().ints(&[4, 4]);
-    assert!(message(geglu().block([512, 1, 1])).contains("512 threads"));
+    let geglu =
+        || Launch::with_dtype_of("epilogue", "geglu", &x).tensor(&x).optional(None).output().ints(&[4, 4]);
+    assert!(message(geglu().block([512, 1, 1])).contains("got 512"));
     assert!(message(geglu().grid([1, 70_000, 1])).contains("cannot launch"));
     assert!(message(geglu().shared(1 << 20)).contains("shared memory"));
     Ok(())

@@ -4,8 +4,10 @@ use candle_core::{DType, Result, Tensor};
 
 use super::{assert_close, every_isa, random, same_on_all_threads};
 use crate::conv2d::{conv2d_reference, upsample_reference};
+use crate::cpu::Isa;
 use crate::linear::linear_reference;
-use crate::{Conv2d, Linear, Padding, gelu, silu};
+use crate::qkv::qkv_reference;
+use crate::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, QkvLinear, gelu, silu};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
@@ -194,5 +196,105 @@ fn mismatched_shapes_and_types_are_refused() -> Result<()> {
     assert!(Conv2d::new(weight, None, 0, Padding::all(0)).is_err());
     let weight = random(&[4, 6, 0, 0], 1, DType::F32)?;
     assert!(Conv2d::new(weight, None, 1, Padding::all(0)).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_layer_norm_before_a_product_equals_both_one_after_the_other() -> Result<()> {
+    for isa in every_isa() {
+        for dtype in [DType::F32, DType::BF16] {
+            for (frames, positions, channels) in [(3, 7, 64), (2, 40, 48), (4, 33, 320)] {
+                let what = format!("{isa:?} {dtype:?} {frames}x{positions}x{channels}");
+                let x = random(&[1, frames, positions, channels], 1, dtype)?;
+                let vector = |seed| random(&[channels], seed, dtype);
+                let norm = LayerNorm::for_isa(vector(2)?, vector(3)?, 1e-5, isa)?;
+                let added = random(&[frames, channels], 4, dtype)?;
+                let weight = (random(&[4 * channels, channels], 5, dtype)? * 0.1)?;
+                let layer = Linear::for_isa(weight.clone(), None, isa)?;
+                for added in [None, Some(&added)] {
+                    let h = match added {
+                        Some(added) => norm.forward_plus(&x, added)?,
+                        None => norm.forward(&x)?,
+                    };
+                    let got = same_on_all_threads(|| layer.forward_layer_norm(&x, &norm, added), &what)?;
+                    assert_close(&got, &linear_reference(&h, &weight, None)?, &what)?;
+
+                    let weights = [6, 7, 8].map(|seed| random(&[channels, channels], seed, dtype));
+                    let [q, k, v] = weights;
+                    let weights = [q?, k?, v?];
+                    let qkv = QkvLinear::for_isa(weights.clone(), isa)?;
+                    let got = qkv.forward_layer_norm(&x, &norm, added)?.split()?;
+                    for (got, want) in got.iter().zip(qkv_reference(&x, &weights, &norm, added)?) {
+                        assert_close(got, &want, &what)?;
+                    }
+                }
+                let got = layer.forward_layer_norm_geglu(&x, &norm)?;
+                assert_close(&got, &layer.forward_geglu(&norm.forward(&x)?)?, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_group_norm_before_a_convolution_equals_both_one_after_the_other() -> Result<()> {
+    for isa in every_isa() {
+        for dtype in [DType::F32, DType::BF16] {
+            for (images, frames, side, channels) in
+                [(2, 2, 16, 64), (2, 1, 32, 32), (32, 16, 4, 64), (4, 2, 5, 64)]
+            {
+                let what = format!("{isa:?} {dtype:?} {images} of {side}x{side}x{channels}, {frames} a norm");
+                let x = random(&[images, side, side, channels], 1, dtype)?;
+                let vector = |seed| random(&[channels], seed, dtype);
+                let norm = GroupNorm::for_isa(vector(2)?, vector(3)?, (8, 1e-5), isa)?;
+                let weight = (random(&[48, channels, 3, 3], 4, dtype)? * 0.1)?;
+                let layer = Conv2d::for_isa(weight, None, (1, Padding::all(1)), isa)?;
+                let residual = random(&[1, 1, 1, 48], 5, dtype)?;
+                let video = x.reshape((images / frames, frames * side * side, channels))?;
+                let h = norm.forward_silu(&video)?.reshape(x.shape())?;
+                let want = layer.forward_add(&h, &residual)?;
+                let run = || layer.forward_group_norm_silu(&x, (&norm, frames), Some(&residual));
+                assert_close(&same_on_all_threads(run, &what)?, &want, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sizes that are cut differently for each number of threads; bit for bit.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() -> Result<()> {
+    let dtype = DType::BF16;
+    for isa in every_isa().into_iter().filter(|isa| isa.has_tiles()) {
+        // The model of tiles is slow.
+        let scale = if isa == Isa::TileModel { 8 } else { 1 };
+        let linear = |out: usize, inner: usize| Linear::for_isa(random(&[out, inner], 2, dtype)?, None, isa);
+        let conv = |out: usize, inner: usize| {
+            Conv2d::for_isa(random(&[out, inner, 3, 3], 4, dtype)?, None, (1, Padding::all(1)), isa)
+        };
+        let (wide, deep) = (linear(2560 / scale, 320)?, linear(320 / scale, 5120 / scale)?);
+        let (small, large) = (conv(128, 1280 / scale)?, conv(128, 320 / scale)?);
+        let all = |threads: usize| -> Result<Vec<Vec<u16>>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.map_err(candle_core::Error::wrap)?.install(|| {
+                let rows = 1000 / scale;
+                let outputs = [
+                    wide.forward(&random(&[rows, 320], 1, dtype)?)?,
+                    wide.forward_geglu(&random(&[rows, 320], 1, dtype)?)?,
+                    deep.forward(&random(&[rows + 24, 5120 / scale], 1, dtype)?)?,
+                    small.forward(&random(&[32, 8, 8, 1280 / scale], 1, dtype)?)?,
+                    small.forward(&random(&[16, 4, 4, 1280 / scale], 1, dtype)?)?,
+                    large.forward(&random(&[2, 32, 32, 320 / scale], 1, dtype)?)?,
+                    large.forward_upsampled(&random(&[2, 16, 16, 320 / scale], 1, dtype)?)?,
+                ];
+                let bits = |x: &Tensor| -> Result<Vec<u16>> {
+                    Ok(x.flatten_all()?.to_vec1::<half::bf16>()?.iter().map(|x| x.to_bits()).collect())
+                };
+                outputs.iter().map(bits).collect()
+            })
+        };
+        let one = all(1)?;
+        assert!(one == all(2)? && one == all(5)?, "{isa:?}");
+    }
     Ok(())
 }

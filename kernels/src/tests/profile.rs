@@ -1,4 +1,4 @@
-//! What a measurement records. Other tests' operations may be recorded too: these have shapes of their own.
+//! Tests of the profiler. Tests that run in parallel may be recorded too, so these use shapes of their own.
 
 use candle_core::{DType, Result};
 
@@ -9,7 +9,7 @@ use crate::profile::{self, Kind, Operation};
 use crate::{Conv2d, Linear, Padding, attention};
 
 #[test]
-fn calls_are_counted_with_their_work() -> Result<()> {
+fn calls_are_recorded_with_their_flop_and_bytes() -> Result<()> {
     let x = random(&[3, 41], 1, DType::F32)?;
     let linear = Linear::new(random(&[46, 41], 2, DType::F32)?, None)?;
     let image = random(&[1, 6, 7, 3], 3, DType::BF16)?;
@@ -20,7 +20,7 @@ fn calls_are_counted_with_their_work() -> Result<()> {
     profile::start();
     linear.forward(&x)?;
     linear.forward_gelu(&x)?;
-    // Neither half is whole groups of packed columns: a product, and an activation of its own.
+    // The halves are not multiples of a group of packed columns, so the activation is a separate operation.
     linear.forward_geglu(&x)?;
     conv.forward(&image)?;
     attention(&q, &k, &k, 2)?;
@@ -34,7 +34,7 @@ fn calls_are_counted_with_their_work() -> Result<()> {
     assert_eq!(of_linear.totals.calls, 3);
     assert_eq!(of_linear.totals.flop, (3 * 2 * 3 * 41 * 46) as f64);
     assert_eq!(of_linear.totals.bytes, (3 * 4 * (3 * 41 + 41 * 46 + 3 * 46)) as f64);
-    assert!(of_linear.totals.seconds > 0.);
+    assert!(of_linear.totals.seconds > 0.0);
     assert_eq!(find(Kind::Activation, "3×23").len(), 1, "{recorded:?}");
     let [of_conv] = find(Kind::Conv2d, "3×3 3→5 at 1×3×4, stride 2")[..] else { panic!("{recorded:?}") };
     assert_eq!(of_conv.totals.flop, (2 * 3 * 4 * 9 * 3 * 5) as f64);
@@ -49,9 +49,9 @@ fn calls_are_counted_with_their_work() -> Result<()> {
     Ok(())
 }
 
-/// The peak is that of the fastest instructions, and grows with what a step computes.
+/// Every available loop runs, and its FLOP count is proportional to the iterations.
 #[test]
-fn loops_on_registers_run() {
+fn peak_loops_run() {
     let available = Loop::available();
     assert_eq!(available[0], Loop::PortableF32);
     for isa in Isa::available() {
@@ -59,9 +59,9 @@ fn loops_on_registers_run() {
             assert!(available.contains(&Loop::of(isa, dtype)), "{isa:?} {dtype:?}");
         }
     }
-    for of in available {
-        assert!(of.flop(1) > 0. && of.flop(10) == 10. * of.flop(1));
-        of.run(0);
-        of.run(1000);
+    for looped in available {
+        assert!(looped.flop(1) > 0.0 && looped.flop(10) == 10.0 * looped.flop(1));
+        looped.run(0);
+        looped.run(1000);
     }
 }

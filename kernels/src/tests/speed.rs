@@ -10,6 +10,9 @@ use super::random;
 use crate::{Conv2d, GroupNorm, LayerNorm, Linear, Padding, attention, temporal_attention};
 
 fn measure(what: &str, flop: f64, run: impl Fn() -> Result<Tensor>) -> Result<()> {
+    if std::env::var("SPEED_FILTER").is_ok_and(|filter| !what.contains(&filter)) {
+        return Ok(());
+    }
     let (mut best, mut least) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..8 {
         let (start, used) = (Instant::now(), processor_seconds());
@@ -38,9 +41,14 @@ fn processor_seconds() -> f64 {
 #[ignore = "prints figures"]
 fn speed() -> Result<()> {
     println!("{}", crate::cpu::features());
+    // SPEED=bf16 or SPEED=f32 measures only that; SPEED_FILTER only what contains it.
+    let only = std::env::var("SPEED").unwrap_or_default();
     for dtype in [DType::F32, DType::BF16] {
+        if !only.is_empty() && !format!("{dtype:?}").eq_ignore_ascii_case(&only) {
+            continue;
+        }
         for (images, size, channels) in
-            [(16, 32, 320), (16, 16, 640), (1, 256, 128), (1, 128, 256), (1, 64, 512)]
+            [(16, 32, 320), (16, 16, 640), (16, 8, 1280), (1, 256, 128), (1, 128, 256), (1, 64, 512)]
         {
             let x = random(&[images, size, size, channels], 1, dtype)?;
             let weight = random(&[channels, channels, 3, 3], 2, dtype)?;
@@ -49,11 +57,31 @@ fn speed() -> Result<()> {
             let what = format!("{dtype:?} conv 3x3 {channels} at {images}x{size}x{size}");
             measure(&what, flop, || layer.forward(&x))?;
         }
-        for (rows, inner, out) in [(16384, 320, 1280), (4096, 640, 640), (256, 1280, 1280)] {
+        for (rows, inner, out) in [
+            (16384, 320, 320),
+            (16384, 320, 960),
+            (16384, 1280, 320),
+            (4096, 640, 640),
+            (4096, 640, 1920),
+            (4096, 2560, 640),
+            (1024, 1280, 1280),
+            (1024, 1280, 3840),
+            (1024, 5120, 1280),
+            (256, 1280, 1280),
+        ] {
             let x = random(&[rows, inner], 1, dtype)?;
             let layer = Linear::new(random(&[out, inner], 2, dtype)?, None)?;
             let flop = (2 * rows * inner * out) as f64;
             measure(&format!("{dtype:?} linear {rows}x{inner}x{out}"), flop, || layer.forward(&x))?;
+        }
+        for (rows, inner) in [(16384, 320), (4096, 640), (1024, 1280)] {
+            let x = random(&[rows, inner], 1, dtype)?;
+            let weight = (random(&[8 * inner, inner], 2, dtype)? * 0.1)?;
+            let layer = Linear::for_geglu(weight, None)?;
+            let flop = (16 * rows * inner * inner) as f64;
+            measure(&format!("{dtype:?} geglu {rows}x{inner}x{}", 8 * inner), flop, || {
+                layer.forward_geglu(&x)
+            })?;
         }
         let tokens = |tokens: usize, seed| random(&[16, tokens, 320], seed, dtype);
         for others in [1024, 50] {

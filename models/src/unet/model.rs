@@ -233,10 +233,7 @@ impl UNet3D {
     /// Norm, SiLU and `conv_out`. → (batch or 2 · batch, frames, h, w, out_channels) in the dtype of
     /// `sample`.
     fn head(&self, x: &GuidedBatch, sample: &Tensor, context: &AudioContext) -> Result<Tensor> {
-        let x = x.map(|x| {
-            let x = self.conv_norm_out.forward_silu(x, context.frames)?;
-            self.conv_out.forward(&x)
-        })?;
+        let x = x.map(|x| self.conv_norm_out.forward_conv(x, context.frames, &self.conv_out, None))?;
         // Still shared if the network has no cross-attention.
         let x = x.expand()?;
         let (images, h, w, channels) = x.dims4()?;

@@ -6,7 +6,7 @@ use kernels::{GroupNorm, LayerNorm, Linear};
 
 use super::config::{MotionModuleConfig, UNet3DConfig};
 use super::pass::Pass;
-use super::transformer::{Attention, AttentionShape};
+use super::transformer::SelfAttention;
 use crate::layers::{self, FeedForward};
 
 /// Fixed in the original, not part of its configuration.
@@ -16,7 +16,7 @@ const NORM_GROUPS: usize = 32;
 #[derive(Debug)]
 struct TemporalAttention {
     norm: LayerNorm,
-    attention: Attention,
+    attention: SelfAttention,
     /// `pos_encoder.pe`, (1, temporal_position_encoding_max_len, channels).
     pe: Option<Tensor>,
 }
@@ -24,19 +24,20 @@ struct TemporalAttention {
 impl TemporalAttention {
     /// `x`: (batch, frames, positions, channels) → the same shape.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = if let Some(pe) = &self.pe {
-            let frames = x.dim(1)?;
-            if frames > pe.dim(1)? {
-                bail!(
-                    "motion module: {frames} frames, at most {} (temporal_position_encoding_max_len)",
-                    pe.dim(1)?
-                );
+        let pe = match &self.pe {
+            Some(pe) => {
+                let frames = x.dim(1)?;
+                if frames > pe.dim(1)? {
+                    bail!(
+                        "motion module: {frames} frames, at most {} (temporal_position_encoding_max_len)",
+                        pe.dim(1)?
+                    );
+                }
+                Some(pe.i(0)?.narrow(0, 0, frames)?)
             }
-            self.norm.forward_plus(x, &pe.i(0)?.narrow(0, 0, frames)?)?
-        } else {
-            self.norm.forward(x)?
+            None => None,
         };
-        self.attention.forward_temporal_add(&h, x)
+        self.attention.forward_temporal_add(x, &self.norm, pe.as_ref())
     }
 }
 
@@ -49,11 +50,6 @@ struct TemporalTransformerBlock {
 
 impl TemporalTransformerBlock {
     fn load(cfg: &MotionModuleConfig, channels: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = AttentionShape {
-            query_dim: channels,
-            cross_attention_dim: channels,
-            heads: cfg.num_attention_heads,
-        };
         let attention_blocks = (0..cfg.attention_block_types.len()).map(|i| {
             let block = vb.pp("attention_blocks").pp(i);
             let pe = if cfg.temporal_position_encoding {
@@ -64,7 +60,7 @@ impl TemporalTransformerBlock {
             };
             Ok(TemporalAttention {
                 norm: layers::layer_norm(channels, vb.pp("norms").pp(i))?,
-                attention: Attention::load(shape, block)?,
+                attention: SelfAttention::load(channels, cfg.num_attention_heads, block)?,
                 pe,
             })
         });
@@ -81,7 +77,7 @@ impl TemporalTransformerBlock {
         for block in &self.attention_blocks {
             x = block.forward(&x)?;
         }
-        self.ff.forward_add(&self.ff_norm.forward(&x)?, &x)
+        self.ff.forward_add(&x, &self.ff_norm)
     }
 }
 

@@ -24,14 +24,16 @@ impl VideoNorm {
         })
     }
 
-    /// `x`: (batch · frames, h, w, channels) → the same shape.
-    pub fn forward_silu(&self, x: &Tensor, frames: usize) -> Result<Tensor> {
-        if self.per_frame {
-            return self.norm.forward_silu(x);
-        }
-        let (images, h, w, channels) = x.dims4()?;
-        let video = x.reshape((images / frames, frames * h * w, channels))?;
-        self.norm.forward_silu(&video)?.reshape((images, h, w, channels))
+    /// Group norm, SiLU and `conv` of `x`, plus `residual`. `x`: (batch · frames, h, w, channels).
+    pub fn forward_conv(
+        &self,
+        x: &Tensor,
+        frames: usize,
+        conv: &Conv2d,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let frames = if self.per_frame { 1 } else { frames };
+        conv.forward_group_norm_silu(x, (&self.norm, frames), residual)
     }
 }
 
@@ -67,13 +69,12 @@ impl ResnetBlock3D {
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let temb = self.time_emb_proj.forward(&pass.temb)?;
         let temb = temb.reshape((1, 1, 1, temb.dim(1)?))?;
-        let h = self.norm1.forward_silu(x, pass.frames)?;
-        let h = self.conv1.forward_add(&h, &temb)?;
-        let h = self.norm2.forward_silu(&h, pass.frames)?;
-        match &self.conv_shortcut {
-            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)?),
-            None => self.conv2.forward_add(&h, x),
-        }
+        let h = self.norm1.forward_conv(x, pass.frames, &self.conv1, Some(&temb))?;
+        let shortcut = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x)?,
+            None => x.clone(),
+        };
+        self.norm2.forward_conv(&h, pass.frames, &self.conv2, Some(&shortcut))
     }
 }
 

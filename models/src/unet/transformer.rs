@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use kernels::{GroupNorm, LayerNorm, Linear, attention};
+use kernels::{GroupNorm, LayerNorm, Linear, QkvLinear, attention};
 
 use super::config::UNet3DConfig;
 use crate::guidance::GuidedBatch;
@@ -15,9 +15,46 @@ pub(super) struct KeyValue {
     value: Tensor,
 }
 
-/// The projections of an attention; only `to_out` has a bias.
+/// Self-attention with its projections; only `to_out` has a bias.
 #[derive(Debug)]
-pub(super) struct Attention {
+pub(super) struct SelfAttention {
+    to_qkv: QkvLinear,
+    to_out: Linear,
+    heads: usize,
+}
+
+impl SelfAttention {
+    pub fn load(channels: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            to_qkv: layers::qkv_linear(channels, &vb)?,
+            to_out: layers::linear(channels, channels, vb.pp("to_out").pp(0))?,
+            heads,
+        })
+    }
+
+    /// Self-attention of the layer-normalised `x`, plus `x`. `x`: (images, positions, channels) → the same shape.
+    pub fn forward_add(&self, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+        let qkv = self.to_qkv.forward_layer_norm(x, norm, None)?;
+        self.to_out.forward_add(&kernels::self_attention(&qkv, self.heads)?, x)
+    }
+
+    /// Temporal self-attention (every position attends to the same position in all frames) of the layer-normalised
+    /// `x` plus `added`, plus `x`. `x`: (batch, frames, positions, channels) → the same shape; `added`: (frames,
+    /// channels), a position encoding.
+    pub fn forward_temporal_add(
+        &self,
+        x: &Tensor,
+        norm: &LayerNorm,
+        added: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let qkv = self.to_qkv.forward_layer_norm(x, norm, added)?;
+        self.to_out.forward_add(&kernels::temporal_self_attention(&qkv, self.heads)?, x)
+    }
+}
+
+/// Cross-attention to the audio with its projections; only `to_out` has a bias.
+#[derive(Debug)]
+struct CrossAttention {
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -25,48 +62,29 @@ pub(super) struct Attention {
     heads: usize,
 }
 
-/// Dimensions of an attention.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AttentionShape {
-    /// Channels of the query input and of the output.
-    pub query_dim: usize,
-    /// Channels of the input of keys and values.
-    pub cross_attention_dim: usize,
-    pub heads: usize,
-}
-
-impl Attention {
-    pub fn load(shape: AttentionShape, vb: VarBuilder) -> Result<Self> {
-        let AttentionShape { query_dim, cross_attention_dim, heads } = shape;
+impl CrossAttention {
+    /// `context`: channels of the audio.
+    fn load(channels: usize, context: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            to_q: layers::linear_no_bias(query_dim, query_dim, vb.pp("to_q"))?,
-            to_k: layers::linear_no_bias(cross_attention_dim, query_dim, vb.pp("to_k"))?,
-            to_v: layers::linear_no_bias(cross_attention_dim, query_dim, vb.pp("to_v"))?,
-            to_out: layers::linear(query_dim, query_dim, vb.pp("to_out").pp(0))?,
+            to_q: layers::linear_no_bias(channels, channels, vb.pp("to_q"))?,
+            to_k: layers::linear_no_bias(context, channels, vb.pp("to_k"))?,
+            to_v: layers::linear_no_bias(context, channels, vb.pp("to_v"))?,
+            to_out: layers::linear(channels, channels, vb.pp("to_out").pp(0))?,
             heads,
         })
     }
 
-    /// Projects `x`, (..., cross_attention_dim), to keys and values, (..., query_dim) each.
-    pub fn key_value(&self, x: &Tensor) -> Result<KeyValue> {
+    /// `x`: (..., context) → keys and values, (..., channels) each.
+    fn key_value(&self, x: &Tensor) -> Result<KeyValue> {
         Ok(KeyValue { key: self.to_k.forward(x)?, value: self.to_v.forward(x)? })
     }
 
-    /// Attention with queries from `x` and the keys and values `kv`, plus `residual`.
-    /// `x`, `residual`: (images, positions, channels) → the same shape.
-    pub fn forward_add(&self, x: &Tensor, kv: &KeyValue, residual: &Tensor) -> Result<Tensor> {
-        let q = self.to_q.forward(x)?;
-        let y = attention(&q, &kv.key, &kv.value, self.heads)?;
-        self.to_out.forward_add(&y, residual)
-    }
-
-    /// Temporal self-attention (every position attends to the same position in all frames), plus `residual`.
-    /// `x`, `residual`: (batch, frames, positions, channels) → the same shape.
-    pub fn forward_temporal_add(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
-        let q = self.to_q.forward(x)?;
-        let KeyValue { key, value } = self.key_value(x)?;
-        let y = kernels::temporal_attention(&q, &key, &value, self.heads)?;
-        self.to_out.forward_add(&y, residual)
+    /// Cross-attention of the layer-normalised `x` to `audio`, plus `x`, in the expanded batch: here the unconditional
+    /// and the conditional half part. `x`: (images, positions, channels).
+    fn forward_add(&self, x: &GuidedBatch, norm: &LayerNorm, audio: &KeyValue) -> Result<GuidedBatch> {
+        let q = x.map(|x| self.to_q.forward_layer_norm(x, norm, None))?.expand()?;
+        let y = attention(&q, &audio.key, &audio.value, self.heads)?;
+        Ok(GuidedBatch::expanded(self.to_out.forward_add(&y, &x.expand()?)?))
     }
 }
 
@@ -74,13 +92,13 @@ impl Attention {
 #[derive(Debug)]
 struct AudioCrossAttention {
     norm2: LayerNorm,
-    attn2: Attention,
+    attn2: CrossAttention,
 }
 
 #[derive(Debug)]
 struct BasicTransformerBlock {
     norm1: LayerNorm,
-    attn1: Attention,
+    attn1: SelfAttention,
     audio: Option<AudioCrossAttention>,
     norm3: LayerNorm,
     ff: FeedForward,
@@ -88,19 +106,17 @@ struct BasicTransformerBlock {
 
 impl BasicTransformerBlock {
     fn load(cfg: &UNet3DConfig, channels: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = AttentionShape { query_dim: channels, cross_attention_dim: channels, heads };
         let audio = if cfg.add_audio_layer {
-            let shape = AttentionShape { cross_attention_dim: cfg.cross_attention_dim, ..shape };
             Some(AudioCrossAttention {
                 norm2: layers::layer_norm(channels, vb.pp("norm2"))?,
-                attn2: Attention::load(shape, vb.pp("attn2"))?,
+                attn2: CrossAttention::load(channels, cfg.cross_attention_dim, heads, vb.pp("attn2"))?,
             })
         } else {
             None
         };
         Ok(Self {
             norm1: layers::layer_norm(channels, vb.pp("norm1"))?,
-            attn1: Attention::load(shape, vb.pp("attn1"))?,
+            attn1: SelfAttention::load(channels, heads, vb.pp("attn1"))?,
             audio,
             norm3: layers::layer_norm(channels, vb.pp("norm3"))?,
             ff: FeedForward::load(channels, vb.pp("ff"))?,
@@ -109,16 +125,11 @@ impl BasicTransformerBlock {
 
     /// `x`: (images, positions, channels) → the same shape, expanded by the cross-attention.
     fn forward(&self, x: &GuidedBatch, audio: Option<&KeyValue>) -> Result<GuidedBatch> {
-        let mut x = x.map(|x| {
-            let h = self.norm1.forward(x)?;
-            self.attn1.forward_add(&h, &self.attn1.key_value(&h)?, x)
-        })?;
+        let mut x = x.map(|x| self.attn1.forward_add(x, &self.norm1))?;
         if let (Some(AudioCrossAttention { norm2, attn2 }), Some(audio)) = (&self.audio, audio) {
-            // The unconditional and the conditional half differ from here on.
-            let h = x.map(|x| norm2.forward(x))?.expand()?;
-            x = GuidedBatch::expanded(attn2.forward_add(&h, audio, &x.expand()?)?);
+            x = attn2.forward_add(&x, norm2, audio)?;
         }
-        x.map(|x| self.ff.forward_add(&self.norm3.forward(x)?, x))
+        x.map(|x| self.ff.forward_add(x, &self.norm3))
     }
 }
 

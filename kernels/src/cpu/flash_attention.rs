@@ -4,11 +4,11 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::element::Kernel;
+use super::element::MicrokernelDispatch;
+use super::gemm::micro_kernel::{Microkernel, NR, Strip};
+use super::gemm::pack::Lines;
+use super::gemm::tiles::{self, DEPTH, LhsTiles, MicroTile, Prefetch, SIDE, Started};
 use super::isa::multiversion;
-use super::microkernel::{GROUP, Microkernel, Strip};
-use super::packed::Lines;
-use super::tiles::{self, DEPTH, Left, Piece, SIDE, Started};
 use super::{Element, Isa, vector_math};
 
 /// Queries that share a pass over keys and values: whole strips of every microkernel, and whole tiles.
@@ -33,7 +33,7 @@ impl<'a, T> Rows<'a, T> {
 }
 
 /// Keys and values of one head, in the microkernels' order.
-pub struct Head<T> {
+pub struct PackedKv<T> {
     /// Sixteen keys to a group, summed over the head's dimensions.
     keys: Lines<T>,
     /// Sixteen dimensions to a group, summed over the keys.
@@ -42,12 +42,12 @@ pub struct Head<T> {
     dim: usize,
 }
 
-impl<T: Element> Head<T> {
+impl<T: Element> PackedKv<T> {
     /// Room for `count` keys of `dim` dimensions, whole pairs.
     pub fn new(count: usize, dim: usize) -> Self {
         Self {
-            keys: Lines::zeroed(count.div_ceil(GROUP) * Lines::<T>::of_group(dim.div_ceil(T::PAIR))),
-            values: Lines::zeroed(dim.div_ceil(GROUP) * Lines::<T>::of_group(count.div_ceil(T::PAIR))),
+            keys: Lines::zeroed(count.div_ceil(NR) * Lines::<T>::of_group(dim.div_ceil(T::PAIR))),
+            values: Lines::zeroed(dim.div_ceil(NR) * Lines::<T>::of_group(count.div_ceil(T::PAIR))),
             count,
             dim,
         }
@@ -65,8 +65,8 @@ impl<T: Element> Head<T> {
         let (key_stride, value_stride) = self.strides();
         let lines = |stride: usize| (stride / Lines::<T>::LEN).max(1);
         let groups = self.keys.as_mut_lines().chunks_exact_mut(lines(key_stride)).enumerate();
-        for (first, packed) in groups.map(|(group, packed)| (group * GROUP, packed)) {
-            for j in first..count.min(first + GROUP) {
+        for (first, packed) in groups.map(|(group, packed)| (group * NR, packed)) {
+            for j in first..count.min(first + NR) {
                 let pairs = keys.row(j, dim).chunks_exact(T::PAIR);
                 for (line, pair) in packed.iter_mut().zip(pairs) {
                     line.0[j - first] = T::lane(pair);
@@ -75,7 +75,7 @@ impl<T: Element> Head<T> {
         }
         let groups = self.values.as_mut_lines().chunks_exact_mut(lines(value_stride)).enumerate();
         for (group, packed) in groups {
-            let here = group * GROUP..dim.min((group + 1) * GROUP);
+            let here = group * NR..dim.min((group + 1) * NR);
             for (line, j) in packed.iter_mut().zip((0..count).step_by(T::PAIR)) {
                 let row = |j: usize| if j < count { &values.row(j, dim)[here.clone()] } else { &[] };
                 T::lanes(row(j), row(j + 1), &mut line.0);
@@ -110,19 +110,19 @@ impl<T: Element> Scratch<T> {
 
 /// softmax(q kᵀ / √dim) v for the queries `block` (at most [`QUERIES`]) of a head; `out(i)` is where query
 /// `i` goes.
-pub fn attend<'o, T: Element>(
+pub fn flash_attention_block<'o, T: Element>(
     engine: &Engine<T>,
     isa: Isa,
     (queries, block): (Rows<T>, Range<usize>),
-    head: &Head<T>,
+    head: &PackedKv<T>,
     scratch: &mut Scratch<T>,
     mut out: impl FnMut(usize) -> &'o mut [MaybeUninit<T>],
 ) {
     let scale = (head.dim as f32).powf(-0.5);
     let (key_stride, value_stride) = head.strides();
     let rows = block.len();
-    let width = head.count.min(KEYS).next_multiple_of(GROUP);
-    let out_width = head.dim.next_multiple_of(GROUP);
+    let width = head.count.min(KEYS).next_multiple_of(NR);
+    let out_width = head.dim.next_multiple_of(NR);
     // Tiles read and write sixteen rows at a time; whole lines of weights more than a power of two from row to row
     // do not all fall on the same places of the cache.
     let high = rows.next_multiple_of(tiles::ROWS);
@@ -152,19 +152,19 @@ pub fn attend<'o, T: Element>(
             left: queries.0,
             left_stride: queries.1,
             summed: head.dim,
-            groups: keys.div_ceil(GROUP),
+            groups: keys.div_ceil(NR),
             group_stride: key_stride,
             accumulate: false,
         };
         // SAFETY: rows of `dim` elements, for tiles whole ones with zeros; `first` is a whole number of groups, of
         // which there are enough for `keys`; the scores have that many columns.
         unsafe {
-            let columns = head.keys.as_ptr().add(first / GROUP * key_stride);
+            let columns = head.keys.as_ptr().add(first / NR * key_stride);
             engine.run(&product, columns, scratch.scores.as_mut_ptr(), width);
         }
 
         // Tiles are as deep as two groups.
-        let (grouped, padded) = (keys.next_multiple_of(GROUP), keys.next_multiple_of(DEPTH));
+        let (grouped, padded) = (keys.next_multiple_of(NR), keys.next_multiple_of(DEPTH));
         for (i, running) in scratch.running.iter_mut().enumerate() {
             let scores = &mut scratch.scores[i * width..][..grouped];
             let weights = &mut scratch.weights[i * weights_width..][..padded];
@@ -179,7 +179,7 @@ pub fn attend<'o, T: Element>(
             left: scratch.weights.as_ptr(),
             left_stride: weights_width,
             summed: keys,
-            groups: head.dim.div_ceil(GROUP),
+            groups: head.dim.div_ceil(NR),
             group_stride: value_stride,
             accumulate: first > 0,
         };
@@ -217,8 +217,8 @@ pub enum Engine<T> {
 impl<T: Element> Engine<T> {
     pub fn start(isa: Isa) -> Self {
         match T::kernel(isa) {
-            Kernel::Registers(kernel) => Self::Registers(kernel),
-            Kernel::Tiles(kernel) => Self::Tiles(kernel.start()),
+            MicrokernelDispatch::Registers(kernel) => Self::Registers(kernel),
+            MicrokernelDispatch::Tiles(kernel) => Self::Tiles(kernel.start()),
         }
     }
 
@@ -244,7 +244,7 @@ impl<T: Element> Engine<T> {
                                 steps: summed.div_ceil(T::PAIR),
                                 columns: columns.add(group * group_stride),
                                 group_stride,
-                                sums: sums.add(row * sums_stride + group * GROUP),
+                                sums: sums.add(row * sums_stride + group * NR),
                                 sums_stride,
                                 accumulate,
                             };
@@ -260,21 +260,27 @@ impl<T: Element> Engine<T> {
                         let row = tile * tiles::ROWS;
                         // SAFETY: the caller's promise; pieces stay within the given tiles of rows and groups.
                         unsafe {
-                            let piece = Piece {
-                                left: Left {
+                            let micro_tile = MicroTile {
+                                lhs: LhsTiles {
                                     first: left.add(row * left_stride),
                                     row: left_stride,
                                     tile: tiles::ROWS * left_stride,
                                     step: DEPTH,
+                                    segment: 0,
                                 },
+                                segments: 1,
                                 steps: summed.div_ceil(DEPTH),
-                                columns: columns.add(group * group_stride),
+                                rhs: columns.add(group * group_stride),
                                 group_stride,
-                                sums: sums.add(row * sums_stride + group * GROUP),
+                                rhs_segment: 0,
+                                sums: sums.add(row * sums_stride + group * NR),
                                 sums_stride,
                                 accumulate,
+                                streamed: false,
+                                prefetch: [Prefetch::NONE; 2],
                             };
-                            tiles.run(SIDE.min(tiles_of_rows - tile), SIDE.min(groups - group), &piece);
+                            let (rows, groups) = (SIDE.min(tiles_of_rows - tile), SIDE.min(groups - group));
+                            tiles.run(rows, groups, &micro_tile, None);
                         }
                     }
                 }
@@ -313,8 +319,8 @@ multiversion! {
     ) -> f32 {
         // Only whole groups below: what is no key must not count.
         scores[count..].fill(f32::NEG_INFINITY);
-        let mut lanes = [f32::NEG_INFINITY; GROUP];
-        for scores in scores.as_chunks::<GROUP>().0 {
+        let mut lanes = [f32::NEG_INFINITY; NR];
+        for scores in scores.as_chunks::<NR>().0 {
             for (lane, score) in lanes.iter_mut().zip(scores) {
                 *lane = if *score > *lane { *score } else { *lane };
             }
@@ -323,8 +329,8 @@ multiversion! {
         let largest = if largest > running.0 { largest } else { running.0 };
         let shrink = vector_math::exp(running.0 - largest);
 
-        let mut lanes = [0.; GROUP];
-        for (scores, to) in scores.as_chunks::<GROUP>().0.iter().zip(weights.as_chunks_mut::<GROUP>().0) {
+        let mut lanes = [0.; NR];
+        for (scores, to) in scores.as_chunks::<NR>().0.iter().zip(weights.as_chunks_mut::<NR>().0) {
             for ((score, to), lane) in scores.iter().zip(to).zip(&mut lanes) {
                 let e = T::exp_of_negative(score * scale - largest);
                 *lane += e;
@@ -339,7 +345,7 @@ multiversion! {
 
 /// The lanes taken together in pairs, four times: short chains, in a fixed order.
 #[inline(always)]
-fn halve(lanes: [f32; GROUP], with: impl Fn(f32, f32) -> f32) -> f32 {
+fn halve(lanes: [f32; NR], with: impl Fn(f32, f32) -> f32) -> f32 {
     // Spelled out: a loop over the widths stays a loop, with the lanes in memory.
     let mut eight = [0.; 8];
     for i in 0..8 {

@@ -1,15 +1,15 @@
-//! The loops of x86-64: as many independent sums as hide the latency of one multiply-add.
+//! Loops for x86-64, with enough independent accumulators to hide the latency of a multiply-add.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::super::amx::Amx;
-use super::super::tiles::Tiles;
+use super::super::gemm::amx::Amx;
+use super::super::gemm::tiles::Tiles;
 
 #[target_feature(enable = "avx2,fma")]
 pub fn avx2(iterations: usize) {
     let (a, b) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(black_box(0.5)));
-    // Different from each other, or the compiler would keep one of them.
+    // Different start values, otherwise the compiler merges the accumulators.
     let mut sums: [__m256; 12] = std::array::from_fn(|i| _mm256_set1_ps(black_box(i as f32)));
     for _ in 0..iterations {
         for sum in &mut sums {
@@ -35,7 +35,7 @@ pub fn avx512(iterations: usize) {
 pub fn avx512_bf16(iterations: usize) {
     // Pairs of bf16 ones.
     let ones = _mm512_set1_epi32(black_box(0x3f80_3f80));
-    // SAFETY: both types are 512 bits without meaning.
+    // SAFETY: both types are 512-bit vectors for which every bit pattern is valid.
     let ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(ones) };
     let mut sums: [__m512; 24] = std::array::from_fn(|i| _mm512_set1_ps(black_box(i as f32)));
     for _ in 0..iterations {
@@ -46,13 +46,12 @@ pub fn avx512_bf16(iterations: usize) {
     black_box(sums);
 }
 
-/// Four tiles of sums, two of each operand, as in a kernel of 32×32 sums.
+/// Four accumulator tiles and two tiles of each operand, as in the AMX microkernel of 32×32 outputs.
 ///
 /// # Safety
-///
-/// [`amx::is_available`](super::super::amx::is_available) has said yes.
+/// [`amx::is_available`](super::super::gemm::amx::is_available) must have returned true.
 pub unsafe fn amx_bf16(iterations: usize) {
-    // SAFETY: the caller's; every tile is cleared before it is used.
+    // SAFETY: the caller guarantees AMX; the tiles are configured and zeroed before they are used.
     unsafe {
         Amx::configure();
         clear_tiles();
@@ -67,10 +66,9 @@ pub unsafe fn amx_bf16(iterations: usize) {
 }
 
 /// # Safety
-///
-/// The tiles are configured.
+/// The tiles must be configured.
 unsafe fn clear_tiles() {
-    // SAFETY: the caller's.
+    // SAFETY: the caller guarantees configured tiles.
     unsafe {
         Amx::zero::<0>();
         Amx::zero::<1>();

@@ -1,4 +1,4 @@
-//! The loops of 64-bit ARM, with as many sums as its kernels have.
+//! Loops for 64-bit ARM, with as many accumulators as its microkernels have.
 
 use std::arch::aarch64::*;
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use super::super::neon_bf16::multiply_add;
 #[target_feature(enable = "neon")]
 pub fn neon(iterations: usize) {
     let (a, b) = (vdupq_n_f32(black_box(0.999)), vdupq_n_f32(black_box(0.5)));
-    // Different from each other, or the compiler would keep one of them.
+    // Different start values, otherwise the compiler merges the accumulators.
     let mut sums: [float32x4_t; 24] = std::array::from_fn(|i| vdupq_n_f32(black_box(i as f32)));
     for _ in 0..iterations {
         for sum in &mut sums {
@@ -25,7 +25,7 @@ pub fn neon_bf16(iterations: usize) {
     let mut sums: [float32x4_t; 24] = std::array::from_fn(|i| vdupq_n_f32(black_box(i as f32)));
     for _ in 0..iterations {
         for sum in &mut sums {
-            // SAFETY: FEAT_BF16 is switched on.
+            // SAFETY: this function enables FEAT_BF16.
             *sum = unsafe { multiply_add(*sum, ones, ones) };
         }
     }

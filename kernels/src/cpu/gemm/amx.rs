@@ -134,6 +134,35 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
+    unsafe fn load_streamed<const TILE: usize>(from: *const u8) {
+        const { assert!(TILE == 6 || TILE == 7, "a tile that `load_streamed` does not name") };
+        macro_rules! arms {
+            ($($n:literal $name:tt)*) => {
+                match TILE {
+                    $($n => unsafe {
+                        asm!(
+                            concat!("tileloaddt1 ", $name, ", [{from} + {stride}*1]"),
+                            from = in(reg) from,
+                            stride = in(reg) ROW_BYTES,
+                            out($name) _,
+                            options(nostack, preserves_flags, readonly),
+                        )
+                    },)*
+                    _ => unreachable!("tile {TILE}"),
+                }
+            };
+        }
+        arms!(6 "tmm6" 7 "tmm7")
+    }
+
+    #[inline(always)]
+    fn prefetch(line: *const u8) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn store<const TILE: usize>(to: *mut u8, stride: usize) {
         const { assert!(TILE < 4, "a tile that `store` does not name") };
         macro_rules! arms {

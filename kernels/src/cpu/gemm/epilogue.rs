@@ -3,8 +3,8 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::isa::multiversion;
-use super::{Element, Isa};
+use super::super::isa::multiversion;
+use super::super::{Element, Isa};
 
 /// Applied after the bias and the residual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

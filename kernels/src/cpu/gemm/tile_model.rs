@@ -63,6 +63,12 @@ impl Tiles for Model {
         });
     }
 
+    unsafe fn load_streamed<const TILE: usize>(from: *const u8) {
+        assert!(from.addr().is_multiple_of(ROW_BYTES), "a streamed tile is not in whole lines");
+        // SAFETY: the trait's.
+        unsafe { Self::load::<TILE>(from, ROW_BYTES) }
+    }
+
     unsafe fn store<const TILE: usize>(to: *mut u8, stride: usize) {
         with_tiles(|tiles| {
             for (i, row) in tiles[TILE].iter().enumerate() {
@@ -95,71 +101,103 @@ mod tests {
     use super::*;
     #[cfg(target_arch = "x86_64")]
     use crate::cpu::Isa;
-    use crate::cpu::tiles::{DEPTH, Left, Piece, SIDE, TileKernel};
+    use crate::cpu::gemm::pack::Lines;
+    use crate::cpu::gemm::tiles::{DEPTH, Interleaved, LhsTiles, MicroTile, Prefetch, SIDE, TileKernel};
 
     /// Small whole numbers, whose products and sums are exact.
     fn numbers(count: usize, seed: usize) -> Vec<bf16> {
         (0..count).map(|i| bf16::from_f32(((i * 37 + seed * 11 + i / 7) % 17) as f32 - 8.)).collect()
     }
 
-    /// Everything that a kernel is given, and its sums.
-    struct Case {
+    /// The arguments of a micro-kernel without their data.
+    #[derive(Debug, Clone, Copy)]
+    struct Shape {
         rows: usize,
         groups: usize,
+        segments: usize,
         steps: usize,
         accumulate: bool,
-        left: Vec<bf16>,
-        columns: Vec<bf16>,
+    }
+
+    struct Case {
+        shape: Shape,
+        lhs: Vec<bf16>,
+        rhs: Lines<bf16>,
         before: Vec<f32>,
     }
 
-    /// More than the tiles take, from row to row of the sums.
+    /// More columns than the tiles have, from row to row of the sums.
     const WIDTH: usize = SIDE * ROWS + 3;
 
+    /// Counts the calls between the steps.
+    struct Calls(usize);
+
+    impl Interleaved for Calls {
+        fn advance(&mut self) {
+            self.0 += 1;
+        }
+    }
+
     impl Case {
-        fn new(rows: usize, groups: usize, steps: usize, accumulate: bool) -> Self {
+        fn new(shape: Shape) -> Self {
+            let Shape { rows, groups, segments, steps, .. } = shape;
+            let mut rhs = Lines::zeroed(groups * segments * steps * ROWS);
+            let values = numbers(rhs.as_slice().len(), 2);
+            rhs.as_mut_slice().copy_from_slice(&values);
             Self {
-                rows,
-                groups,
-                steps,
-                accumulate,
-                left: numbers(rows * ROWS * steps * DEPTH, 1),
-                columns: numbers(groups * ROWS * steps * DEPTH, 2),
+                shape,
+                lhs: numbers(rows * ROWS * segments * steps * DEPTH, 1),
+                rhs,
                 before: (0..SIDE * ROWS * WIDTH).map(|i| (i % 13) as f32).collect(),
             }
         }
 
-        /// Row-major rows of all steps; whole groups of columns, one after the other.
+        /// Row-major rows of all segments and their steps; whole groups of columns, one after the other.
         fn run(&self, kernel: TileKernel<bf16>) -> Vec<f32> {
+            let Shape { rows, groups, segments, steps, accumulate } = self.shape;
             let mut sums = self.before.clone();
-            let row = self.steps * DEPTH;
-            let piece = Piece {
-                left: Left { first: self.left.as_ptr(), row, tile: ROWS * row, step: DEPTH },
-                steps: self.steps,
-                columns: self.columns.as_ptr(),
+            let row = segments * steps * DEPTH;
+            let prefetch = Prefetch { first: self.lhs.as_ptr().cast(), lines: steps + 1 };
+            let tile = MicroTile {
+                lhs: LhsTiles {
+                    first: self.lhs.as_ptr(),
+                    row,
+                    tile: ROWS * row,
+                    step: DEPTH,
+                    segment: steps * DEPTH,
+                },
+                segments,
+                steps,
+                rhs: self.rhs.as_ptr(),
                 group_stride: ROWS * row,
+                rhs_segment: ROWS * steps * DEPTH,
                 sums: sums.as_mut_ptr(),
                 sums_stride: WIDTH,
-                accumulate: self.accumulate,
+                accumulate,
+                streamed: steps == 3,
+                prefetch: [prefetch, Prefetch::NONE],
             };
-            // SAFETY: what the piece describes is what `new` made.
-            unsafe { kernel.start().run(self.rows, self.groups, &piece) };
+            let mut calls = Calls(0);
+            // SAFETY: `new` made what the arguments describe.
+            unsafe { kernel.start().run(rows, groups, &tile, Some(&mut calls)) };
+            assert_eq!(calls.0, segments * steps);
             sums
         }
 
         fn plain(&self) -> Vec<f32> {
+            let Shape { rows, groups, segments, steps, accumulate } = self.shape;
             let mut sums = self.before.clone();
-            let depth = self.steps * DEPTH;
-            for i in 0..self.rows * ROWS {
-                for j in 0..self.groups * ROWS {
-                    let column = &self.columns[j / ROWS * ROWS * depth..];
+            let depth = segments * steps * DEPTH;
+            for i in 0..rows * ROWS {
+                for j in 0..groups * ROWS {
+                    let column = &self.rhs.as_slice()[j / ROWS * ROWS * depth..];
                     let product = |k: usize| {
                         let line = k / 2 * DEPTH + j % ROWS * 2 + k % 2;
-                        self.left[i * depth + k].to_f32() * column[line].to_f32()
+                        self.lhs[i * depth + k].to_f32() * column[line].to_f32()
                     };
                     let sum: f32 = (0..depth).map(product).sum();
                     let at = i * WIDTH + j;
-                    sums[at] = sum + if self.accumulate { sums[at] } else { 0. };
+                    sums[at] = sum + if accumulate { sums[at] } else { 0. };
                 }
             }
             sums
@@ -169,7 +207,9 @@ mod tests {
     fn cases() -> impl Iterator<Item = Case> {
         let sizes = [(1, 1), (1, 2), (2, 1), (2, 2)];
         sizes.into_iter().flat_map(|(rows, groups)| {
-            [(1, false), (3, true)].map(|(steps, accumulate)| Case::new(rows, groups, steps, accumulate))
+            [(1, 1, false), (1, 3, true), (3, 2, false), (2, 3, true)].map(|(segments, steps, accumulate)| {
+                Case::new(Shape { rows, groups, segments, steps, accumulate })
+            })
         })
     }
 
@@ -178,7 +218,7 @@ mod tests {
         for case in cases() {
             // SAFETY: the model needs nothing.
             let got = case.run(unsafe { TileKernel::of::<Model>() });
-            assert!(got == case.plain(), "{} by {} tiles", case.rows, case.groups);
+            assert!(got == case.plain(), "{:?}", case.shape);
         }
     }
 
@@ -192,14 +232,17 @@ mod tests {
         }
         for mut case in cases() {
             for fraction in [1., 1.37, 1e-20] {
-                case.left.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * fraction));
+                case.lhs.iter_mut().for_each(|x| *x = bf16::from_f32(x.to_f32() * fraction));
                 // SAFETY: available, as was asked; the model needs nothing.
                 let (got, want) = unsafe {
-                    (case.run(TileKernel::of::<crate::cpu::amx::Amx>()), case.run(TileKernel::of::<Model>()))
+                    (
+                        case.run(TileKernel::of::<crate::cpu::gemm::amx::Amx>()),
+                        case.run(TileKernel::of::<Model>()),
+                    )
                 };
                 let scale = want.iter().fold(0f32, |most, x| most.max(x.abs()));
                 let worst = got.iter().zip(&want).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
-                assert!(worst <= 1e-6 * scale, "{} by {} tiles: {worst:e}", case.rows, case.groups);
+                assert!(worst <= 1e-6 * scale, "{:?}: {worst:e}", case.shape);
             }
         }
     }
@@ -207,9 +250,10 @@ mod tests {
     #[test]
     fn denormal_numbers_are_zeros() {
         let case = |left: f32, right: f32| {
-            let mut case = Case::new(1, 1, 1, false);
-            case.left.fill(bf16::from_f32(left));
-            case.columns.fill(bf16::from_f32(right));
+            let shape = Shape { rows: 1, groups: 1, segments: 1, steps: 1, accumulate: false };
+            let mut case = Case::new(shape);
+            case.lhs.fill(bf16::from_f32(left));
+            case.rhs.as_mut_slice().fill(bf16::from_f32(right));
             // SAFETY: the model needs nothing.
             case.run(unsafe { TileKernel::of::<Model>() })[0]
         };

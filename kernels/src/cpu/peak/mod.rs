@@ -1,5 +1,5 @@
-//! The most that this machine's arithmetic gives, with all operands in registers: the ceiling that a kernel's rate is
-//! a share of.
+//! Peak arithmetic throughput of this CPU, measured with all operands in registers: the upper bound against
+//! which the efficiency of a kernel is reported.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,28 +9,29 @@ use candle_core::DType;
 use super::Isa;
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod x86_64;
 #[cfg(target_arch = "aarch64")]
-mod arm;
+mod aarch64;
 
-/// Seconds of a run: long beside looking at the clock, short beside the time between two interruptions.
-const LONG_ENOUGH: f64 = 5e-4;
-/// Runs on every thread.
+/// Minimum duration of a run in seconds: long compared with a clock read, short compared with a scheduler
+/// time slice.
+const MIN_RUN_SECONDS: f64 = 5e-4;
+/// Runs per thread.
 const RUNS: usize = 101;
 
-/// A loop of multiply-adds on registers.
+/// Benchmark loop of multiply-adds on registers, named after its instruction set and element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loop {
-    /// f32, what the compiler makes of plain Rust.
+    /// Plain Rust, vectorised by the compiler.
     PortableF32,
     Avx2F32,
     Avx512F32,
-    /// Dot products of bf16 pairs.
+    /// Dot products of bf16 pairs (`vdpbf16ps`).
     Avx512Bf16,
-    /// Tiles of bf16.
+    /// Products of bf16 tiles (`tdpbf16ps`).
     AmxBf16,
     NeonF32,
-    /// Matrices of bf16.
+    /// Products of bf16 matrices (`bfmmla`).
     NeonBf16,
 }
 
@@ -57,12 +58,12 @@ impl Loop {
         }
     }
 
-    /// Those that this machine can run, the slowest first.
+    /// Loops that this CPU can run, slowest first.
     pub fn available() -> Vec<Loop> {
-        Self::ALL.into_iter().filter(|of| of.runs_here()).collect()
+        Self::ALL.into_iter().filter(|looped| looped.runs_here()).collect()
     }
 
-    /// The one whose instructions the kernels of `isa` multiply `dtype` with.
+    /// Loop of the instructions that the kernels of `isa` use for matrix products of `dtype`.
     pub fn of(isa: Isa, dtype: DType) -> Loop {
         match isa {
             Isa::Portable => Loop::PortableF32,
@@ -77,27 +78,27 @@ impl Loop {
         }
     }
 
-    /// Operations a second of all cores that the pool uses, together; a multiply-add is two. Takes a tenth of a second,
-    /// more on a busy machine.
+    /// FLOP/s of all cores used by the rayon pool together; a multiply-add counts as two. Takes about 0.1 s,
+    /// longer on a busy machine.
     ///
-    /// Every thread takes the median of many short runs, few of which another process interrupts: so the figure is the
-    /// machine's also while others compute.
+    /// Every thread takes the median of many short runs. Other processes interrupt only a few of them, so the
+    /// result is also valid on a busy machine.
     pub fn measure(self) -> f64 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut iterations = 1 << 10;
-        while self.seconds(iterations) < LONG_ENOUGH {
+        while self.seconds(iterations) < MIN_RUN_SECONDS {
             iterations *= 2;
         }
-        let of_threads = rayon::broadcast(|thread| {
-            let mut seconds = [0.; RUNS];
+        let per_thread = rayon::broadcast(|thread| {
+            let mut seconds = [0.0; RUNS];
             for run in &mut seconds {
                 *run = self.seconds(iterations);
             }
             seconds.sort_by(f64::total_cmp);
-            // More threads than cores do not add up.
-            if thread.index() < cores { self.flop(iterations) / seconds[RUNS / 2] } else { 0. }
+            // Threads beyond the number of cores add no throughput.
+            if thread.index() < cores { self.flop(iterations) / seconds[RUNS / 2] } else { 0.0 }
         });
-        of_threads.iter().sum()
+        per_thread.iter().sum()
     }
 
     fn seconds(self, iterations: usize) -> f64 {
@@ -106,32 +107,51 @@ impl Loop {
         started.elapsed().as_secs_f64()
     }
 
-    /// Runs the loop on this thread; for benchmarks that time it themselves.
+    /// Runs the loop on this thread, for benchmarks with their own timer. Does nothing if this CPU cannot run
+    /// it.
     pub fn run(self, iterations: usize) {
+        if !self.runs_here() {
+            return;
+        }
         match self {
             Loop::PortableF32 => portable(iterations),
-            // SAFETY (all arms): `runs_here` is asked before, by `available` or by the choice of an `Isa`; where it
-            // says no, nothing is run.
-            _ if !self.runs_here() => {}
             #[cfg(target_arch = "x86_64")]
-            Loop::Avx2F32 => unsafe { x86::avx2(iterations) },
+            Loop::Avx2F32 => {
+                // SAFETY: `runs_here` returned true, so the CPU has AVX2 and FMA.
+                unsafe { x86_64::avx2(iterations) }
+            }
             #[cfg(target_arch = "x86_64")]
-            Loop::Avx512F32 => unsafe { x86::avx512(iterations) },
+            Loop::Avx512F32 => {
+                // SAFETY: `runs_here` returned true, so the CPU has AVX-512 F.
+                unsafe { x86_64::avx512(iterations) }
+            }
             #[cfg(target_arch = "x86_64")]
-            Loop::Avx512Bf16 => unsafe { x86::avx512_bf16(iterations) },
+            Loop::Avx512Bf16 => {
+                // SAFETY: `runs_here` returned true, so the CPU has AVX-512 F and BF16.
+                unsafe { x86_64::avx512_bf16(iterations) }
+            }
             #[cfg(target_arch = "x86_64")]
-            Loop::AmxBf16 => unsafe { x86::amx_bf16(iterations) },
+            Loop::AmxBf16 => {
+                // SAFETY: `runs_here` returned true, so AMX is available.
+                unsafe { x86_64::amx_bf16(iterations) }
+            }
             #[cfg(target_arch = "aarch64")]
-            Loop::NeonF32 => unsafe { arm::neon(iterations) },
+            Loop::NeonF32 => {
+                // SAFETY: `runs_here` returned true, so the CPU has NEON.
+                unsafe { aarch64::neon(iterations) }
+            }
             #[cfg(target_arch = "aarch64")]
-            Loop::NeonBf16 => unsafe { arm::neon_bf16(iterations) },
+            Loop::NeonBf16 => {
+                // SAFETY: `runs_here` returned true, so the CPU has NEON and FEAT_BF16.
+                unsafe { aarch64::neon_bf16(iterations) }
+            }
             _ => {}
         }
     }
 
-    /// Operations of one thread in so many iterations.
+    /// Floating-point operations of one thread in `iterations`: per iteration, 2 × products × accumulators.
     pub fn flop(self, iterations: usize) -> f64 {
-        let each = match self {
+        let per_iteration = match self {
             Loop::PortableF32 => 2 * PORTABLE_LANES,
             Loop::Avx2F32 => 2 * 8 * 12,
             Loop::Avx512F32 => 2 * 16 * 24,
@@ -140,7 +160,7 @@ impl Loop {
             Loop::NeonF32 => 2 * 4 * 24,
             Loop::NeonBf16 => 2 * 16 * 24,
         };
-        (each * iterations) as f64
+        (per_iteration * iterations) as f64
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -150,7 +170,7 @@ impl Loop {
             Loop::Avx2F32 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Loop::Avx512F32 => is_x86_feature_detected!("avx512f"),
             Loop::Avx512Bf16 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
-            Loop::AmxBf16 => super::amx::is_available(),
+            Loop::AmxBf16 => super::gemm::amx::is_available(),
             Loop::NeonF32 | Loop::NeonBf16 => false,
         }
     }
@@ -173,6 +193,7 @@ impl Loop {
     }
 }
 
+/// Accumulators of the portable loop.
 const PORTABLE_LANES: usize = 64;
 
 fn portable(iterations: usize) {

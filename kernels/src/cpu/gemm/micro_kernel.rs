@@ -2,7 +2,7 @@
 //! sum in a register. One loop, written once, over the vector types of an instruction set.
 
 /// Columns that are packed side by side, whatever the instruction set: a 64-byte line of f32 or of bf16 pairs.
-pub const GROUP: usize = 16;
+pub const NR: usize = 16;
 
 /// What a microkernel works on. The summed dimension comes in `segments` (the taps of a convolution, one
 /// for a linear layer) of `steps` lines each; the right-hand lines of all segments follow each other.
@@ -11,7 +11,7 @@ pub struct Strip<T> {
     pub rows: *const *const T,
     pub shift: usize,
     pub segments: usize,
-    /// Lines in a segment; one line holds [`super::Element::PAIR`] × [`GROUP`] elements.
+    /// Lines in a segment; one line holds [`super::Element::PAIR`] × [`NR`] elements.
     pub steps: usize,
     /// The first line of the first group of columns, and the elements from a group to the next.
     pub columns: *const T,
@@ -47,7 +47,7 @@ pub trait Registers {
     /// `LANES` right-hand elements (or pairs).
     type Right: Copy;
 
-    /// Columns in a register: [`GROUP`] or a divisor of it.
+    /// Columns in a register: [`NR`] or a divisor of it.
     const LANES: usize;
     /// Elements along the summed dimension in a lane.
     const PAIR: usize;
@@ -79,7 +79,7 @@ pub unsafe fn run<R: Registers, const ROWS: usize, const VECTORS: usize>(strip: 
         }
         let mut columns = [strip.columns; VECTORS];
         for (v, column) in columns.iter_mut().enumerate() {
-            let (group, within) = (v * R::LANES / GROUP, v * R::LANES % GROUP);
+            let (group, within) = (v * R::LANES / NR, v * R::LANES % NR);
             *column = column.add(group * strip.group_stride + within * R::PAIR);
         }
         for segment in 0..strip.segments {
@@ -99,7 +99,7 @@ pub unsafe fn run<R: Registers, const ROWS: usize, const VECTORS: usize>(strip: 
                     }
                 }
                 for column in &mut columns {
-                    *column = column.add(GROUP * R::PAIR);
+                    *column = column.add(NR * R::PAIR);
                 }
             }
         }
@@ -119,12 +119,12 @@ macro_rules! microkernel {
         pub const $name: Microkernel<$element> = {
             $(#[target_feature(enable = $feature)])?
             unsafe fn choose(rows: usize, groups: usize, strip: &Strip<$element>) {
-                const VECTORS: usize = GROUP / <$registers as Registers>::LANES;
-                $crate::cpu::microkernel::cases!($registers, rows, groups, strip, $groups, $rows)
+                const VECTORS: usize = NR / <$registers as Registers>::LANES;
+                $crate::cpu::gemm::micro_kernel::cases!($registers, rows, groups, strip, $groups, $rows)
             }
             Microkernel {
-                max_rows: $crate::cpu::microkernel::last!($rows),
-                max_groups: $crate::cpu::microkernel::last!($groups),
+                max_rows: $crate::cpu::gemm::micro_kernel::last!($rows),
+                max_groups: $crate::cpu::gemm::micro_kernel::last!($groups),
                 run: choose,
             }
         };
@@ -141,7 +141,7 @@ macro_rules! last {
 macro_rules! cases {
     ($registers:ty, $r:ident, $g:ident, $strip:ident, [$($groups:literal),*], $rows:tt) => {
         match $g {
-            $($groups => $crate::cpu::microkernel::cases!(@rows $registers, $r, $strip, $groups, $rows),)*
+            $($groups => $crate::cpu::gemm::micro_kernel::cases!(@rows $registers, $r, $strip, $groups, $rows),)*
             _ => unreachable!("a microkernel was given {} groups", $g),
         }
     };
@@ -149,7 +149,7 @@ macro_rules! cases {
         match $r {
             // SAFETY: the caller's promise; the enclosing function has the instruction set switched on.
             $($rows => unsafe {
-                $crate::cpu::microkernel::run::<$registers, $rows, { $groups * VECTORS }>($strip)
+                $crate::cpu::gemm::micro_kernel::run::<$registers, $rows, { $groups * VECTORS }>($strip)
             },)*
             _ => unreachable!("a microkernel was given {} rows", $r),
         }
@@ -161,9 +161,9 @@ pub(crate) use {cases, last, microkernel};
 mod tests {
     use half::bf16;
 
-    use super::super::element::Kernel;
-    use super::super::{Element, Isa};
     use super::*;
+    use crate::cpu::element::MicrokernelDispatch;
+    use crate::cpu::{Element, Isa};
 
     /// Elements before those of a row that are summed.
     const SHIFT: usize = 4;
@@ -193,8 +193,8 @@ mod tests {
         /// The sums, with those between them, by the kernel and by their definition.
         fn run<T: Element>(self, kernel: &Microkernel<T>) -> [Vec<f32>; 2] {
             let Case { rows, groups, segments, steps, accumulate } = self;
-            let (depth, width) = (steps * T::PAIR, groups * GROUP + BETWEEN);
-            let group_stride = segments * depth * GROUP;
+            let (depth, width) = (steps * T::PAIR, groups * NR + BETWEEN);
+            let group_stride = segments * depth * NR;
             let left = numbers::<T>(segments * rows * (SHIFT + depth), 1);
             let columns = numbers::<T>(groups * group_stride, 2);
             let before: Vec<f32> = (0..rows * width).map(|i| number(i, 3)).collect();
@@ -217,13 +217,13 @@ mod tests {
 
             let mut want = before;
             for (row, want) in want.chunks_mut(width).enumerate() {
-                for (column, want) in want[..groups * GROUP].iter_mut().enumerate() {
+                for (column, want) in want[..groups * NR].iter_mut().enumerate() {
                     let product = |k: usize| {
                         let (segment, at) = (k / depth, k % depth);
-                        let line = k / T::PAIR * T::PAIR * GROUP;
-                        let within = column % GROUP * T::PAIR + k % T::PAIR;
+                        let line = k / T::PAIR * T::PAIR * NR;
+                        let within = column % NR * T::PAIR + k % T::PAIR;
                         left[(segment * rows + row) * (SHIFT + depth) + SHIFT + at].widen()
-                            * columns[column / GROUP * group_stride + line + within].widen()
+                            * columns[column / NR * group_stride + line + within].widen()
                     };
                     let sum: f32 = (0..segments * depth).map(product).sum();
                     *want = sum + if accumulate { *want } else { 0. };
@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn check<T: Element>(isa: Isa) {
-        let Kernel::Registers(kernel) = T::kernel(isa) else { return };
+        let MicrokernelDispatch::Registers(kernel) = T::kernel(isa) else { return };
         for rows in 1..=kernel.max_rows {
             for groups in 1..=kernel.max_groups {
                 for (segments, steps) in [(1, 1), (1, 2), (3, 5), (2, 8)] {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Element, Geometry, Packed};
+use super::{ConvGeometry, Element, Packed};
 
 /// The row and the column (of the pixels 0 and 1) at which each convolution's output begins.
 const PLACES: [(usize, usize); 4] = [(0, 0), (0, 1), (1, 0), (1, 1)];
@@ -38,8 +38,8 @@ fn taps(place: usize, tap: usize) -> Range<usize> {
 }
 
 /// How the four walk over an image with a border of one. `height`, `width`: before it is doubled.
-pub fn geometries(height: usize, width: usize) -> [Geometry; 4] {
-    PLACES.map(|(down, across)| Geometry {
+pub fn geometries(height: usize, width: usize) -> [ConvGeometry; 4] {
+    PLACES.map(|(down, across)| ConvGeometry {
         height,
         width,
         kernel: 2,

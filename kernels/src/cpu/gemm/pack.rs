@@ -8,13 +8,15 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::microkernel::GROUP;
-use super::{Element, tiles};
+use super::super::Element;
+use super::super::element::Shared;
+use super::micro_kernel::NR;
+use super::tiles;
 
 /// One cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct Line(pub [u32; GROUP]);
+pub struct Line(pub [u32; NR]);
 
 /// Zeroed memory in whole cache lines.
 pub struct Lines<T> {
@@ -24,7 +26,7 @@ pub struct Lines<T> {
 
 impl<T: Element> Lines<T> {
     /// Elements in a line: sixteen f32, or sixteen pairs of bf16.
-    pub const LEN: usize = GROUP * T::PAIR;
+    pub const LEN: usize = NR * T::PAIR;
 
     /// Lines of a group that sums over `pairs` single f32 or pairs of bf16.
     pub fn of_group(pairs: usize) -> usize {
@@ -32,7 +34,19 @@ impl<T: Element> Lines<T> {
     }
 
     pub fn zeroed(lines: usize) -> Self {
-        Self { lines: vec![Line([0; GROUP]); lines], element: PhantomData }
+        Self { lines: vec![Line([0; NR]); lines], element: PhantomData }
+    }
+
+    /// `lines` lines that `write` fills.
+    ///
+    /// # Safety
+    /// `write` must write every element.
+    pub unsafe fn filled(lines: usize, write: impl FnOnce(&Shared<T>)) -> Self {
+        let mut memory = Vec::<Line>::with_capacity(lines);
+        write(&Shared::new(memory.spare_capacity_mut().as_mut_ptr().cast()));
+        // SAFETY: there is room for `lines`, and the caller promises that they were written.
+        unsafe { memory.set_len(lines) };
+        Self { lines: memory, element: PhantomData }
     }
 
     pub fn as_ptr(&self) -> *const T {
@@ -70,11 +84,11 @@ impl<T: Element> Packed<T> {
     /// `weight(i)`: the element at `i` of a row-major (out, channels, taps).
     pub fn new(out: usize, channels: usize, taps: usize, weight: impl Fn(usize) -> T + Sync) -> Self {
         let group = Lines::<T>::of_group(taps * channels.div_ceil(T::PAIR));
-        let mut lines = Lines::zeroed(out.div_ceil(GROUP) * group);
+        let mut lines = Lines::zeroed(out.div_ceil(NR) * group);
         let groups = lines.as_mut_slice().par_chunks_mut((group * Lines::<T>::LEN).max(1));
         groups.enumerate().for_each(|(group, packed)| {
-            let first = group * GROUP;
-            for o in first..out.min(first + GROUP) {
+            let first = group * NR;
+            for o in first..out.min(first + NR) {
                 for tap in 0..taps {
                     let start = tap * channels.div_ceil(T::PAIR) * Lines::<T>::LEN;
                     for c in 0..channels {
@@ -88,17 +102,17 @@ impl<T: Element> Packed<T> {
 
     /// The weight of output `o` for channel `c` at `tap`, as it was packed.
     pub fn get(&self, o: usize, c: usize, tap: usize) -> T {
-        let tap = tap * self.padded_channels() * GROUP;
-        self.lines.as_slice()[o / GROUP * self.group_stride() + tap + Self::within(o, c)]
+        let tap = tap * self.padded_channels() * NR;
+        self.lines.as_slice()[o / NR * self.group_stride() + tap + Self::within(o, c)]
     }
 
     /// Where output `o` and channel `c` are from the first line of their group and tap on.
     fn within(o: usize, c: usize) -> usize {
-        c / T::PAIR * Lines::<T>::LEN + o % GROUP * T::PAIR + c % T::PAIR
+        c / T::PAIR * Lines::<T>::LEN + o % NR * T::PAIR + c % T::PAIR
     }
 
     pub fn groups(&self) -> usize {
-        self.out.div_ceil(GROUP)
+        self.out.div_ceil(NR)
     }
 
     /// The input's channels, rounded up to whole pairs.
@@ -122,19 +136,19 @@ impl Packed<f32> {
     pub fn many<const N: usize>(
         out: usize,
         channels: usize,
-        lanes: impl Fn(usize, usize) -> [[f32; GROUP]; N] + Sync,
+        lanes: impl Fn(usize, usize) -> [[f32; NR]; N] + Sync,
     ) -> Vec<Self> {
-        let new = || Self { lines: Lines::zeroed(out / GROUP * channels), out, channels, taps: 1 };
+        let new = || Self { lines: Lines::zeroed(out / NR * channels), out, channels, taps: 1 };
         let mut all: Vec<Self> = (0..N).map(|_| new()).collect();
         let mut rest: Vec<_> =
-            all.iter_mut().map(|one| one.lines.as_mut_slice().chunks_exact_mut(channels * GROUP)).collect();
+            all.iter_mut().map(|one| one.lines.as_mut_slice().chunks_exact_mut(channels * NR)).collect();
         // The same group of all weights, for each group.
         let groups: Vec<Vec<&mut [f32]>> =
-            (0..out / GROUP).map(|_| rest.iter_mut().filter_map(Iterator::next).collect()).collect();
+            (0..out / NR).map(|_| rest.iter_mut().filter_map(Iterator::next).collect()).collect();
         groups.into_par_iter().enumerate().for_each(|(group, mut packed)| {
             for c in 0..channels {
-                for (packed, lanes) in packed.iter_mut().zip(lanes(group * GROUP, c)) {
-                    packed[c * GROUP..][..GROUP].copy_from_slice(&lanes);
+                for (packed, lanes) in packed.iter_mut().zip(lanes(group * NR, c)) {
+                    packed[c * NR..][..NR].copy_from_slice(&lanes);
                 }
             }
         });
