@@ -5,7 +5,7 @@ pub mod finder;
 #[cfg(feature = "media")]
 pub mod track;
 pub mod patch;
-pub(crate) mod posteriors;
+pub mod posteriors;
 #[cfg(feature = "media")]
 pub(crate) mod record;
 #[cfg(feature = "media")]

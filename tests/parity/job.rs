@@ -87,7 +87,7 @@ fn check_latents(steps: usize, deepcache: Option<usize>, prefix: &str) -> Result
     let denoiser = Denoiser {
         unet: &unet,
         schedule: &schedule,
-        guidance_scale: job.guidance_scale,
+        guidance: models::guidance::Guidance::ClassifierFree { scale: job.guidance_scale },
         deepcache,
         device: &Device::Cpu,
         cancel: &CancelToken::new(),

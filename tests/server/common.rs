@@ -290,8 +290,8 @@ impl Webhooks {
 }
 
 pub fn hmac(secret: &[u8], message: &[u8]) -> String {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
-    hex(aws_lc_rs::hmac::sign(&key, message).as_ref())
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    hex(ring::hmac::sign(&key, message).as_ref())
 }
 
 pub fn hex(bytes: &[u8]) -> String {
