@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::system::{Error, Result};
+
+/// First characters of the names of temporary files beside outputs, which file browsers hide.
+pub(crate) const TEMP_PREFIX: &str = ".latentsync-";
 
 static OUTPUTS: Outputs = Outputs::new();
 
@@ -90,6 +93,9 @@ mod tests {
 
     #[test]
     fn only_what_is_unfinished_is_removed() {
+        /// First characters of the names of temporary files beside outputs, which file browsers hide.
+        pub(crate) const TEMP_PREFIX: &str = ".latentsync-";
+
         static OUTPUTS: Outputs = Outputs::new();
         let directory = tempfile::tempdir().unwrap();
         let [done, half, late] = ["done", "half", "late"].map(|name| directory.path().join(name));
