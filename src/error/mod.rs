@@ -172,7 +172,7 @@ impl Error {
     }
 
     /// Tags an error of reading the input `role`. Other errors, which are not the input's fault, stay untagged.
-    pub(crate) fn in_input(self, role: InputRole) -> Self {
+    pub fn in_input(self, role: InputRole) -> Self {
         match self {
             Error::InInput(_) => self,
             error if error.is_of_input() => Error::InInput(InputError { role, error: Box::new(error) }),

@@ -40,6 +40,7 @@ fn check_finite(face: &Tensor, model_frame: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn one_bad_number_in_a_face_is_an_error_that_names_the_frame() {

@@ -177,7 +177,7 @@ fn lengths_that_cannot_be_are_no_allocation() {
     for length in [u64::MAX, 1 << 62, 100 << 20, 9] {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.extend(b"garbage");
-        let error = open("w.safetensors", &bytes).unwrap_err();
+        assert!(open("w.safetensors", &bytes).is_err(), "{length}");
     }
     assert!(open("w.safetensors", b"").unwrap_err().to_string().contains("is truncated: 0 bytes"));
     assert!(open("w.pt", b"PK\x03\x04").unwrap_err().to_string().contains("is truncated: 4 bytes"));
