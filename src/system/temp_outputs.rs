@@ -93,9 +93,6 @@ mod tests {
 
     #[test]
     fn only_what_is_unfinished_is_removed() {
-        /// First characters of the names of temporary files beside outputs, which file browsers hide.
-        pub(crate) const TEMP_PREFIX: &str = ".latentsync-";
-
         static OUTPUTS: Outputs = Outputs::new();
         let directory = tempfile::tempdir().unwrap();
         let [done, half, late] = ["done", "half", "late"].map(|name| directory.path().join(name));
