@@ -281,7 +281,8 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 fn resampling_error(e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    system::Error::Compute { stage: "resampling the audio", source: candle_core::Error::wrap(e) }.into()
+    system::Error::Compute { stage: "resampling the audio", source: candle_core::Error::wrap(e).into() }
+        .into()
 }
 
 /// How much of each channel goes into the mono sound. `mask`: the channels present, in the bit order that WAVE and

@@ -157,7 +157,8 @@ pub fn chain(error: &(dyn StdError + 'static)) -> Vec<String> {
 
 /// One of them. With RUST_BACKTRACE=1 candle's errors carry the whole stack in their text.
 fn message(cause: &(dyn StdError + 'static)) -> String {
-    cause.downcast_ref::<candle_core::Error>().map_or_else(|| cause.to_string(), computation)
+    let boxed = || cause.downcast_ref::<Box<candle_core::Error>>().map(|error| &**error);
+    cause.downcast_ref().or_else(boxed).map_or_else(|| cause.to_string(), computation)
 }
 
 fn computation(error: &candle_core::Error) -> String {
@@ -194,6 +195,9 @@ mod tests {
             backtrace: Box::new(Backtrace::force_capture()),
         };
         assert!(error.to_string().lines().count() > 1);
-        assert_eq!(message(&error.context("in attention")), "in attention: shapes differ");
+        let error = error.context("in attention");
+        assert_eq!(message(&error), "in attention: shapes differ");
+        let error = system::Error::Compute { stage: "denoise_latents", source: Box::new(error) };
+        assert_eq!(chain(&error), ["computation failed in denoise_latents", "in attention: shapes differ"]);
     }
 }

@@ -157,7 +157,7 @@ fn of_weights(error: &weights::Error) -> Option<String> {
         weights::Error::ResolutionConflict { config, is, .. } => {
             format!("set `resolution: {is}` in {config}, or take the other model's checkpoint")
         }
-        weights::Error::Download { repository, cause, .. } => match cause {
+        weights::Error::Download { repository, cause, .. } => match &**cause {
             DownloadCause::BadEndpoint => "check HF_ENDPOINT".into(),
             DownloadCause::AccessDenied => format!("set HF_TOKEN to a token that may read {repository}"),
             DownloadCause::NotFound { endpoint } => {
@@ -255,7 +255,7 @@ mod tests {
     fn a_full_gpu_is_answered_with_what_takes_less_memory() {
         let failed = |message: &str| system::Error::Compute {
             stage: "denoise_latents",
-            source: candle_core::Error::msg(message),
+            source: candle_core::Error::msg(message).into(),
         };
         let full = failed("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
         assert!(hint(full).contains("--device cpu"));
@@ -278,7 +278,7 @@ mod tests {
         let download = |cause| weights::Error::Download {
             repository: "owner/name".into(),
             file: "f".into(),
-            cause,
+            cause: Box::new(cause),
             source: "no".into(),
         };
         let (endpoint, model) = ("https://hub".to_string(), "dlib".to_string());

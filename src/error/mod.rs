@@ -172,67 +172,36 @@ impl Error {
     }
 
     /// Tags an error of reading the input `role`. Other errors, which are not the input's fault, stay untagged.
-    pub fn in_input(self, role: InputRole) -> Self {
+    pub fn in_input(mut self, role: InputRole) -> Self {
+        let is_fetch = matches!(self, Error::Input(input::Error::Fetch { .. }));
+        let is_of_input = is_fetch || self.input_path_mut().is_some();
         match self {
             Error::InInput(_) => self,
-            error if error.is_of_input() => Error::InInput(InputError { role, error: Box::new(error) }),
+            error if is_of_input => Error::InInput(InputError { role, error: Box::new(error) }),
             error => error,
         }
     }
 
-    fn is_of_input(&self) -> bool {
-        matches!(self, Error::Input(input::Error::Fetch { .. })) || self.input_path().is_some()
-    }
-
     /// The path of the file that could not be read or used.
-    fn input_path(&self) -> Option<&PathBuf> {
-        match self {
-            #[cfg(feature = "media")]
-            Error::Media(error) => match error {
-                media::Error::NotMedia { path, .. }
-                | media::Error::NoVideoStream { path }
-                | media::Error::NoAudioStream { path }
-                | media::Error::NoFrames { path, .. }
-                | media::Error::Picture { path, .. }
-                | media::Error::HighDynamicRange { path, .. }
-                | media::Error::EncodeSound { path, .. } => Some(path),
-                _ => None,
-            },
-            Error::Audio(error) => match error {
-                audio::Error::Unreadable { path, .. }
-                | audio::Error::Empty { path }
-                | audio::Error::Sample { path, .. }
-                | audio::Error::Truncated { path, .. }
-                | audio::Error::NotWav { path } => Some(path),
-                _ => None,
-            },
-            Error::System(system::Error::ReadFile { path, .. }) => Some(path),
-            Error::InInput(error) => error.error.input_path(),
-            _ => None,
-        }
-    }
-
     fn input_path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             #[cfg(feature = "media")]
-            Error::Media(error) => match error {
+            Error::Media(
                 media::Error::NotMedia { path, .. }
                 | media::Error::NoVideoStream { path }
                 | media::Error::NoAudioStream { path }
                 | media::Error::NoFrames { path, .. }
                 | media::Error::Picture { path, .. }
                 | media::Error::HighDynamicRange { path, .. }
-                | media::Error::EncodeSound { path, .. } => Some(path),
-                _ => None,
-            },
-            Error::Audio(error) => match error {
+                | media::Error::EncodeSound { path, .. },
+            ) => Some(path),
+            Error::Audio(
                 audio::Error::Unreadable { path, .. }
                 | audio::Error::Empty { path }
                 | audio::Error::Sample { path, .. }
                 | audio::Error::Truncated { path, .. }
-                | audio::Error::NotWav { path } => Some(path),
-                _ => None,
-            },
+                | audio::Error::NotWav { path },
+            ) => Some(path),
             Error::System(system::Error::ReadFile { path, .. }) => Some(path),
             Error::InInput(error) => error.error.input_path_mut(),
             _ => None,
@@ -326,7 +295,7 @@ pub(crate) fn write_error(path: &std::path::Path, source: std::io::Error) -> Err
 
 /// Returns a function that adds a stage's name to the error of a failed computation.
 pub(crate) fn compute(stage: &'static str) -> impl Fn(candle_core::Error) -> Error {
-    move |source| Error::System(system::Error::Compute { stage, source })
+    move |source| Error::System(system::Error::Compute { stage, source: source.into() })
 }
 
 /// Returns a function that tags errors of reading the input `role`.

@@ -32,7 +32,9 @@ impl AnchorSource {
         match self {
             Self::File(file) => file.get(index),
             Self::Tracker(tracker) => {
-                let face = tracker.next(rgb).map_err(|source| Error::Search { frame: index, source })?;
+                let face = tracker
+                    .next(rgb)
+                    .map_err(|source| Error::Search { frame: index, source: source.into() })?;
                 Ok(face.map(|face| face.anchors))
             }
         }

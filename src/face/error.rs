@@ -26,14 +26,14 @@ pub enum Error {
     ReferenceSearch {
         path: PathBuf,
         #[source]
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 
     #[error("the search for a face failed in frame {frame}")]
     Search {
         frame: usize,
         #[source]
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 
     #[error(transparent)]

@@ -65,7 +65,7 @@ impl FaceFinder {
     /// The choice of the person whose face is the largest in `image`, (height, width, 3) u8, which was read
     /// from `path`.
     pub fn like(&self, options: &Options, image: &Tensor, path: &Path) -> Result<FaceChoice> {
-        let search = |source| Error::ReferenceSearch { path: path.to_path_buf(), source };
+        let search = |source| Error::ReferenceSearch { path: path.to_path_buf(), source: Box::new(source) };
         let faces = self.detector(options)?.detect_all(image).map_err(search)?;
         let larger = |best: Face, face: Face| if face.area() > best.area() { face } else { best };
         let Some(face) = faces.into_iter().reduce(larger) else {

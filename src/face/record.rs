@@ -72,7 +72,7 @@ fn matrix_from(bytes: &[u8; MATRIX]) -> Affine {
 }
 
 pub(crate) fn stored(source: candle_core::Error) -> Error {
-    system::Error::Compute { stage: "faces kept for reuse", source }.into()
+    system::Error::Compute { stage: "faces kept for reuse", source: source.into() }.into()
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ impl std::fmt::Debug for Picture {
 }
 
 fn compute(source: candle_core::Error) -> Error {
-    system::Error::Compute { stage: STAGE, source }.into()
+    system::Error::Compute { stage: STAGE, source: source.into() }.into()
 }
 
 /// A second reference to the same samples. (`frame::Video::clone` would copy them.)

@@ -25,7 +25,8 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// Opens the device. Only `Auto` falls back to another one.
     pub fn open(self) -> system::Result<Device> {
-        let unavailable = |source| system::Error::Device { device: self.to_string(), source };
+        let unavailable =
+            |source| system::Error::Device { device: self.to_string(), source: Box::new(source) };
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(ordinal) => open_cuda(ordinal).map_err(unavailable),

@@ -1,7 +1,9 @@
 //! Errors of files, of memory and of the compute device.
 
 use std::io;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "media")]
+use std::path::Path;
+use std::path::PathBuf;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -34,7 +36,7 @@ pub enum Error {
     Device {
         device: String,
         #[source]
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 
     /// Both sizes are in bytes.
@@ -45,7 +47,7 @@ pub enum Error {
     Compute {
         stage: &'static str,
         #[source]
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 }
 
@@ -61,6 +63,7 @@ impl Error {
 }
 
 /// Error of a failed write to `path`: [`Error::DiskFull`] or [`Error::WriteFile`].
+#[cfg(feature = "media")]
 pub(crate) fn write_error(path: &Path, source: io::Error) -> Error {
     let path = path.to_path_buf();
     match source.kind() {
@@ -71,7 +74,7 @@ pub(crate) fn write_error(path: &Path, source: io::Error) -> Error {
 
 /// Returns a function that adds a stage's name to the error of a failed computation.
 pub(crate) fn compute(stage: &'static str) -> impl Fn(candle_core::Error) -> Error {
-    move |source| Error::Compute { stage, source }
+    move |source| Error::Compute { stage, source: source.into() }
 }
 
 #[cfg(test)]

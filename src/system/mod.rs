@@ -11,6 +11,8 @@ pub(crate) mod temp_outputs;
 pub(crate) mod cache_key;
 
 pub use cancel::CancelToken;
+pub(crate) use error::compute;
+#[cfg(feature = "media")]
+pub(crate) use error::write_error;
 pub use error::{Error, Result};
-pub(crate) use error::{compute, write_error};
 pub use temp_outputs::remove_unfinished_outputs;

@@ -122,10 +122,9 @@ impl Copy<'_> {
         let mut done = 0;
         for (_, tensor, dtype) in tensors {
             on_progress(Progress { file: self.name, done, total })?;
-            let tensor = self
-                .from
-                .read(tensor, dtype, &Device::Cpu)
-                .map_err(|source| system::Error::Compute { stage: "converting the model", source })?;
+            let tensor = self.from.read(tensor, dtype, &Device::Cpu).map_err(|source| {
+                system::Error::Compute { stage: "converting the model", source: source.into() }
+            })?;
             let bytes = View::data(&tensor);
             file.write_all(&bytes).map_err(|e| write_error(path, e))?;
             done += bytes.len() as u64;

@@ -74,7 +74,7 @@ pub enum Error {
     Download {
         repository: String,
         file: String,
-        cause: DownloadCause,
+        cause: Box<DownloadCause>,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

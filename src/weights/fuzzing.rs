@@ -26,7 +26,7 @@ pub fn tensor_file(path: &Path, tensors: usize) -> Result<()> {
     let file = TensorFile::open(path.to_owned().into())?;
     for tensor in file.tensors().values().take(tensors) {
         file.read(tensor, DType::F32, &Device::Cpu)
-            .map_err(|source| system::Error::Compute { stage: "reading a tensor", source })?;
+            .map_err(|source| system::Error::Compute { stage: "reading a tensor", source: source.into() })?;
     }
     Ok(())
 }

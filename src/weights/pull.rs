@@ -147,7 +147,7 @@ impl<'a> Download<'a> {
         let client = client.build().map_err(|source| Error::Download {
             repository: file.repository.clone(),
             file: file.path.clone(),
-            cause: DownloadCause::BadEndpoint,
+            cause: DownloadCause::BadEndpoint.into(),
             source: source.into(),
         })?;
         let (owner, name) = file.repository.split_once('/').unwrap_or(("", &file.repository));
@@ -336,7 +336,7 @@ impl<'a> Download<'a> {
         Error::Download {
             repository: self.file.repository.clone(),
             file: self.file.path.clone(),
-            cause,
+            cause: cause.into(),
             source: source.into(),
         }
     }

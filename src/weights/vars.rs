@@ -40,7 +40,9 @@ impl TensorFile {
                 Ok(network)
             }
             (Err(_), Some(failure)) => Err(failure),
-            (Err(source), None) => Err(system::Error::Compute { stage: "loading the model", source }.into()),
+            (Err(source), None) => {
+                Err(system::Error::Compute { stage: "loading the model", source: source.into() }.into())
+            }
         }
     }
 
