@@ -37,7 +37,7 @@ pub fn blend(of: Blend) -> Result<Tensor> {
     let _timer = profile::timer(of.frame, || work(of));
     match (of.frame.device(), of.frame.dtype(), channels) {
         (_, DType::U8, 3) if all_f32 && cuda::is_available_for(of.frame) && height * width > 0 => {
-            cuda::blend(of)
+            cuda::blend(of.frame, of.face, of.face_mask, of.weight)
         }
         (Device::Cpu, DType::U8, 3) if all_f32 => blend_cpu(of),
         _ => blend_reference(of),

@@ -167,6 +167,17 @@ impl Linear {
         self.apply(x, (weights, *isa), activation, (prologue, None)).map(Some)
     }
 
+    /// The CUDA version.
+    fn cuda_gemm(&self, weights: &cuda::LinearWeights, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        if activation == Activation::None
+            && x.elem_count() > 0
+            && let Some(matrix) = weights.plain_matrix()?
+        {
+            return linear_reference(x, &matrix, None);
+        }
+        weights.apply(x, None, activation)
+    }
+
     fn ungated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.check_ungated()?;
         self.activated(x, activation)
@@ -178,7 +189,7 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
             Backend::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
-            Backend::Product(weights) => return weights.apply(x, None, activation),
+            Backend::Product(weights) => return self.cuda_gemm(weights, x, activation),
             Backend::Plain { weight, bias } => (weight, bias.as_ref()),
         };
         if cuda::supports(x) && x.elem_count() > 0 {

@@ -1,4 +1,4 @@
-//! Pixel rectangles, shared by the image operations.
+//! Types that the image operations share: rectangles and resampling taps.
 
 use candle_core::{Result, Tensor};
 
@@ -16,6 +16,13 @@ impl Rect {
     pub fn of(&self, x: &Tensor) -> Result<Tensor> {
         x.narrow(0, self.y, self.height)?.narrow(1, self.x, self.width)
     }
+}
+
+/// Taps of one output row or column: the source indices and their weights.
+pub(crate) struct Taps<W> {
+    /// In ascending order; consecutive for the bicubic kernel.
+    pub indices: Vec<usize>,
+    pub weights: Vec<W>,
 }
 
 #[cfg(test)]

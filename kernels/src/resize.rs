@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::cpu::slice;
 use crate::cuda;
+use crate::pixels::Taps;
 use crate::profile::{self, Kind, Work};
 
 /// 1.0 in fixed point: OpenCV's weights for u8 images have 11 fractional bits in each direction.
@@ -60,13 +61,6 @@ fn checked_dims(image: &Tensor, height: usize, width: usize) -> Result<(usize, u
         bail!("resize: expected non-empty images, got {:?} to {height}x{width}", image.shape());
     }
     Ok((h, w, channels))
-}
-
-/// Taps of one output row or column: the source indices and their weights.
-pub(crate) struct Taps<W> {
-    /// In ascending order; consecutive for the bicubic kernel.
-    pub indices: Vec<usize>,
-    pub weights: Vec<W>,
 }
 
 /// Lanczos taps of every output sample: the eight nearest source samples. Formula: `interpolateLanczos4` in

@@ -5,7 +5,8 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::Sentence;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::weights;
 
 /// `face.mouth.json`.
 #[derive(Debug, Deserialize)]
@@ -36,10 +37,11 @@ struct MouthPlace {
 
 impl MouthMeter {
     pub fn built_in(json: &[u8]) -> Result<Self> {
-        serde_json::from_slice(json).map_err(|error| Error::ModelFile {
+        let meter = serde_json::from_slice(json).map_err(|error| weights::Error::File {
             path: "demo/face.mouth.json".into(),
             problem: error.to_string(),
-        })
+        })?;
+        Ok(meter)
     }
 
     /// The openings that a sentence wants, in parts of the distance between the brows.

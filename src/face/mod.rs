@@ -1,5 +1,6 @@
 //! Faces: finding, tracking and caching them.
 
+mod error;
 pub mod anchor_file;
 pub mod finder;
 #[cfg(feature = "media")]
@@ -10,3 +11,5 @@ pub mod posteriors;
 pub(crate) mod record;
 #[cfg(feature = "media")]
 pub(crate) mod cache;
+
+pub use error::{Error, Result};

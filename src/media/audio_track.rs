@@ -15,7 +15,7 @@ use ffmpeg_next::{Frame, Packet, Rational, ffi, frame};
 
 use super::source::{DecodedSource, Source};
 use super::{check, wants_more};
-use crate::error::{Error, Result};
+use crate::media::{Error, Result};
 use crate::options::Container;
 
 /// Seconds, a frame's, beyond which a voice that is copied would be heard away from the mouth.
@@ -280,7 +280,7 @@ impl EncodedTrack {
             return Err(Error::NotMedia { path: path.to_path_buf(), reason });
         };
         let failed =
-            |e: ffmpeg::Error| Error::Encode { path: path.to_path_buf(), reason: format!("its sound: {e}") };
+            |e: ffmpeg::Error| Error::EncodeSound { path: path.to_path_buf(), reason: format!(": {e}") };
         let format = SoundFormat::of(&first).map_err(failed)?;
         let encoder = open_encoder(&format).ok_or(Error::NoEncoder { name: "aac" })?;
         let rate = encoder.rate() as i32;
@@ -291,9 +291,9 @@ impl EncodedTrack {
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>> {
-        self.advance().map_err(|e| Error::Encode {
+        self.advance().map_err(|e| Error::EncodeSound {
             path: self.source.source.path.clone(),
-            reason: format!("its sound, after {} samples: {e}", self.adapted),
+            reason: format!(", after {} samples: {e}", self.adapted),
         })
     }
 

@@ -15,9 +15,10 @@ use ffmpeg_next::{Packet, Rational, ffi, packet, picture};
 use super::colour::{Coding, ColourTags};
 use super::picture::Picture;
 use super::{hardware, wants_more};
-use crate::error::{Error, Result};
 use crate::media::encoder_input::{Fit, Target, padded_size};
+use crate::media::{Error, Result};
 use crate::options::{EncoderChoice, Encoding, VideoCodec};
+use crate::system;
 
 /// x264's result depends on the number of its threads, so this is not the number of cores.
 const THREADS: usize = 8;
@@ -388,7 +389,7 @@ fn instructions() -> &'static str {
 pub(crate) fn encode_error(path: &Path, error: ffmpeg::Error) -> Error {
     match error {
         ffmpeg::Error::Other { errno } if errno == ffmpeg::error::ENOSPC => {
-            Error::DiskFull { path: path.to_path_buf() }
+            system::Error::DiskFull { path: path.to_path_buf() }.into()
         }
         error => Error::Encode { path: path.to_path_buf(), reason: error.to_string() },
     }

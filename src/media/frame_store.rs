@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, write_error};
 use crate::media::picture::{Picture, PictureLayout};
+use crate::media::{Error, Result};
+use crate::system;
 use crate::system::machine::free_space;
+use crate::system::write_error;
 
 /// Source frames by number, each with a few bytes of the caller's.
 ///
@@ -50,14 +52,16 @@ impl FrameStore {
     /// Stores frame `index` and `extra` with it; what was stored under that number before is forgotten.
     ///
     /// # Errors
-    /// [`Error::DiskFull`], [`Error::WriteFile`] with the directory.
+    /// [`system::Error::DiskFull`], [`system::Error::WriteFile`] with the directory.
     pub fn put(&mut self, index: usize, picture: &Picture, extra: &[u8]) -> Result<()> {
-        self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))
+        Ok(self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))?)
     }
 
     /// Frame `index` and its bytes; `None` where there is none.
     pub fn get(&mut self, index: usize) -> Result<Option<(Picture, Vec<u8>)>> {
-        self.read(index).map_err(|source| Error::ReadFile { path: self.directory.clone(), source })
+        Ok(self
+            .read(index)
+            .map_err(|source| system::Error::ReadFile { path: self.directory.clone(), source })?)
     }
 
     /// One more than the highest number stored.

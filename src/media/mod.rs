@@ -2,6 +2,7 @@
 //! names are, and a decoded [`Picture`](picture::Picture) with its colours. Works with FFmpeg 5.1 to 8; nothing
 //! here starts a process.
 
+mod error;
 pub mod colour;
 pub mod picture;
 mod to_rgb;
@@ -21,6 +22,8 @@ pub(crate) mod muxer;
 pub mod journal;
 pub mod frame_store;
 
+pub use error::{Error, Result};
+
 use std::ffi::{CStr, CString, c_int};
 use std::path::Path;
 use std::sync::{Once, OnceLock};
@@ -29,7 +32,7 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
 
-use crate::error::{Error, Result};
+use crate::system;
 
 /// The engine's frame rate, as FFmpeg takes it.
 pub const FRAME_RATE: i32 = crate::options::FPS as i32;
@@ -59,12 +62,12 @@ pub(crate) fn file_url(path: &Path) -> Option<CString> {
 /// Opens a media file for reading and finds its streams.
 ///
 /// # Errors
-/// [`Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] where FFmpeg
+/// [`system::Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] where FFmpeg
 /// finds nothing in it that it knows.
 pub(crate) fn open_input(path: &Path) -> Result<Input> {
     init();
     let not_media = |reason: String| Error::NotMedia { path: path.to_path_buf(), reason };
-    let unreadable = |source| Error::ReadFile { path: path.to_path_buf(), source };
+    let unreadable = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
     // Asked before the file is opened: opening a pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {

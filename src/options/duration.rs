@@ -19,7 +19,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::options::{InvalidOption, Result};
 
 /// What the picture does where the voice goes on after the video has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -153,12 +153,12 @@ macro_rules! mode_names {
         }
 
         impl FromStr for $name {
-            type Err = Error;
+            type Err = InvalidOption;
 
             fn from_str(text: &str) -> Result<Self> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err(Error::InvalidOption {
+                    _ => Err(InvalidOption::Value {
                         option: $option,
                         value: text.to_string(),
                         expected: format!("one of {}", Self::NAMES.join(", ")),

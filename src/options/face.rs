@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::options::{InvalidOption, Result};
 
 /// Whom to sync when a video shows several people.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -24,7 +24,7 @@ pub enum FaceSelector {
 }
 
 impl FromStr for FaceSelector {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// What is neither a word, a number nor two numbers with a comma is the path of a picture, which must exist.
     fn from_str(text: &str) -> Result<Self> {
@@ -42,7 +42,7 @@ impl FromStr for FaceSelector {
             "largest" => Ok(Self::Largest),
             "left" => Ok(Self::Left),
             "right" => Ok(Self::Right),
-            _ => by_number().or_else(point).or_else(picture).ok_or_else(|| Error::InvalidOption {
+            _ => by_number().or_else(point).or_else(picture).ok_or_else(|| InvalidOption::Value {
                 option: "face",
                 value: text.to_string(),
                 expected: "`largest`, `left`, `right`, a number from 0, a point `X,Y` or a picture file"
@@ -78,14 +78,14 @@ pub enum OnMissingFace {
 }
 
 impl FromStr for OnMissingFace {
-    type Err = Error;
+    type Err = InvalidOption;
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "pass" => Ok(Self::Pass),
             "hold" => Ok(Self::Hold),
             "error" => Ok(Self::Error),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "on_missing_face",
                 value: text.to_string(),
                 expected: "`pass`, `hold` or `error`".to_string(),

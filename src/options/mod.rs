@@ -7,9 +7,8 @@ use std::str::FromStr;
 
 use models::guidance::Guidance;
 
-use crate::error::{Error, Result};
-use crate::system::device::{DTypeChoice, DeviceChoice};
-
+mod error;
+mod device;
 mod batch;
 mod blend;
 mod duration;
@@ -21,12 +20,14 @@ mod silence;
 
 pub use batch::{BatchChunks, MAX_BATCH_CHUNKS};
 pub use blend::{ColourMatch, Feather};
+pub use device::{DTypeChoice, DeviceChoice};
 pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
 pub use encoding::{Container, DecoderChoice, EncoderChoice, Encoding, VideoCodec};
+pub use error::{InvalidOption, Result};
 pub use face::{FaceSelector, OnMissingFace};
 pub use frame_range::FrameRange;
-pub use rate::FPS;
-pub use rate::{FrameRate, OutputRate, Steadiness};
+pub use rate::{FPS, FrameRate, OutputRate, Steadiness};
+pub(crate) use rate::{WHISPER_ROWS_PER_FRAME, frames_in};
 pub use silence::SilenceMode;
 
 /// Denoising steps are spaced over the 1000 the model was trained with; the last usable one is 999.
@@ -110,7 +111,7 @@ impl Options {
     /// Refuses values that no job can be computed with, naming the option.
     pub fn validate(&self) -> Result<()> {
         let refuse =
-            |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
+            |option, value: String, expected: String| Err(InvalidOption::Value { option, value, expected });
         if !(1.0..=MAX_GUIDANCE_SCALE).contains(&self.guidance_scale) {
             return refuse(
                 "guidance_scale",
@@ -191,7 +192,7 @@ pub enum ModelChoice {
 }
 
 impl FromStr for ModelChoice {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// A published model's name, or else a path. A bare word that is no directory is refused as a
     /// mistyped name.
@@ -203,7 +204,7 @@ impl FromStr for ModelChoice {
             _ => {
                 let path = PathBuf::from(text);
                 if !path.exists() && !text.contains(std::path::is_separator) {
-                    return Err(Error::InvalidOption {
+                    return Err(InvalidOption::Value {
                         option: "model",
                         value: text.to_string(),
                         expected: "`latentsync-1.6`, `latentsync-1.5`, `demo` or a directory".to_string(),
@@ -237,14 +238,14 @@ pub enum FaceDetectorChoice {
 }
 
 impl FromStr for FaceDetectorChoice {
-    type Err = Error;
+    type Err = InvalidOption;
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "auto" => Ok(Self::Auto),
             "seeta-dlib" => Ok(Self::SeetaDlib),
             "insightface" => Ok(Self::InsightFace),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "face_detector",
                 value: text.to_string(),
                 expected: "`auto`, `seeta-dlib` or `insightface`".to_string(),

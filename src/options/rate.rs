@@ -4,10 +4,20 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use models::mel::{HOP, SAMPLE_RATE};
+
+use crate::options::{InvalidOption, Result};
 
 /// Frames of video a second, everywhere between the first stage and the last: the networks know no other rate.
 pub const FPS: usize = 25;
+/// Rows of Whisper's output per frame of video at [`FPS`]: its second convolution halves the mel frames.
+pub(crate) const WHISPER_ROWS_PER_FRAME: usize = SAMPLE_RATE / (2 * HOP) / FPS;
+
+/// Number of frames at `rate` frames a second that begin within `seconds`: ceil(seconds × rate).
+pub(crate) fn frames_in(seconds: f64, rate: f64) -> usize {
+    // 0.28 × 25 is 7.000000000000001 in floating point, which must not round up to 8.
+    (seconds * rate - 1e-6).ceil().max(0.0) as usize
+}
 
 /// The rates that cameras and editors use.
 const STANDARD: [(u32, u32); 14] = [
@@ -134,7 +144,7 @@ impl Default for OutputRate {
 }
 
 impl FromStr for OutputRate {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// `source`, a number such as `25`, a fraction such as `30000/1001`, or the usual short form of a standard one
     /// such as `29.97`.
@@ -149,7 +159,7 @@ impl FromStr for OutputRate {
             None if text.contains('.') => text.parse().ok().and_then(short_form),
             None => text.parse().ok().and_then(|number| FrameRate::new(number, 1)),
         };
-        parsed.map(Self::Exact).ok_or_else(|| Error::InvalidOption {
+        parsed.map(Self::Exact).ok_or_else(|| InvalidOption::Value {
             option: "fps",
             value: text.to_string(),
             expected: format!("`source`, or 1 to {FASTEST}, such as `25`, `29.97` or `30000/1001`"),

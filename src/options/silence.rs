@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::options::{InvalidOption, Result};
 
 /// What the mouth does where nobody speaks in the voice's recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,14 +23,14 @@ impl SilenceMode {
 }
 
 impl FromStr for SilenceMode {
-    type Err = Error;
+    type Err = InvalidOption;
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "follow" => Ok(Self::Follow),
             "keep" => Ok(Self::Keep),
             "close" => Ok(Self::Close),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "silence",
                 value: text.to_string(),
                 expected: format!("one of {}", Self::NAMES.join(", ")),

@@ -6,8 +6,7 @@
 
 use std::ops::Range;
 
-use crate::options::FPS;
-use crate::options::FrameRate;
+use crate::options::{FPS, FrameRate, frames_in};
 
 /// The output's frame rate, frames a second as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +26,7 @@ impl Timing {
 
     /// Output frames that begin within `seconds`.
     pub fn frames_of(&self, seconds: f64) -> usize {
-        // 0.28 s × 25 is 7.000000000000001 in floating point, and that is not eight frames.
-        (seconds * self.frames_per_second() - 1e-6).ceil().max(0.0) as usize
+        frames_in(seconds, self.frames_per_second())
     }
 
     /// Output frames within the time of `model_frames`, rounded up.

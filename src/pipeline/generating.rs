@@ -8,13 +8,15 @@ use candle_core::{Device, Tensor};
 
 use super::writing::{Synced, SyncedFace, SyncedFrame};
 use super::{CHUNKS_PER_SEGMENT, Done, Heard, Run};
-use crate::error::{Error, Result, compute};
+use crate::error::{Error, InputRole, Result, compute};
 use crate::face::record::FaceRecord;
 use crate::face::track::Found;
+use crate::media;
 use crate::options::FrameRange;
 use crate::pipeline::LipSync;
 use crate::pipeline::progress::Meter;
 use crate::pipeline::report::{FaceReport, Stage};
+use crate::pipeline::run_error::RunError;
 use crate::pipeline::source_frames::{Next, SourceFace, SourceFrame, SourceFrames};
 use crate::stages::colour_match::ColourCorrection;
 use crate::stages::decode_latents::decode_faces;
@@ -92,7 +94,7 @@ impl Run<'_> {
         stop: &CancelToken,
         mut done: Done,
         meter: &mut Meter,
-    ) -> Result<Done> {
+    ) -> Result<Done, RunError> {
         let steps = self.schedule.timesteps().len();
         let mut together = heard.together;
         let (mut number, mut is_last) = (0, false);
@@ -138,7 +140,8 @@ impl Run<'_> {
             }
         }
         if done.frames == 0 {
-            return Err(Error::NoFrames { path: self.fetched.video().to_path_buf(), damaged: 0 });
+            let error = media::Error::NoFrames { path: self.fetched.video().to_path_buf(), damaged: 0 };
+            return Err(Error::from(error).in_input(InputRole::Video).into());
         }
         done.source_frames = sources.seen();
         Ok(done)
@@ -152,7 +155,7 @@ impl Run<'_> {
         sources: &mut SourceFrames,
         stop: &CancelToken,
         meter: &mut Meter,
-    ) -> Result<Chunk> {
+    ) -> Result<Chunk, RunError> {
         let mut frames = Vec::with_capacity(outputs.len());
         let mut is_last = false;
         for output in outputs.clone() {
@@ -289,7 +292,7 @@ impl Run<'_> {
             look(chunk.number, latents);
         }
         let numbers: Vec<usize> = model_frames.iter().map(|frame| frame.number).collect();
-        let decode = || decode_faces(&self.model.vae, latents, &numbers, || stop.check());
+        let decode = || decode_faces(&self.model.vae, latents, &numbers, || Ok(stop.check()?));
         let decoded = self.clock.time(Stage::DecodeLatents, decode)?;
         let crop = |frame: &ModelFrame| Some(&chunk.frames[frame.picture].face.as_ref()?.crop);
         let pairs: Vec<_> = decoded.iter().zip(model_frames.iter().filter_map(crop)).collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{InputRole, Result, in_input};
 use crate::input::{AddressPolicy, FetchLimits, Input, LocalInput, Spool};
 use crate::options::Options;
 use crate::system::cancel::CancelToken;
@@ -50,8 +50,9 @@ impl Job {
     pub fn fetch(&self, cancel: &CancelToken) -> Result<FetchedJob> {
         let directory = directory_of(&self.output).to_path_buf();
         let spool = Spool { directory, limits: self.limits, addresses: self.addresses };
-        let fetch = |input| LocalInput::open(input, &spool, cancel);
-        let (video, audio) = (fetch(&self.video)?, fetch(&self.audio)?);
+        let fetch = |input, role| LocalInput::open(input, &spool, cancel).map_err(in_input(role));
+        let video = fetch(&self.video, InputRole::Video)?;
+        let audio = fetch(&self.audio, InputRole::Voice)?;
         let job = Self {
             video: video.path().into(),
             audio: audio.path().into(),
@@ -88,8 +89,8 @@ impl FetchedJob {
         self.audio.path()
     }
 
-    /// Says what was asked for in errors about its files: a fetched file's own name tells nobody anything.
+    /// Puts the inputs that were asked for in place of temporary files' names, in an error about an input.
     pub fn name_in<T>(&self, result: Result<T>) -> Result<T> {
-        self.video.name_in(self.audio.name_in(result))
+        result.map_err(|error| error.naming(&self.audio).naming(&self.video))
     }
 }

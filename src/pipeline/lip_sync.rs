@@ -71,10 +71,10 @@ impl LipSync {
     /// with guidance, which takes twice as much.
     ///
     /// # Errors
-    /// [`Error::Memory`](crate::Error::Memory) where a GPU has no room for one.
+    /// [`Memory`](crate::system::Error::Memory) where a GPU has no room for one.
     pub(crate) fn chunks_together(&self, guided: bool) -> Result<usize> {
         let most = BatchSize { chunks: self.batch_chunks.most_on(&self.device), guided };
-        self.activations.fitting(most, &self.device)
+        Ok(self.activations.fitting(most, &self.device)?)
     }
 
     /// Height, width and channels of one frame of latents.

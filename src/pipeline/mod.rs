@@ -19,6 +19,7 @@ mod progress;
 mod preflight;
 mod frame_map;
 mod source_frames;
+mod run_error;
 mod reading;
 mod generating;
 mod writing;
@@ -36,7 +37,7 @@ use candle_core::Tensor;
 use models::ddim::DdimSchedule;
 
 use crate::audio::{Speech, VoiceActivity, load_speech_until};
-use crate::error::{Error, Result, compute};
+use crate::error::{InputRole, Result, compute, in_input};
 use crate::face::cache::FaceCache;
 use crate::face::record::FaceShape;
 use crate::media::colour::ColourMode;
@@ -49,6 +50,7 @@ use crate::options::{
 use crate::pipeline::frame_map::Timing;
 use crate::pipeline::progress::{Counters, Meter, Totals};
 use crate::pipeline::report::{Clock, FaceReport};
+use crate::pipeline::run_error::RunError;
 use crate::pipeline::source_frames::{Lasting, Lengths, SourceFrames, surely_longer};
 use crate::stages::audio_features::{AudioFeatures, Windows};
 use crate::stages::colour_match::ColourMatcher;
@@ -159,11 +161,11 @@ impl LipSync {
         };
         let done = match run.once(known.map(|frames| frames as usize), progress) {
             // A damaged or mislabelled file: now its length is known, and what was made for another is no use.
-            Err(Error::VideoShorterThanAnnounced { frames }) => {
+            Err(RunError::VideoShorter { frames }) => {
                 Journal::discard(&job.output);
-                run.once(Some(frames), progress)?
+                run.once(Some(frames), progress).map_err(RunError::into_error)?
             }
-            done => done?,
+            done => done.map_err(RunError::into_error)?,
         };
 
         Ok(Report {
@@ -243,10 +245,11 @@ struct Done {
 impl Run<'_> {
     /// Runs the whole job. Nothing is left behind if it fails. `source_frames`: the video's length, if an earlier run
     /// has found that the file lies.
-    fn once(&self, source_frames: Option<usize>, progress: &mut dyn Progress) -> Result<Done> {
+    fn once(&self, source_frames: Option<usize>, progress: &mut dyn Progress) -> Result<Done, RunError> {
         progress.stage(Stage::AudioFeatures, 0, Some(1));
         let speech =
-            self.clock.time(Stage::AudioFeatures, || load_speech_until(self.fetched.audio(), self.cancel))?;
+            self.clock.time(Stage::AudioFeatures, || load_speech_until(self.fetched.audio(), self.cancel));
+        let speech = speech.map_err(in_input(InputRole::Voice))?;
         let reader = self.reader(speech.duration_seconds)?;
         let damaged_sound = speech.damaged;
         let heard = self.listen(speech, reader.info(), source_frames)?;
@@ -345,7 +348,7 @@ impl Run<'_> {
         };
         let open = |count| {
             let options = VideoOptions { colour, rate: options.fps, decoder: options.decoder, count };
-            VideoReader::open(self.fetched.video(), options)
+            VideoReader::open(self.fetched.video(), options).map_err(in_input(InputRole::Video))
         };
         let reader = open(CountDepth::Quick)?;
         let VideoInfo { rate, count, .. } = reader.info();
@@ -451,8 +454,10 @@ impl Run<'_> {
         let mut identity = self
             .model
             .identity("video", &self.model.files.all)
-            .with_content("video", self.fetched.video(), self.cancel)?
-            .with_content("audio", self.fetched.audio(), self.cancel)?;
+            .with_content("video", self.fetched.video(), self.cancel)
+            .map_err(in_input(InputRole::Video))?
+            .with_content("audio", self.fetched.audio(), self.cancel)
+            .map_err(in_input(InputRole::Voice))?;
         if let Some(anchors) = &job.anchors {
             identity = identity.with_content("anchors", anchors, self.cancel)?;
         }
@@ -470,7 +475,8 @@ impl Run<'_> {
         let mut identity = self
             .model
             .identity("faces", &self.model.files.vae)
-            .with_content("video", self.fetched.video(), self.cancel)?
+            .with_content("video", self.fetched.video(), self.cancel)
+            .map_err(in_input(InputRole::Video))?
             .with("rate", format!("{:?}", video.rate))
             .with("face", format!("{:?}", options.face))
             .with("missing", options.on_missing_face)
@@ -484,7 +490,7 @@ impl Run<'_> {
         if let FaceSelector::Picture(picture) = &options.face {
             identity = identity.with_content("picture", picture, self.cancel)?;
         }
-        FaceCache::new(directory, &identity.name(), self.face_shape()).map(Some)
+        Ok(Some(FaceCache::new(directory, &identity.name(), self.face_shape())?))
     }
 
     /// Where frames wait that will be shown again, if any will.
@@ -497,7 +503,7 @@ impl Run<'_> {
         // 4:2:0 at 8 bits is the least that a picture takes; a crop goes with it.
         let side = self.model.resolution;
         check_space(directory, frames, video.width * video.height * 3 / 2 + side * side * 3)?;
-        FrameStore::create(directory).map(Some)
+        Ok(Some(FrameStore::create(directory)?))
     }
 
     fn face_shape(&self) -> FaceShape {

@@ -5,11 +5,12 @@ use std::sync::mpsc::SyncSender;
 use models::face::FaceChoice;
 
 use super::Run;
-use crate::error::{Error, Result, compute};
+use crate::error::{InputRole, Result, compute, in_input};
 use crate::face::anchor_file::{AnchorFile, AnchorSource};
 use crate::face::cache::{CachedFaces, FaceCache};
 use crate::face::record::FaceRecord;
 use crate::face::track::{FaceTrack, TrackOptions, TrackedFrame};
+use crate::media;
 use crate::media::picture::Picture;
 use crate::options::FaceSelector;
 use crate::pipeline::progress::Counters;
@@ -69,7 +70,9 @@ impl Run<'_> {
             FaceSelector::Picture(path) => {
                 let mut picture = VideoReader::open(path, VideoOptions::default())?;
                 let Some(picture) = picture.next()? else {
-                    return Err(Error::NoFrames { path: path.clone(), damaged: picture.damaged() });
+                    return Err(
+                        media::Error::NoFrames { path: path.clone(), damaged: picture.damaged() }.into()
+                    );
                 };
                 self.model.face_finder.like(options, &picture.to_rgb()?, path)?
             }
@@ -158,7 +161,8 @@ impl Run<'_> {
 
     fn read_frame(&self, reader: &mut VideoReader, counters: &Counters) -> Result<Option<Picture>> {
         self.cancel.check()?;
-        let picture = self.clock.time(Stage::DecodeVideo, || reader.next())?;
+        let read = self.clock.time(Stage::DecodeVideo, || reader.next());
+        let picture = read.map_err(in_input(InputRole::Video))?;
         if picture.is_some() {
             counters.add(Stage::DecodeVideo);
         }

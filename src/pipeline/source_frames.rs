@@ -7,12 +7,14 @@ use std::sync::mpsc::Receiver;
 
 use candle_core::{Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::face::cache::FaceCacheWriter;
 use crate::face::record::{FaceRecord, FaceShape, stored};
 use crate::media::frame_store::FrameStore;
 use crate::media::picture::Picture;
 use crate::options::{AudioLonger, DurationPolicy, VideoLonger};
+use crate::pipeline::run_error::RunError;
+use crate::system;
 
 /// A frame of the video. Cloning shares its memory.
 #[derive(Clone)]
@@ -131,7 +133,7 @@ impl SourceFrames {
     }
 
     /// The frame to show as number `output`, which must be the one after the last call's.
-    pub fn next(&mut self, output: usize) -> Result<Next> {
+    pub fn next(&mut self, output: usize) -> Result<Next, RunError> {
         if self.lengths.changes_speed() {
             return self.next_at_speed(output);
         }
@@ -150,7 +152,7 @@ impl SourceFrames {
     }
 
     /// The same where the video is slowed down or sped up: frames stay or are left out.
-    fn next_at_speed(&mut self, output: usize) -> Result<Next> {
+    fn next_at_speed(&mut self, output: usize) -> Result<Next, RunError> {
         let Lengths { policy, announced, audio_frames, .. } = self.lengths;
         if output >= policy.output_frames(announced, audio_frames) {
             return Ok(Next::End);
@@ -168,13 +170,13 @@ impl SourceFrames {
         }
         match self.seen {
             0 => Ok(Next::End),
-            frames => Err(Error::VideoShorterThanAnnounced { frames }),
+            frames => Err(RunError::VideoShorter { frames }),
         }
     }
 
     fn read(&mut self) -> Result<Option<SourceFrame>> {
         // A thread that is gone without a word has panicked: its end is not the video's.
-        let frame = self.aligned.recv().map_err(|_| Error::Interrupted)??;
+        let frame = self.aligned.recv().map_err(|_| system::Error::Interrupted)??;
         if let Some(frame) = &frame {
             self.seen += 1;
             self.current = Some(frame.clone());
@@ -182,14 +184,14 @@ impl SourceFrames {
         Ok(frame)
     }
 
-    fn again(&mut self, source: usize) -> Result<SourceFrame> {
+    fn again(&mut self, source: usize) -> Result<SourceFrame, RunError> {
         if let Some(frame) = self.current.as_ref().filter(|frame| frame.number == source) {
             return Ok(frame.clone());
         }
         let store = self.lasting.store.as_mut();
         let stored = store.map(|store| store.get(source)).transpose()?.flatten();
         let Some((picture, bytes)) = stored else {
-            return Err(Error::VideoShorterThanAnnounced { frames: self.seen });
+            return Err(RunError::VideoShorter { frames: self.seen });
         };
         let face = SourceFace::from_bytes(&bytes, self.lasting.shape)?;
         Ok(SourceFrame { number: source, picture, face })
@@ -209,7 +211,7 @@ impl SourceFrames {
         match &mut self.lasting.store {
             Some(store) if self.lengths.comes_back(frame.number) => {
                 let bytes = frame.face.as_ref().map_or(Ok(Vec::new()), SourceFace::to_bytes)?;
-                store.put(frame.number, &frame.picture, &bytes)
+                Ok(store.put(frame.number, &frame.picture, &bytes)?)
             }
             _ => Ok(()),
         }
@@ -217,7 +219,10 @@ impl SourceFrames {
 
     fn cache(&mut self, frame: &SourceFrame) -> Result<()> {
         let record = frame.face.as_ref().map(|face| &face.record);
-        self.lasting.cache.as_mut().map_or(Ok(()), |cache| cache.push(frame.number, record))
+        if let Some(cache) = &mut self.lasting.cache {
+            cache.push(frame.number, record)?;
+        }
+        Ok(())
     }
 
     /// What is to be put in its place once all is well. Nobody listens to the video any more.

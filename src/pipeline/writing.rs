@@ -88,6 +88,6 @@ impl Run<'_> {
         if let Some(look) = self.hooks.frame {
             look(output, &patch.applied_to(&rgb).map_err(&failed)?);
         }
-        picture.paste(&patch)
+        Ok(picture.paste(&patch)?)
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
 use crate::system::cancel::CancelToken;
 use crate::system::digest::{HashError, hash_into, hex};
+use crate::system::{Error, Result};
 
 /// Collects what a result depends on.
 pub struct Identity(Sha256);

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use latentsync::audio::load_speech;
 use latentsync::options::{DurationPolicy, LoopMode, OnMissingFace, SyncMode};
 use latentsync::pipeline::Hooks;
-use latentsync::{CancelToken, Error, Job, Progress, Stage};
+use latentsync::{CancelToken, Error, Job, Progress, Stage, face};
 
 use crate::common::{Bench, bytes, read_frames};
 
@@ -132,8 +132,9 @@ fn an_interrupted_job_leaves_no_file() {
     let bench = Bench::open();
     for stage in [Stage::AudioFeatures, Stage::EncodeLatents, Stage::DenoiseLatents, Stage::MuxVideo] {
         let token = CancelToken::new();
-        let result = bench.lipsync.run(&bench.job(&bench.voice), &mut CancelAt(stage, token.clone()), &token);
-        assert!(matches!(result, Err(Error::Interrupted)), "{stage:?}: {result:?}");
+        let result =
+            bench.lipsync.run(&bench.job(&bench.voice), &mut CancelAt(stage, token.clone()), &token);
+        assert!(result.as_ref().is_err_and(Error::is_interrupted), "{stage:?}: {result:?}");
         assert_eq!(bench.leftovers(&[]), [""; 0], "{stage:?}");
     }
 }
@@ -227,7 +228,7 @@ fn a_failed_job_leaves_no_file() {
     let run = |job: &Job| {
         let mut recorder = Recorder::default();
         let error = bench.lipsync.run(job, &mut recorder, &CancelToken::new()).unwrap_err();
-        assert!(matches!(error, Error::Anchors { .. }), "{error}");
+        assert!(matches!(error, Error::Face(face::Error::Anchors { .. })), "{error}");
         assert_eq!(bench.leftovers(&[]), [""; 0]);
         recorder.0.iter().any(|call| call.0 == Stage::MuxVideo)
     };
@@ -238,6 +239,6 @@ fn a_failed_job_leaves_no_file() {
     job.options.on_missing_face = OnMissingFace::Error;
     let mut recorder = Recorder::default();
     let error = bench.lipsync.run(&job, &mut recorder, &CancelToken::new()).unwrap_err();
-    assert!(matches!(error, Error::FaceMissing { frame: 1, .. }), "{error}");
+    assert!(matches!(error, Error::Face(face::Error::Missing { frame: 1, .. })), "{error}");
     assert_eq!(bench.leftovers(&[]), [""; 0]);
 }

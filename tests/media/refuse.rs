@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use latentsync::Error;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use latentsync::{Error, ErrorKind, media, system};
 use tempfile::tempdir;
 
 use crate::common::{demo_video, files, make, open, output, read_all};
@@ -60,7 +60,14 @@ fn hidden_playlists_are_not_followed() {
         let path = dir.path().join(name);
         std::fs::write(&path, [start, text.as_bytes()].concat()).unwrap();
         let error = refusal(&path);
-        assert!(matches!(error, Error::NotMedia { .. } | Error::NoVideoStream { .. }), "{name}: {error:?}");
+        assert!(
+            matches!(
+                error,
+                Error::Media(media::Error::NotMedia { .. })
+                    | Error::Media(media::Error::NoVideoStream { .. })
+            ),
+            "{name}: {error:?}"
+        );
     }
 }
 
@@ -72,7 +79,7 @@ fn files_without_video_are_refused_by_name() {
         std::fs::write(&path, bytes).unwrap();
         path
     };
-    assert!(matches!(refusal(Path::new("missing.mp4")), Error::ReadFile { .. }));
+    assert!(matches!(refusal(Path::new("missing.mp4")), Error::System(system::Error::ReadFile { .. })));
     for (path, reason) in [
         (dir.path().to_path_buf(), "not a regular file"),
         (file("empty.mp4", b""), "empty"),
@@ -80,20 +87,19 @@ fn files_without_video_are_refused_by_name() {
         (file("noise.mp4", &[0x17; 5000]), "Invalid data"),
     ] {
         let error = refusal(&path);
-        assert!(matches!(error, Error::NotMedia { .. }), "{error:?}");
+        assert!(matches!(error, Error::Media(media::Error::NotMedia { .. })), "{error:?}");
         assert!(error.to_string().contains(reason), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.hint().is_some());
+        assert_eq!(error.kind(), ErrorKind::Input);
     }
     let sound = make(&dir, "sound.m4a", "-f lavfi -i sine=d=1");
-    assert!(matches!(refusal(&sound), Error::NoVideoStream { .. }));
+    assert!(matches!(refusal(&sound), Error::Media(media::Error::NoVideoStream { .. })));
     let cover = "-f lavfi -i sine=d=1 -f lavfi -i color=red:s=64x64:d=0.04 -map 0 -map 1";
     let cover = make(&dir, "cover.mp3", &format!("{cover} -c:v png -disposition:v attached_pic"));
-    assert!(matches!(refusal(&cover), Error::NoVideoStream { .. }));
+    assert!(matches!(refusal(&cover), Error::Media(media::Error::NoVideoStream { .. })));
     let hdr = "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p10le -color_trc smpte2084 -c:v ffv1";
     let error = refusal(&make(&dir, "hdr.mkv", hdr));
-    assert!(matches!(error, Error::HighDynamicRange { transfer: "PQ", .. }), "{error:?}");
+    assert!(matches!(error, Error::Media(media::Error::HighDynamicRange { transfer: "PQ", .. })), "{error:?}");
 }
 
 fn target<'a>(path: &'a Path, video: &'a latentsync::stages::decode_video::VideoInfo) -> OutputVideo<'a> {
@@ -113,7 +119,7 @@ fn a_writer_that_is_dropped_or_cancelled_leaves_nothing() {
         pictures.iter().for_each(|picture| writer.push(picture).unwrap());
         assert_eq!(files(dir.path()).len(), 2);
         if cancel {
-            assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted)));
+            assert!(writer.finish(&|| true).is_err_and(|error| error.is_interrupted()));
         } else {
             drop(writer);
         }
@@ -150,10 +156,12 @@ fn a_bad_target_is_refused_before_encoding() {
 
     let missing = dir.path().join("no such directory/out.mp4");
     let error = refused(&missing, &info);
-    assert!(matches!(&error, Error::WriteFile { path, .. } if *path == missing), "{error:?}");
-    assert!(error.hint().is_some());
-    assert!(matches!(refused(dir.path(), &info), Error::WriteFile { .. }));
-    assert!(matches!(refused(Path::new("/dev/null"), &info), Error::WriteFile { .. }));
+    assert!(
+        matches!(&error, Error::System(system::Error::WriteFile { path, .. }) if *path == missing),
+        "{error:?}"
+    );
+    assert!(matches!(refused(dir.path(), &info), Error::System(system::Error::WriteFile { .. })));
+    assert!(matches!(refused(Path::new("/dev/null"), &info), Error::System(system::Error::WriteFile { .. })));
 
     let copy = dir.path().join("copy.mp4");
     std::fs::copy(&video, &copy).unwrap();
@@ -161,11 +169,11 @@ fn a_bad_target_is_refused_before_encoding() {
     std::fs::hard_link(&copy, &link).unwrap();
     let info = open(&copy).info().clone();
     for path in [&copy, &link] {
-        assert!(matches!(refused(path, &info), Error::OutputIsInput { .. }));
+        assert!(matches!(refused(path, &info), Error::Media(media::Error::OutputIsInput { .. })));
     }
 
     let silent = make(&dir, "silent.mp4", "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p");
     let info = open(&silent).info().clone();
-    assert!(matches!(refused(&dir.path().join("out.mp4"), &info), Error::NoAudioStream { .. }));
+    assert!(matches!(refused(&dir.path().join("out.mp4"), &info).without_role(), Error::Media(media::Error::NoAudioStream { .. })));
     assert!(!files(dir.path()).iter().any(|name| name.starts_with(".latentsync")));
 }

@@ -7,7 +7,7 @@ use latentsync::media::picture::Picture;
 use latentsync::options::{Encoding, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
-use latentsync::{Error, Result};
+use latentsync::{Error, ErrorKind, Result, media, system};
 use tempfile::tempdir;
 
 use crate::common::{PLAIN, demo_video, ffmpeg, files, open, output, probe, read_all, samples, write};
@@ -188,7 +188,7 @@ fn a_job_that_is_killed_repeatedly_still_ends() {
         job.push(&mut writer, end).unwrap();
         // A cancelled or dropped resumable job leaves its journal, if that has a segment, and no other file.
         match turn {
-            3 => assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted))),
+            3 => assert!(writer.finish(&|| true).is_err_and(|error| error.is_interrupted())),
             _ => drop(writer),
         }
         let left = files(dir.path());
@@ -249,8 +249,8 @@ fn other_settings_are_refused_and_the_journal_is_kept() {
     let other_seed = JournalHead { seed: 8, ..head.clone() };
     for other in [&other_key, &other_seed] {
         let error = job.run(&path, Some(resume(other))).unwrap_err();
-        assert!(matches!(error, Error::NotResumable { .. }), "{error:?}");
-        assert!(error.exit_code() == 2 && error.hint().unwrap().contains("--resume"), "{error}");
+        assert!(matches!(error, Error::Media(media::Error::NotResumable { .. })), "{error:?}");
+        assert!(error.kind() == ErrorKind::Usage, "{error}");
         assert!(error.to_string().contains("out.mp4"), "{error}");
     }
     job.encoding.crf = Some(30.0);
@@ -273,7 +273,10 @@ fn two_jobs_of_one_output_do_not_share_a_journal() {
     let mut first = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
     let mut second = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
     let error = job.run(&path, Some(resume(&head))).unwrap_err();
-    assert!(matches!(error, Error::OutputBusy { .. }) && error.exit_code() == 3, "{error:?}");
+    assert!(
+        matches!(error, Error::Media(media::Error::OutputBusy { .. })) && error.kind() == ErrorKind::Input,
+        "{error:?}"
+    );
     job.push(&mut first, 50).unwrap();
     job.push(&mut second, 50).unwrap();
     second.finish(&|| false).unwrap();
@@ -305,7 +308,10 @@ fn a_symbolic_link_in_place_of_the_journal_is_not_followed() {
     let victim = dir.path().join("victim");
     std::fs::write(&victim, "mine").unwrap();
     std::os::unix::fs::symlink(&victim, Journal::path_of(&path)).unwrap();
-    assert!(matches!(job.run(&path, Some(fresh(&head))), Err(Error::WriteFile { .. })));
+    assert!(matches!(
+        job.run(&path, Some(fresh(&head))),
+        Err(Error::System(system::Error::WriteFile { .. }))
+    ));
     assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
     assert_eq!(Journal::peek(&path), None);
 }

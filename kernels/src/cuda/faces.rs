@@ -4,10 +4,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::launch::Launch;
-use crate::blend::Blend;
-use crate::pixels::Rect;
-use crate::resize::Taps;
-use crate::warp_affine::Affine;
+use crate::pixels::{Rect, Taps};
 
 /// Block of 32 × 8 threads, one per pixel.
 const TILE: [usize; 3] = [32, 8, 1];
@@ -20,14 +17,14 @@ fn launch<'a>(module: &'static str, name: &'static str, height: usize, width: us
 
 /// [`warp_affine`](crate::warp_affine::warp_affine). `source`: (height, width, channels), u8 or f32;
 /// `inverse` maps destination to source.
-pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
+pub fn warp_affine(source: &Tensor, inverse: &[[f64; 3]; 2], window: Rect, fill: f32) -> Result<Tensor> {
     let source = source.contiguous()?;
     let (height, width, channels) = source.dims3()?;
     let launch = launch("warp_affine", "warp_affine", window.height, window.width)
         .dtype(source.dtype())
         .tensor(&source)
         .output()
-        .doubles(inverse.0.as_flattened().iter().copied())
+        .doubles(inverse.as_flattened().iter().copied())
         .ints(&[height, width, channels, window.x, window.y, window.height, window.width])
         .float(fill);
     // SAFETY: the tiles cover the window.
@@ -35,11 +32,11 @@ pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -
 }
 
 /// [`warp_coverage`](crate::warp_affine::warp_coverage); arguments as for [`warp_affine`].
-pub fn warp_coverage(source: &Tensor, inverse: &Affine, window: Rect) -> Result<Tensor> {
+pub fn warp_coverage(source: &Tensor, inverse: &[[f64; 3]; 2], window: Rect) -> Result<Tensor> {
     let (height, width, _) = source.dims3()?;
     let launch = launch("warp_affine", "warp_coverage", window.height, window.width)
         .output()
-        .doubles(inverse.0.as_flattened().iter().copied())
+        .doubles(inverse.as_flattened().iter().copied())
         .ints(&[height, width, window.x, window.y, window.height, window.width]);
     // SAFETY: the tiles cover the window.
     unsafe { launch.run((window.height, window.width), DType::F32, source.device()) }
@@ -127,10 +124,10 @@ pub fn gaussian_blur(image: &Tensor, kernel: &[f32]) -> Result<Tensor> {
 }
 
 /// [`blend`](crate::blend::blend).
-pub fn blend(of: Blend) -> Result<Tensor> {
-    let (height, width, channels) = of.frame.dims3()?;
-    let (frame, face) = (of.frame.contiguous()?, of.face.contiguous()?);
-    let (mask, weight) = (of.face_mask.contiguous()?, of.weight.contiguous()?);
+pub fn blend(frame: &Tensor, face: &Tensor, face_mask: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (height, width, channels) = frame.dims3()?;
+    let (frame, face) = (frame.contiguous()?, face.contiguous()?);
+    let (mask, weight) = (face_mask.contiguous()?, weight.contiguous()?);
     let launch = launch("blend", "blend", height, width)
         .tensor(&frame)
         .tensor(&face)

@@ -5,7 +5,6 @@ use candle_core::{Result, Tensor};
 use super::epilogue::{Epilogue, epilogue};
 use super::implicit_gemm::GemmWeights;
 use crate::cpu::Activation;
-use crate::linear::linear_reference;
 
 /// Packed weights of a linear layer.
 #[derive(Debug, Clone)]
@@ -23,6 +22,12 @@ impl LinearWeights {
         Ok(Some(Self(plain.for_geglu()?.unwrap_or(plain))))
     }
 
+    /// The weights as an (out, in) matrix, if the layer has no bias: cuBLAS has the faster GEMM, but needs a second pass
+    /// over the output for an epilogue.
+    pub fn plain_matrix(&self) -> Result<Option<Tensor>> {
+        self.0.plain_matrix()
+    }
+
     /// Applies the layer. `x`: (..., in) → (..., out), for GEGLU (..., out / 2). `residual`: the shape of the
     /// output; not supported with GEGLU.
     pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
@@ -33,10 +38,6 @@ impl LinearWeights {
                 *last = weights.columns()? / if activation == Activation::Geglu { 2 } else { 1 };
             }
             return Tensor::zeros(dims, x.dtype(), x.device());
-        }
-        // cuBLAS has the faster GEMM, but needs a second pass over the output for the epilogue.
-        if let (Activation::None, None, Some(matrix)) = (activation, residual, weights.plain_matrix()?) {
-            return linear_reference(x, &matrix, None);
         }
         // In weights not packed for GEGLU, a column of values and its gate are in different tiles, so the
         // kernel's epilogue cannot combine them.

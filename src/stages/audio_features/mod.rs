@@ -15,13 +15,11 @@ use models::whisper::WhisperEncoder;
 use windows::WindowPlan;
 pub use windows::Windows;
 
-use crate::Result;
 use crate::audio::Speech;
-use crate::error::compute;
+use crate::error::{Result, compute};
+use crate::options::WHISPER_ROWS_PER_FRAME;
 
 const STAGE: &str = "the audio features";
-/// Rows of features per frame of video.
-const ROWS_PER_FRAME: usize = 2;
 /// Windows whose features are kept: a frame at a seam hears two.
 const KEPT: usize = 2;
 
@@ -75,7 +73,7 @@ impl AudioFeatures {
 
     /// Frames of video that the original makes of this sound: two too many, as far as it goes by the features.
     pub fn reference_frames(&self) -> usize {
-        self.rows() / ROWS_PER_FRAME + 2
+        self.rows() / WHISPER_ROWS_PER_FRAME + 2
     }
 
     /// Rows of features, one for 20 ms.
@@ -87,8 +85,8 @@ impl AudioFeatures {
     /// all their layers → (tokens, channels): (50, 384) with `tiny` and a reach of [2, 2].
     pub fn window(&self, frame: usize) -> Result<Tensor> {
         let [left, right] = self.reach;
-        let first = (ROWS_PER_FRAME * frame) as isize - (ROWS_PER_FRAME * left) as isize;
-        let rows: Vec<usize> = (0..ROWS_PER_FRAME * (left + 1 + right))
+        let first = (WHISPER_ROWS_PER_FRAME * frame) as isize - (WHISPER_ROWS_PER_FRAME * left) as isize;
+        let rows: Vec<usize> = (0..WHISPER_ROWS_PER_FRAME * (left + 1 + right))
             .map(|i| (first + i as isize).clamp(0, self.rows() as isize - 1) as usize)
             .collect();
         self.gather(&rows).map_err(compute(STAGE))
