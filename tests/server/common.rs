@@ -11,7 +11,7 @@ use latentsync::input::{AddressPolicy, Input};
 use latentsync::pipeline::report::StageTimes;
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
-use latentsync::{CancelToken, Error, Job, Options, Progress, Report, Stage};
+use latentsync::{CancelToken, Error, FetchedJob, Options, Progress, Report, Stage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -51,10 +51,11 @@ impl Engine for Stub {
 
     fn run(
         &mut self,
-        job: &Job,
+        job: &FetchedJob,
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
+        let job = job.job();
         SEEN.lock().unwrap().push((job.output.clone(), job.options.clone()));
         let path = local(job.video.clone());
         let video = std::fs::read(&path).unwrap();
