@@ -58,8 +58,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A job of this caller's, without webhook and with normal priority. `body` is the vendor's request body, which has
-    /// been parsed to `request`.
+    /// A job of this caller's, without webhook and with normal priority. `body` is the vendor's request body,
+    /// which has been parsed to `request`.
     pub fn job(&self, request: Request, body: &Value) -> NewJob {
         NewJob {
             request,

@@ -1,6 +1,7 @@
 //! The port: connections, TLS, limits, and graceful shutdown.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,24 +62,7 @@ async fn listen(
         handle.graceful_shutdown(Some(SHUTDOWN_GRACE));
     };
     let serving = async {
-        // HTTP/1 only: every client supports it, and its head timeout also covers connections that send nothing.
-        let served = async {
-            match tls {
-                Some(tls) => {
-                    let port = axum_server::from_tcp_rustls(listener, tls)?.map(WithWriteTimeout);
-                    let mut port = port.handle(handle.clone()).http1_only();
-                    limit_head(port.http_builder(), head_timeout);
-                    port.serve(service).await
-                }
-                None => {
-                    let port = axum_server::from_tcp(listener)?.map(WithWriteTimeout);
-                    let mut port = port.handle(handle.clone()).http1_only();
-                    limit_head(port.http_builder(), head_timeout);
-                    port.serve(service).await
-                }
-            }
-        };
-        let served = served.await;
+        let served = accept(listener, tls, service, handle.clone(), head_timeout).await;
         // The server cannot do without its port.
         server.jobs().close();
         served
@@ -87,6 +71,31 @@ async fn listen(
     let stopped = tokio::task::spawn_blocking(|| server.stop()).await;
     served.map_err(refuse)?;
     stopped.unwrap_or_else(|error| Err(Error::Usage(format!("the worker ended unexpectedly: {error}"))))
+}
+
+/// Accepts connections until `handle` shuts down. HTTP/1 only: every client supports it, and its head timeout
+/// also covers connections that send nothing.
+async fn accept(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    service: ConnectionLimit,
+    handle: Handle<SocketAddr>,
+    head_timeout: Duration,
+) -> io::Result<()> {
+    match tls {
+        Some(tls) => {
+            let port = axum_server::from_tcp_rustls(listener, tls)?.map(WithWriteTimeout);
+            let mut port = port.handle(handle).http1_only();
+            limit_head(port.http_builder(), head_timeout);
+            port.serve(service).await
+        }
+        None => {
+            let port = axum_server::from_tcp(listener)?.map(WithWriteTimeout);
+            let mut port = port.handle(handle).http1_only();
+            limit_head(port.http_builder(), head_timeout);
+            port.serve(service).await
+        }
+    }
 }
 
 /// Limits the time that a client may take to send a request's head.

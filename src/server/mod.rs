@@ -1,5 +1,5 @@
-//! `latentsync serve`: the hosted APIs, answered by this machine. Each of the [`vendors`] translates between its API and
-//! the [`jobs`]; all of them share one port, one model and one queue.
+//! `latentsync serve`: the hosted APIs, answered by this machine. Each of the [`vendors`] translates between
+//! its API and the [`jobs`]; all of them share one port, one model and one queue.
 
 pub mod config;
 pub mod jobs;

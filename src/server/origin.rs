@@ -1,8 +1,8 @@
 //! CORS, protection from foreign web pages, and the server's base URL.
 //!
-//! A server without API keys is meant for this machine. It refuses requests that a browser sends for a foreign web page,
-//! both cross-origin requests and those to a host name that was rebound to this machine (DNS rebinding). A server with
-//! keys accepts every origin: a request without a key is refused anyway.
+//! A server without API keys is meant for this machine. It refuses requests that a browser sends for a
+//! foreign web page, both cross-origin requests and those to a host name that was rebound to this machine
+//! (DNS rebinding). A server with keys accepts every origin: a request without a key is refused anyway.
 
 use std::net::IpAddr;
 use std::time::Duration;

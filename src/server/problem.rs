@@ -125,7 +125,8 @@ pub fn detail(problem: &Problem) -> Response {
     reply::json(problem.status(), &json!({"detail": problem.message()}))
 }
 
-/// Replaces the responses of problems by those that `format` makes of them, for `axum::middleware::map_response`.
+/// Replaces the responses of problems by those that `format` makes of them, for
+/// `axum::middleware::map_response`.
 pub fn answer_with(
     format: impl Fn(&Problem) -> Response + Clone,
 ) -> impl Fn(Response) -> std::future::Ready<Response> + Clone {

@@ -1,4 +1,5 @@
-//! The whole router: the routes of every vendor and of the server itself, their OpenAPI document, and the middleware.
+//! The whole router: the routes of every vendor and of the server itself, their OpenAPI document, and the
+//! middleware.
 
 use std::time::Duration;
 
@@ -65,8 +66,8 @@ fn documented(config: &ServerConfig) -> (Routes, Value) {
     (routes, document)
 }
 
-/// The tracing span of a request. Queries and headers are left out because they may contain secrets, and so are the names
-/// of files, because knowing one is the permission to read the file.
+/// The tracing span of a request. Queries and headers are left out because they may contain secrets, and so
+/// are the names of files, because knowing one is the permission to read the file.
 fn span(request: &Request<Body>) -> tracing::Span {
     let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
     let path = request.uri().path();
@@ -74,7 +75,8 @@ fn span(request: &Request<Body>) -> tracing::Span {
     tracing::info_span!("request", id, method = %request.method(), path)
 }
 
-/// Logs a response: server errors as errors, except 503, which readiness checks get while the model is loaded.
+/// Logs a response: server errors as errors, except 503, which readiness checks get while the model is
+/// loaded.
 fn log_response(response: &Response, took: Duration, _: &tracing::Span) {
     let (status, ms) = (response.status().as_u16(), took.as_millis() as u64);
     match response.status() {

@@ -1,5 +1,5 @@
-//! Routes and their OpenAPI operations, defined together: a handler cannot be added without the operation that
-//! documents it. [`Routes`] yields the axum router and the `paths` of the OpenAPI document.
+//! Routes and their OpenAPI operations, defined together: a handler cannot be added without the operation
+//! that documents it. [`Routes`] yields the axum router and the `paths` of the OpenAPI document.
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -56,7 +56,8 @@ impl Routes {
         self.add("delete", path, delete(handler), operation)
     }
 
-    /// A POST route that is documented as `variants`: the paths that its parameters can take, each with its operation.
+    /// A POST route that is documented as `variants`: the paths that its parameters can take, each with its
+    /// operation.
     pub fn post_variants<H: Handler<T, App>, T: 'static>(
         mut self,
         path: &str,

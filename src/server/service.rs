@@ -26,7 +26,8 @@ const CLEAN_INTERVAL: Duration = Duration::from_secs(60);
 /// How often jobs are checked for their start timeouts.
 const START_TIMEOUT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A server that accepts and runs jobs. It has no port: [`serve`](super::serve) adds one, tests call its router.
+/// A server that accepts and runs jobs. It has no port: [`serve`](super::serve) adds one, tests call its
+/// router.
 pub struct Server {
     app: App,
     worker: thread::JoinHandle<Result<()>>,

@@ -1,5 +1,5 @@
-//! Webhook signatures and upload tokens: an Ed25519 key pair whose public key is published, and secrets that are
-//! shared with the receiver.
+//! Webhook signatures and upload tokens: an Ed25519 key pair whose public key is published, and secrets that
+//! are shared with the receiver.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,8 @@ impl Signer {
         }]})
     }
 
-    /// `owner`'s part of the shared secret `name`, in hexadecimal. It must be one of those that [`Self::open`] was given.
+    /// `owner`'s part of the shared secret `name`, in hexadecimal. It must be one of those that
+    /// [`Self::open`] was given.
     pub fn secret_of(&self, name: &str, owner: &str) -> String {
         derived(&self.shared[name], owner)
     }
@@ -81,7 +82,8 @@ impl Signer {
     }
 }
 
-/// The secret of one owner, derived from the server's: an owner cannot sign messages to the receivers of another.
+/// The secret of one owner, derived from the server's: an owner cannot sign messages to the receivers of
+/// another.
 fn derived(secret: &str, owner: &str) -> String {
     hmac_hex(secret.as_bytes(), owner.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! Server-sent events about a job: an event whenever it changes, and one every few seconds so that clients know the
-//! connection is alive.
+//! Server-sent events about a job: an event whenever it changes, and one every few seconds so that clients
+//! know the connection is alive.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A hosted API that the server implements, as the rest of the server sees it. The implementations and their table
-//! are in [`vendors`](super::vendors).
+//! A hosted API that the server implements, as the rest of the server sees it. The implementations and their
+//! table are in [`vendors`](super::vendors).
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use super::signing::Signer;
 use crate::error::Result;
 use crate::request::Api;
 
-/// A vendor of a hosted lip-sync API. One value may stand for several of its models, each with an [`Api`] of its own.
+/// A vendor of a hosted lip-sync API. One value may stand for several of its models, each with an [`Api`] of
+/// its own.
 pub trait Vendor: Sync {
     /// The vendor's name in the OpenAPI document.
     fn name(&self) -> &'static str;
@@ -67,14 +68,14 @@ pub trait Vendor: Sync {
         &[]
     }
 
-    /// Runs after the engine has written `result` and before it is published. A failure is logged and does not fail
-    /// the job.
+    /// Runs after the engine has written `result` and before it is published. A failure is logged and does
+    /// not fail the job.
     fn after_success(&self, _job: &JobRecord, _result: &Path, _files: &DataDir) -> Result<()> {
         Ok(())
     }
 
-    /// The event that a job's end is for the webhook endpoints its owner has registered; `None` if there are no
-    /// such endpoints.
+    /// The event that a job's end is for the webhook endpoints its owner has registered; `None` if there are
+    /// no such endpoints.
     fn endpoint_event(&self, _outcome: &Outcome) -> Option<&'static str> {
         None
     }

@@ -77,8 +77,8 @@ fn host(url: &str) -> String {
     Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_string)).unwrap_or_default()
 }
 
-/// Makes one attempt. It is recorded before it is made, so that a database that cannot be written to never causes
-/// repeated deliveries.
+/// Makes one attempt. It is recorded before it is made, so that a database that cannot be written to never
+/// causes repeated deliveries.
 async fn deliver(app: App, vendor_of: VendorOf, mut delivery: Delivery) {
     let Some(context) = Context::load(&app, &delivery).await else {
         tokio::time::sleep(POLL_INTERVAL).await;

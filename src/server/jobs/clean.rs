@@ -1,7 +1,7 @@
 //! Cleans the data directory: deletes what has expired, and the oldest files beyond the quota.
 //!
-//! The record in the database is deleted first, unless an unfinished job or a pending webhook still needs it. Files that
-//! a crash leaves behind in between have no record and are deleted the next time.
+//! The record in the database is deleted first, unless an unfinished job or a pending webhook still needs it.
+//! Files that a crash leaves behind in between have no record and are deleted the next time.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -77,8 +77,8 @@ fn before(time: Duration) -> i64 {
     now().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Deletes a job and its result; `false` if it is still needed. If the disk is so full that the record cannot be deleted,
-/// the files are deleted nevertheless to free space.
+/// Deletes a job and its result; `false` if it is still needed. If the disk is so full that the record cannot
+/// be deleted, the files are deleted nevertheless to free space.
 pub fn delete_job(jobs: &Jobs, id: &str) -> bool {
     let removed = jobs.store.remove(id).unwrap_or_else(|error| {
         tracing::error!(job = id, "cannot be deleted: {error}");

@@ -1,5 +1,5 @@
-//! Webhook deliveries in the database. They are inserted in the transaction that ends the job, so that a crash loses
-//! neither, and kept with their attempts until the job is deleted.
+//! Webhook deliveries in the database. They are inserted in the transaction that ends the job, so that a
+//! crash loses neither, and kept with their attempts until the job is deleted.
 
 use rusqlite::{Connection, Params, params};
 
@@ -87,8 +87,8 @@ pub(super) fn enqueue(connection: &Connection, job: &str, at: i64) -> rusqlite::
 }
 
 impl Store {
-    /// Due deliveries, at most `per_host` to one host, so that those to a slow host do not hide others. First attempts
-    /// come before retries.
+    /// Due deliveries, at most `per_host` to one host, so that those to a slow host do not hide others. First
+    /// attempts come before retries.
     pub fn due_deliveries(&self, now: i64, per_host: usize, limit: u32) -> Result<Vec<Delivery>> {
         self.deliveries(
             &format!(

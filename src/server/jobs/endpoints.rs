@@ -1,5 +1,5 @@
-//! Registered webhook endpoints in the database: they receive the events of all their owner's jobs of the APIs that have
-//! such events (see [`ApiHooks::endpoint_event`](super::ApiHooks::endpoint_event)).
+//! Registered webhook endpoints in the database: they receive the events of all their owner's jobs of the
+//! APIs that have such events (see [`ApiHooks::endpoint_event`](super::ApiHooks::endpoint_event)).
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -68,8 +68,8 @@ impl Store {
         Ok(inserted.map_err(self.refuse())? == 1)
     }
 
-    /// Changes an endpoint, except its secret. Pending deliveries go to the new URL, or are given up if the endpoint is
-    /// disabled.
+    /// Changes an endpoint, except its secret. Pending deliveries go to the new URL, or are given up if the
+    /// endpoint is disabled.
     pub fn update_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;

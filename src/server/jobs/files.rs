@@ -8,7 +8,8 @@
 //! work/ID/              a running job's downloads
 //! ```
 //!
-//! Names in paths are always identifiers that this server has generated. Other files in the directory are kept.
+//! Names in paths are always identifiers that this server has generated. Other files in the directory are
+//! kept.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -39,15 +40,16 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory if it does not exist, and locks it. A directory that is neither empty nor a data directory is
-    /// refused, because cleaning would delete files in its `results` or `work`.
+    /// Creates the directory if it does not exist, and locks it. A directory that is neither empty nor a data
+    /// directory is refused, because cleaning would delete files in its `results` or `work`.
     pub fn open(root: &Path) -> Result<Self> {
         if entries(root).iter().any(|path| !is_ignorable(path)) && !root.join(DATABASE).is_file() {
             let problem = format!("`{}` is neither empty nor a server's data directory", root.display());
             return Err(Error::Usage(problem));
         }
         create(root)?;
-        // The database file marks the directory as a data directory, even if the server ends before it is initialised.
+        // The database file marks the directory as a data directory, even if the server ends before it is
+        // initialised.
         let path = root.join(DATABASE);
         OpenOptions::new()
             .create(true)
@@ -209,7 +211,8 @@ impl DataDir {
         bytes
     }
 
-    /// Adds bytes that are about to be written; `false`, without adding them, if the total would exceed `quota`.
+    /// Adds bytes that are about to be written; `false`, without adding them, if the total would exceed
+    /// `quota`.
     pub fn admit(&self, bytes: u64, quota: u64) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if used > quota {

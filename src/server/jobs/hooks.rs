@@ -8,7 +8,8 @@ use super::{DataDir, JobRecord, Outcome};
 use crate::error::Result;
 use crate::request::Api;
 
-/// What differs between the jobs of different APIs. The core knows no API by name; the server's vendors answer.
+/// What differs between the jobs of different APIs. The core knows no API by name; the server's vendors
+/// answer.
 pub trait ApiHooks: Send + Sync {
     /// The file name that a request body asks for the result; `None` for the default.
     fn output_name(&self, _api: Api, _body: &Value) -> Option<String> {
@@ -20,7 +21,8 @@ pub trait ApiHooks: Send + Sync {
         Ok(())
     }
 
-    /// The event that a job's end is for the owner's registered webhook endpoints; `None` if the API has none.
+    /// The event that a job's end is for the owner's registered webhook endpoints; `None` if the API has
+    /// none.
     fn endpoint_event(&self, _api: Api, _outcome: &Outcome) -> Option<&'static str> {
         None
     }

@@ -74,8 +74,8 @@ pub fn media_id(url: &str) -> Option<String> {
     Some(id.to_string())
 }
 
-/// Whether a file begins like a video, audio or image file. Playlists are refused: FFmpeg would open the files that they
-/// name.
+/// Whether a file begins like a video, audio or image file. Playlists are refused: FFmpeg would open the
+/// files that they name.
 fn is_media(head: &[u8]) -> bool {
     const MAGIC: &[(usize, &[u8])] = &[
         (4, b"ftyp"),

@@ -1,8 +1,9 @@
 //! The job core: from a parsed request to its result, independent of the API.
 //!
-//! `store` keeps jobs in SQLite, `queue` orders them, `worker` owns the model and runs one job at a time, `inputs` turns
-//! URLs into files, `fetching` does so ahead of time, `files` is the directory with uploads and results, and `clean`
-//! deletes what has expired. [`ApiHooks`] is what the core asks of the API that a job came through.
+//! `store` keeps jobs in SQLite, `queue` orders them, `worker` owns the model and runs one job at a time,
+//! `inputs` turns URLs into files, `fetching` does so ahead of time, `files` is the directory with uploads
+//! and results, and `clean` deletes what has expired. [`ApiHooks`] is what the core asks of the API that a
+//! job came through.
 
 pub mod store;
 pub mod files;
@@ -83,7 +84,8 @@ pub enum Priority {
 pub struct NewJob {
     /// The parsed body.
     pub request: Request,
-    /// The body as JSON text, which is stored. It is parsed again when the job runs, perhaps by a later server.
+    /// The body as JSON text, which is stored. It is parsed again when the job runs, perhaps by a later
+    /// server.
     pub raw: String,
     /// The owner of the API key; empty if the server requires none.
     pub owner: String,

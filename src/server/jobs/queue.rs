@@ -159,8 +159,8 @@ impl Jobs {
         })
     }
 
-    /// Ends a job, and deletes its output unless it has completed. Returns its final state; `None` if it had ended
-    /// before. Blocks on the disk.
+    /// Ends a job, and deletes its output unless it has completed. Returns its final state; `None` if it had
+    /// ended before. Blocks on the disk.
     pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
         let ended = self.store.finish(id, outcome)?;
         if let Some(state) = ended {
@@ -191,8 +191,9 @@ impl Jobs {
         self.changes.subscribe()
     }
 
-    /// Accepts a job and returns its identifier. The job then survives a crash of the server. `max_unfinished` is the
-    /// limit of the API on the unfinished jobs of a key, beside that of the server. Blocks on the disk.
+    /// Accepts a job and returns its identifier. The job then survives a crash of the server.
+    /// `max_unfinished` is the limit of the API on the unfinished jobs of a key, beside that of the server.
+    /// Blocks on the disk.
     pub fn submit(&self, job: &NewJob, max_unfinished: Option<usize>) -> Result<String, SubmitError> {
         let arriving = (job.owner.clone(), job.request.api);
         {
@@ -265,8 +266,8 @@ impl Jobs {
         })
     }
 
-    /// Ends a waiting job; `false` if it is not waiting. If the database cannot be written to, the job keeps its place.
-    /// Blocks on the disk.
+    /// Ends a waiting job; `false` if it is not waiting. If the database cannot be written to, the job keeps
+    /// its place. Blocks on the disk.
     fn end_waiting(&self, id: &str, outcome: &Outcome) -> Result<bool> {
         let mut queue = self.lock();
         let Some(place) = queue.waiting.iter().position(|job| job.id == id) else { return Ok(false) };

@@ -1,5 +1,5 @@
-//! Uploads in the database. The random identifier, which only the creator of the upload receives, is the permission to
-//! write the file once and to read it.
+//! Uploads in the database. The random identifier, which only the creator of the upload receives, is the
+//! permission to write the file once and to read it.
 
 use std::collections::HashSet;
 use std::io;
@@ -45,8 +45,8 @@ impl Store {
         Ok(())
     }
 
-    /// Marks an upload as complete after `publish` has moved the file into place; `false` if another attempt completed it
-    /// before.
+    /// Marks an upload as complete after `publish` has moved the file into place; `false` if another attempt
+    /// completed it before.
     pub fn complete_upload(
         &self,
         id: &str,

@@ -40,8 +40,8 @@ impl Worker {
     /// Loads the model and runs jobs until the queue is closed.
     ///
     /// # Errors
-    /// The model cannot be loaded, or the database could not be written to until the server was stopped. The failure of
-    /// a job is recorded with the job.
+    /// The model cannot be loaded, or the database could not be written to until the server was stopped.
+    /// The failure of a job is recorded with the job.
     pub fn run(&self, mut engine: Box<dyn Engine>) -> Result<()> {
         engine.load()?;
         self.metrics.ready();
@@ -173,7 +173,8 @@ impl Worker {
         options.seed.get_or_insert(seed_of(&job.id));
         let output = files.unfinished_result(&job.id).map_err(JobAbort::by_files)?;
         let names = Names { video: video.path(), audio: audio.path(), output: &output };
-        // `video` and `audio` own the downloads, which must live through the run: here they are files already.
+        // `video` and `audio` own the downloads, which must live through the run: here they are files
+        // already.
         let engine_job = Job { options, ..Job::new(video.path(), audio.path(), &output) };
         let engine_job = engine_job.fetch(cancel).map_err(JobAbort::by_files)?;
         let mut progress = JobProgress { worker: self, job, logged: None, prefetch };

@@ -16,8 +16,9 @@ const MIN_BYTES_PER_SECOND: u64 = 8 << 10;
 #[error("the body comes too slowly")]
 pub struct TooSlow;
 
-/// Limits how slowly a request's body may arrive. `grace` is added to the time that [`MIN_BYTES_PER_SECOND`] allows, for
-/// a slow start. The pause between two chunks is at most twice `grace`, however fast the earlier chunks came.
+/// Limits how slowly a request's body may arrive. `grace` is added to the time that [`MIN_BYTES_PER_SECOND`]
+/// allows, for a slow start. The pause between two chunks is at most twice `grace`, however fast the earlier
+/// chunks came.
 pub async fn watch(request: Request, grace: Duration) -> Request {
     let (parts, body) = request.into_parts();
     let until = Instant::now() + grace;

@@ -1,5 +1,5 @@
-//! `/local`: the API of the web page, for what no vendor's has: a key's jobs of every API, with all their stages, as an
-//! event stream that can be resumed.
+//! `/local`: the API of the web page, for what no vendor's has: a key's jobs of every API, with all their
+//! stages, as an event stream that can be resumed.
 
 mod routes;
 
@@ -67,8 +67,8 @@ async fn cancel(
     }
 }
 
-/// The job as server-sent events: whenever it changes, with the new log lines, until it has ended. An event's identifier
-/// is the number of log lines sent so far; `Last-Event-ID` resumes a stream after them.
+/// The job as server-sent events: whenever it changes, with the new log lines, until it has ended. An event's
+/// identifier is the number of log lines sent so far; `Last-Event-ID` resumes a stream after them.
 async fn events(
     State(app): State<App>,
     caller: Caller,

@@ -1,5 +1,6 @@
-//! `/media/ID/NAME`: results and uploads. They are served with range support; an upload is written once. Knowledge of the
-//! random identifier is the permission, as in the vendors' URLs: their clients send no key with these requests.
+//! `/media/ID/NAME`: results and uploads. They are served with range support; an upload is written once.
+//! Knowledge of the random identifier is the permission, as in the vendors' URLs: their clients send no key
+//! with these requests.
 
 mod routes;
 
@@ -255,8 +256,8 @@ where
     Ok(partial)
 }
 
-/// One attempt at an upload. It has a file of its own, so that concurrent attempts do not interfere; the file is removed
-/// when this is dropped, unless it is kept.
+/// One attempt at an upload. It has a file of its own, so that concurrent attempts do not interfere; the file
+/// is removed when this is dropped, unless it is kept.
 struct PartialUpload {
     app: App,
     path: PathBuf,
@@ -329,7 +330,8 @@ fn safe_name(name: &str) -> String {
     if name.is_empty() { "file".to_string() } else { name.to_string() }
 }
 
-/// The content type that an upload is served with: media types that a browser plays or displays but does not run.
+/// The content type that an upload is served with: media types that a browser plays or displays but does not
+/// run.
 fn served_type(content_type: &str) -> HeaderValue {
     let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let plain = ["video/", "audio/", "image/"].iter().any(|family| kind.starts_with(family));
@@ -337,8 +339,8 @@ fn served_type(content_type: &str) -> HeaderValue {
     HeaderValue::from_str(served).unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
-/// Whether `ServeFile` supports the request's range. Otherwise (several ranges, a suffix longer than the file, a
-/// conditional range) the whole file is a correct response.
+/// Whether `ServeFile` supports the request's range. Otherwise (several ranges, a suffix longer than the
+/// file, a conditional range) the whole file is a correct response.
 fn is_simple_range(headers: &HeaderMap, bytes: u64) -> bool {
     let range = headers.get(RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
     let suffix = range.strip_prefix("bytes=-").and_then(|last| last.parse::<u64>().ok());

@@ -1,10 +1,11 @@
-//! `/openapi.json`: the OpenAPI 3.1 document of every route. Each operation is defined beside its handler (see
-//! [`Routes`](super::routes::Routes)); this module has the operation builder and puts the document together.
+//! `/openapi.json`: the OpenAPI 3.1 document of every route. Each operation is defined beside its handler
+//! (see [`Routes`](super::routes::Routes)); this module has the operation builder and puts the document
+//! together.
 //!
-//! The document comes from no crate. utoipa and aide derive one path per axum route and one schema per Rust type;
-//! here several documented paths share a route (fal's `{alias}` and sub-paths), the schemas describe the vendors'
-//! JSON with keywords that those crates' types lack (`contains`, `const`, `pattern` beside `anyOf`), and the bodies
-//! are `Value`s that have no Rust type.
+//! The document comes from no crate. utoipa and aide derive one path per axum route and one schema per Rust
+//! type; here several documented paths share a route (fal's `{alias}` and sub-paths), the schemas describe
+//! the vendors' JSON with keywords that those crates' types lack (`contains`, `const`, `pattern` beside
+//! `anyOf`), and the bodies are `Value`s that have no Rust type.
 
 pub mod schemas;
 

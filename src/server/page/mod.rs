@@ -1,5 +1,6 @@
-//! `/`: the web page. Its files are built into the program, load nothing from other hosts, and are revalidated by ETag at
-//! every visit. The page uses the vendors' APIs, and [`local`](super::local) for what they lack.
+//! `/`: the web page. Its files are built into the program, load nothing from other hosts, and are
+//! revalidated by ETag at every visit. The page uses the vendors' APIs, and [`local`](super::local) for what
+//! they lack.
 
 use std::sync::LazyLock;
 
@@ -27,8 +28,8 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// A file of the page: path, content type, text.
 type File = (&'static str, &'static str, &'static str);
 
-/// Every file; the first is the document. Links between them are relative, so that the page also works below a path of
-/// a proxy.
+/// Every file; the first is the document. Links between them are relative, so that the page also works below
+/// a path of a proxy.
 const FILES: [File; 11] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("style.css")),

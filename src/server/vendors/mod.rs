@@ -1,7 +1,8 @@
 //! The hosted APIs, one directory each, and their table.
 //!
-//! To add a vendor, add a directory with an implementation of [`Vendor`] and a row to [`VENDORS`]. The format of its
-//! request bodies, which the command line reads too, is a row and a file of [`request`](crate::request).
+//! To add a vendor, add a directory with an implementation of [`Vendor`] and a row to [`VENDORS`]. The format
+//! of its request bodies, which the command line reads too, is a row and a file of
+//! [`request`](crate::request).
 
 mod fal;
 mod eachlabs;

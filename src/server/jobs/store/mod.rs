@@ -1,5 +1,6 @@
-//! Jobs in SQLite. Acceptance, cancellation and end of a job are written with `synchronous = FULL`, so that they are on
-//! the disk before the client receives the response. Logs are written with `synchronous = NORMAL`.
+//! Jobs in SQLite. Acceptance, cancellation and end of a job are written with `synchronous = FULL`, so that
+//! they are on the disk before the client receives the response. Logs are written with `synchronous =
+//! NORMAL`.
 
 mod record;
 mod schema;
@@ -82,7 +83,8 @@ impl Store {
             Ok(connection)
         };
         let mut durable = connect("FULL").map_err(refuse)?;
-        // A deferred transaction that begins with a SELECT would fail instead of waiting while another connection writes.
+        // A deferred transaction that begins with a SELECT would fail instead of waiting while another
+        // connection writes.
         durable.set_transaction_behavior(TransactionBehavior::Immediate);
         if !schema::migrate(&mut durable).map_err(refuse)? {
             let problem = format!("`{}` is of a newer version of this program", path.display());
@@ -119,8 +121,8 @@ impl Store {
         |error| database_error(&self.path, error)
     }
 
-    /// Stores a job that reads the uploads and results `files`. When this returns, the job survives a crash and a power
-    /// failure.
+    /// Stores a job that reads the uploads and results `files`. When this returns, the job survives a crash
+    /// and a power failure.
     pub fn insert(&self, id: &str, job: &NewJob, files: &[String]) -> Result<()> {
         let webhook = job.webhook.as_ref();
         let mut connection = self.durable();
@@ -282,8 +284,8 @@ impl Store {
         )
     }
 
-    /// Ends a job and enqueues its webhook deliveries. Returns the final state, which is `Cancelled` if that was requested
-    /// before; `None` if the job had ended already.
+    /// Ends a job and enqueues its webhook deliveries. Returns the final state, which is `Cancelled` if that
+    /// was requested before; `None` if the job had ended already.
     pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
         let ended_at = now();
         let mut connection = self.durable();
@@ -327,8 +329,8 @@ impl Store {
         Ok((changed == 1).then(|| outcome.state()))
     }
 
-    /// Deletes a job and its logs and deliveries; `false` if it must be kept: it has not ended, an unfinished job reads its
-    /// result, or a delivery is pending.
+    /// Deletes a job and its logs and deliveries; `false` if it must be kept: it has not ended, an unfinished
+    /// job reads its result, or a delivery is pending.
     pub fn remove(&self, id: &str) -> Result<bool> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;

@@ -280,8 +280,8 @@ async fn find(app: &App, caller: &Caller, id: &str) -> Result<JobRecord, Problem
     }
 }
 
-/// A prediction with the fields of both shapes that eachlabs publishes. The status values are those of the model's page,
-/// and `cancelled`, which only the general documents have.
+/// A prediction with the fields of both shapes that eachlabs publishes. The status values are those of the
+/// model's page, and `cancelled`, which only the general documents have.
 fn prediction(job: &JobRecord, logs: &[LogLine]) -> Value {
     let status = match job.state {
         JobState::Queued | JobState::Running => "processing",

@@ -6,7 +6,7 @@ use super::{cancel, create, run, show, webhook_log, webhooks};
 use crate::options::LoopMode;
 use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{
-    integer, list_of, number, object, one_of, optional, or_null, reference, seed, string, web_url,
+    integer, list_of, merged, number, object, one_of, optional, or_null, reference, seed, string, web_url,
     webhook_url,
 };
 use crate::server::routes::Routes;
@@ -63,6 +63,10 @@ fn metrics() -> Value {
 }
 
 pub fn schemas() -> Value {
+    merged([prediction_schemas(), webhook_schemas()])
+}
+
+fn prediction_schemas() -> Value {
     let input = object([
         ("video_url", public_url()),
         ("audio_url", public_url()),
@@ -70,25 +74,6 @@ pub fn schemas() -> Value {
         ("seed?", seed(&["integer", "null"])),
         ("loop_mode?", optional(LoopMode::NAMES)),
     ]);
-    let attempt = object([
-        ("status", one_of(&["PENDING", "SUCCESS", "FAILED"])),
-        ("status_code", or_null("integer")),
-        ("response", or_null("string")),
-        ("error_message", or_null("string")),
-        ("created_at", string()),
-    ]);
-    let webhook = object([
-        ("execution_id", string()),
-        ("url", string()),
-        ("request", string()),
-        ("headers", json!({"type": "object"})),
-        ("source", string()),
-        ("created_at", string()),
-    ]);
-    let mut log = webhook.clone();
-    log["properties"]["attempts"] = list_of(attempt);
-    log["required"] =
-        json!(["execution_id", "url", "request", "headers", "source", "created_at", "attempts"]);
     json!({
         "EachlabsCreate": object([
             ("model", one_of(&["latentsync"])),
@@ -126,6 +111,31 @@ pub fn schemas() -> Value {
         "EachlabsError": object([
             ("status", one_of(&["error"])), ("message", string()), ("details", string()), ("error", string()),
         ]),
+    })
+}
+
+/// The log of webhooks, and their message.
+fn webhook_schemas() -> Value {
+    let attempt = object([
+        ("status", one_of(&["PENDING", "SUCCESS", "FAILED"])),
+        ("status_code", or_null("integer")),
+        ("response", or_null("string")),
+        ("error_message", or_null("string")),
+        ("created_at", string()),
+    ]);
+    let webhook = object([
+        ("execution_id", string()),
+        ("url", string()),
+        ("request", string()),
+        ("headers", json!({"type": "object"})),
+        ("source", string()),
+        ("created_at", string()),
+    ]);
+    let mut log = webhook.clone();
+    log["properties"]["attempts"] = list_of(attempt);
+    log["required"] =
+        json!(["execution_id", "url", "request", "headers", "source", "created_at", "attempts"]);
+    json!({
         "EachlabsWebhooks": object([
             ("webhooks", list_of(webhook)), ("limit", integer()), ("offset", integer()),
         ]),

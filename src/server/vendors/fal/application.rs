@@ -1,5 +1,5 @@
-//! fal's applications: `OWNER/ALIAS`, for some with a sub-path. All run the model that is loaded; they differ in their
-//! request bodies.
+//! fal's applications: `OWNER/ALIAS`, for some with a sub-path. All run the model that is loaded; they differ
+//! in their request bodies.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;

@@ -1,5 +1,5 @@
-//! A request's status as server-sent events. Each event has only the log lines that the previous ones did not have: the
-//! clients add them up.
+//! A request's status as server-sent events. Each event has only the log lines that the previous ones did not
+//! have: the clients add them up.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! fal's `fal-ai/latentsync` and `fal-ai/sync-lipsync`: queue, synchronous run, storage, proxy and webhook.
 //!
-//! fal has a host for each of the first three; here they are paths of one server. `/fal/queue/…`, `/fal/run/…` and
-//! `/fal/rest/…` name the host. Without a prefix, the path or the request itself decides: see [`submit_options`].
+//! fal has a host for each of the first three; here they are paths of one server. `/fal/queue/…`,
+//! `/fal/run/…` and `/fal/rest/…` name the host. Without a prefix, the path or the request itself decides:
+//! see [`submit_options`].
 
 mod routes;
 mod storage_routes;

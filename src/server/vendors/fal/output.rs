@@ -1,5 +1,5 @@
-//! `fal.run/…/stream`: progress as server-sent events; the last event is the output. The job is cancelled if the client
-//! disconnects.
+//! `fal.run/…/stream`: progress as server-sent events; the last event is the output. The job is cancelled if
+//! the client disconnects.
 
 use std::time::Duration;
 

@@ -97,8 +97,8 @@ pub async fn accept(
     accepted
 }
 
-/// Stores the `files` that are data URIs as uploads, and puts the uploads' URLs in their places and into `body`. Adds
-/// the uploads to `stored`.
+/// Stores the `files` that are data URIs as uploads, and puts the uploads' URLs in their places and into
+/// `body`. Adds the uploads to `stored`.
 async fn store_data_uris(
     app: &App,
     caller: &Caller,

@@ -111,7 +111,8 @@ pub fn answer(job: &JobRecord) -> Response {
         Some((_, kind)) => refusal(status, &body, Some(kind)),
         None => reply::json(status, &body),
     };
-    // Without this header, fal's JavaScript client takes the timeout for a temporary one of the server and retries.
+    // Without this header, fal's JavaScript client takes the timeout for a temporary one of the server and
+    // retries.
     if job.failure.as_ref().is_some_and(|failure| failure.blame == Blame::StartTimeout) {
         response.headers_mut().insert("x-fal-request-timeout-type", HeaderValue::from_static("user"));
     }

@@ -8,7 +8,7 @@ use crate::options::{LoopMode, SyncMode};
 use crate::server::app::App;
 use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{
-    events as event_stream, integer, list_of, number, object, one_of, reference, seed, string, text,
+    events as event_stream, integer, list_of, merged, number, object, one_of, reference, seed, string, text,
     webhook_query,
 };
 use crate::server::problem::Problem;
@@ -200,7 +200,8 @@ pub fn webhook_operation() -> Value {
         ])
 }
 
-/// The input of sync.so's models. `models` are the names that the body may contain; empty if it has no such field.
+/// The input of sync.so's models. `models` are the names that the body may contain; empty if it has no such
+/// field.
 fn lipsync(models: &[&str]) -> Value {
     let mut schema =
         object([("video_url", text()), ("audio_url", text()), ("sync_mode?", one_of(SyncMode::NAMES))]);
@@ -211,26 +212,10 @@ fn lipsync(models: &[&str]) -> Value {
 }
 
 pub fn schemas() -> Value {
-    let file = object([
-        ("url", string()),
-        ("content_type", string()),
-        ("file_name", string()),
-        ("file_size", integer()),
-    ]);
-    let log = object([
-        ("message", string()),
-        ("level", one_of(&["INFO", "WARN", "ERROR"])),
-        ("source", string()),
-        ("timestamp", string()),
-    ]);
-    let detail = object([
-        ("loc", list_of(string())),
-        ("msg", string()),
-        ("type", string()),
-        ("url", string()),
-        ("ctx", json!({"type": "object"})),
-        ("input", json!({})),
-    ]);
+    merged([input_schemas(), response_schemas()])
+}
+
+fn input_schemas() -> Value {
     let loop_mode: Vec<Value> =
         LoopMode::NAMES.iter().map(|&name| name.into()).chain([Value::Null]).collect();
     let mut whole = seed(&["integer", "string", "null"]);
@@ -251,6 +236,32 @@ pub fn schemas() -> Value {
         "FalLipsyncInput": lipsync(&["lipsync-1.9.0-beta", "lipsync-1.8.0", "lipsync-1.7.1"]),
         "FalLipsync2Input": lipsync(&["lipsync-2", "lipsync-2-pro"]),
         "FalLipsync3Input": lipsync(&[]),
+    })
+}
+
+/// Responses, and the webhook message.
+fn response_schemas() -> Value {
+    let file = object([
+        ("url", string()),
+        ("content_type", string()),
+        ("file_name", string()),
+        ("file_size", integer()),
+    ]);
+    let log = object([
+        ("message", string()),
+        ("level", one_of(&["INFO", "WARN", "ERROR"])),
+        ("source", string()),
+        ("timestamp", string()),
+    ]);
+    let detail = object([
+        ("loc", list_of(string())),
+        ("msg", string()),
+        ("type", string()),
+        ("url", string()),
+        ("ctx", json!({"type": "object"})),
+        ("input", json!({})),
+    ]);
+    json!({
         "FalOutput": object([("video", file)]),
         "FalStatus": object([
             ("status", one_of(&["IN_QUEUE", "IN_PROGRESS", "COMPLETED"])),

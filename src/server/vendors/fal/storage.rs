@@ -24,7 +24,8 @@ pub async fn jwks(State(app): State<App>) -> Response {
     reply::json(StatusCode::OK, &app.signer.jwks())
 }
 
-/// Creates an upload. Its URL takes the file in one PUT request, or in parts below it, and serves it afterwards.
+/// Creates an upload. Its URL takes the file in one PUT request, or in parts below it, and serves it
+/// afterwards.
 pub async fn initiate(
     State(app): State<App>,
     caller: Caller,
@@ -88,7 +89,8 @@ fn file_name(headers: &HeaderMap) -> &str {
     headers.get("x-fal-file-name").and_then(|name| name.to_str().ok()).unwrap_or("upload.bin")
 }
 
-/// Stores a data URI as an upload, so that the database does not hold the file; `None` if `text` is no data URI.
+/// Stores a data URI as an upload, so that the database does not hold the file; `None` if `text` is no data
+/// URI.
 pub async fn store_data_uri(
     app: &App,
     caller: &Caller,

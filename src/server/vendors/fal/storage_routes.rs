@@ -1,4 +1,5 @@
-//! Routes of fal's storage, with their OpenAPI operations and schemas. They exist at the root and below `/fal/rest`.
+//! Routes of fal's storage, with their OpenAPI operations and schemas. They exist at the root and below
+//! `/fal/rest`.
 
 use serde_json::{Value, json};
 

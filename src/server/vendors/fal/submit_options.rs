@@ -15,8 +15,8 @@ const MIN_START_TIMEOUT: f64 = 0.1;
 
 /// What the headers and the query of a submission ask for.
 pub struct SubmitOptions {
-    /// The queue is meant, where the path does not decide: the host begins with `queue.`, or there is a webhook, or the
-    /// priority header that fal's JavaScript client sends to the queue only.
+    /// The queue is meant, where the path does not decide: the host begins with `queue.`, or there is a
+    /// webhook, or the priority header that fal's JavaScript client sends to the queue only.
     pub queued: bool,
     pub priority: Priority,
     /// The URL of the webhook.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::application::Application;
 use crate::options::{LoopMode, SyncMode};
-use crate::request::{Api, FieldError, seed as seed_of, whole};
+use crate::request::{Api, FieldError, integer, seed as seed_of};
 
 /// Characters of an invalid value that the response repeats.
 const MAX_ECHO: usize = 200;
@@ -78,7 +78,7 @@ fn seed(fields: &mut Map<String, Value>) -> Option<Value> {
         Value::String(text) => text.trim().parse::<i128>().map_err(|_| {
             ("int_parsing", "Input should be a valid integer, unable to parse string as an integer")
         }),
-        Value::Number(_) => whole(&value).ok_or((
+        Value::Number(_) => integer(&value).ok_or((
             "int_from_float",
             "Input should be a valid integer, got a number with a fractional part",
         )),
@@ -92,7 +92,8 @@ fn seed(fields: &mut Map<String, Value>) -> Option<Value> {
     None
 }
 
-/// Checks that a field is one of `words`. If there are none, the application has no such field and ignores it.
+/// Checks that a field is one of `words`. If there are none, the application has no such field and ignores
+/// it.
 fn literal(fields: &Map<String, Value>, name: &str, words: &[&str]) -> Option<Value> {
     let value = fields.get(name)?;
     if words.is_empty() || value.as_str().is_some_and(|text| words.contains(&text)) {
@@ -112,8 +113,8 @@ pub fn not_json(problem: &str) -> Value {
     detail(&[], "json_invalid", "JSON decode error", &json!({}), Some(json!({"error": problem})))
 }
 
-/// The detail of an error that is found after this validation. The field of a query parameter is `query.NAME`, that
-/// of a header `header.NAME`.
+/// The detail of an error that is found after this validation. The field of a query parameter is
+/// `query.NAME`, that of a header `header.NAME`.
 pub fn of_field(error: &FieldError, body: &Value) -> Value {
     let location: Vec<&str> = error.field.split('.').filter(|part| !part.is_empty()).collect();
     let input = location.iter().try_fold(body, |value, part| value.get(part)).map_or(Value::Null, short);

@@ -1,5 +1,5 @@
-//! JoggAI's `open/v2` lip sync: create, get, find, upload, and webhook endpoints. Errors have HTTP status 200 and a `code`
-//! that is not 0; times are seconds since 1970.
+//! JoggAI's `open/v2` lip sync: create, get, find, upload, and webhook endpoints. Errors have HTTP status 200
+//! and a `code` that is not 0; times are seconds since 1970.
 
 mod routes;
 mod cover;

@@ -1,4 +1,5 @@
-//! JoggAI's routes and their OpenAPI operations and schemas. Errors have status 200 and a `code` that is not 0.
+//! JoggAI's routes and their OpenAPI operations and schemas. Errors have status 200 and a `code` that is not
+//! 0.
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,7 @@ use super::{begin_upload, create, endpoints, find, show};
 use crate::options::PlaybackType;
 use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{
-    integer, list_of, number, object, one_of, optional, or_null, reference, string, text, web_url,
+    integer, list_of, merged, number, object, one_of, optional, or_null, reference, string, text, web_url,
 };
 use crate::server::routes::Routes;
 
@@ -55,6 +56,10 @@ fn envelope(data: Value) -> Value {
 }
 
 pub fn schemas() -> Value {
+    merged([task_schemas(), endpoint_schemas()])
+}
+
+fn task_schemas() -> Value {
     let output = object([("result_url", string()), ("cover_url", string()), ("duration_seconds", number())]);
     let task = object([
         ("task_id", string()),
@@ -68,15 +73,6 @@ pub fn schemas() -> Value {
     ended["properties"]["video_id"] = string();
     ended["properties"]["video_url"] = or_null("string");
     ended["properties"]["duration"] = or_null("number");
-    let endpoint = object([
-        ("endpoint_id", string()),
-        ("url", string()),
-        ("secret", string()),
-        ("status", one_of(&["enabled", "disabled"])),
-        ("events", list_of(string())),
-        ("username", string()),
-        ("created_at", integer()),
-    ]);
     json!({
         "JoggInput": object([
             ("video_url", text()), ("audio_url", text()), ("playback_type?", optional(PlaybackType::NAMES)),
@@ -86,19 +82,9 @@ pub fn schemas() -> Value {
             ("content_type?", or_null("string")),
             ("file_size?", json!({"type": ["integer", "null"], "minimum": 0})),
         ]),
-        "JoggSettings": object([
-            ("url", web_url("https?")),
-            ("events", json!({"type": "array", "items": string(), "minItems": 1})),
-            ("status?", optional(&["enabled", "disabled"])),
-        ]),
         "JoggCreated": envelope(object([("task_id", string()), ("status", one_of(&["pending"]))])),
         "JoggTask": envelope(task),
         "JoggAsset": envelope(object([("sign_url", string()), ("asset_url", string())])),
-        "JoggEndpoint": endpoint,
-        "JoggEndpointAnswer": envelope(reference("JoggEndpoint")),
-        "JoggEndpoints": envelope(object([("endpoints", list_of(reference("JoggEndpoint")))])),
-        "JoggEvents": envelope(object([("events", list_of(string()))])),
-        "JoggNothing": envelope(json!({"type": "object"})),
         "JoggMessage": object([
             ("event_id", string()),
             ("event", one_of(&["generated_video_success", "generated_video_failed"])),
@@ -110,5 +96,29 @@ pub fn schemas() -> Value {
             ("msg", string()),
             ("data", json!({"type": "null"})),
         ]),
+    })
+}
+
+fn endpoint_schemas() -> Value {
+    let endpoint = object([
+        ("endpoint_id", string()),
+        ("url", string()),
+        ("secret", string()),
+        ("status", one_of(&["enabled", "disabled"])),
+        ("events", list_of(string())),
+        ("username", string()),
+        ("created_at", integer()),
+    ]);
+    json!({
+        "JoggSettings": object([
+            ("url", web_url("https?")),
+            ("events", json!({"type": "array", "items": string(), "minItems": 1})),
+            ("status?", optional(&["enabled", "disabled"])),
+        ]),
+        "JoggEndpoint": endpoint,
+        "JoggEndpointAnswer": envelope(reference("JoggEndpoint")),
+        "JoggEndpoints": envelope(object([("endpoints", list_of(reference("JoggEndpoint")))])),
+        "JoggEvents": envelope(object([("events", list_of(string()))])),
+        "JoggNothing": envelope(json!({"type": "object"})),
     })
 }

@@ -1,5 +1,5 @@
-//! wavespeed's `bytedance/latentsync` and `sync/lipsync-1.9.0-beta`, whose request bodies differ: submit, result, sync
-//! mode, webhook. Uploads and the list of predictions have their own files.
+//! wavespeed's `bytedance/latentsync` and `sync/lipsync-1.9.0-beta`, whose request bodies differ: submit,
+//! result, sync mode, webhook. Uploads and the list of predictions have their own files.
 
 mod routes;
 mod predictions;
@@ -96,7 +96,8 @@ async fn submit_lipsync(
     submit(Api::WavespeedLipsync, app, caller, query, body).await
 }
 
-/// Submits a job. The documentation has the webhook in the body, the clients send it in the query; the query wins.
+/// Submits a job. The documentation has the webhook in the body, the clients send it in the query; the query
+/// wins.
 async fn submit(
     api: Api,
     State(app): State<App>,
@@ -185,7 +186,8 @@ fn model(api: Api) -> &'static str {
     }
 }
 
-/// The webhook message: the prediction and its input, signed with the secret's text without [`SECRET_PREFIX`].
+/// The webhook message: the prediction and its input, signed with the secret's text without
+/// [`SECRET_PREFIX`].
 fn webhook_message(signer: &Signer, job: &JobRecord) -> Message {
     let mut body = prediction(job);
     body["input"] = job.body.clone();

@@ -6,8 +6,8 @@ use super::{predictions, secret, show, submit_latentsync, submit_lipsync, upload
 use crate::options::SyncMode;
 use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{
-    binary, integer, list_of, object, one_of, optional, or_null, reference, string, text, webhook_query,
-    webhook_url,
+    binary, integer, list_of, merged, object, one_of, optional, or_null, reference, string, text,
+    webhook_query, webhook_url,
 };
 use crate::server::routes::Routes;
 
@@ -113,6 +113,10 @@ fn input(sync_mode: Option<Value>) -> Value {
 }
 
 pub fn schemas(max_upload: u64) -> Value {
+    merged([prediction_schemas(), upload_schemas(max_upload)])
+}
+
+fn prediction_schemas() -> Value {
     let prediction = object([
         ("id", string()),
         ("model", string()),
@@ -126,7 +130,6 @@ pub fn schemas(max_upload: u64) -> Value {
     ]);
     let mut message = prediction.clone();
     message["properties"]["input"] = json!({"type": "object"});
-    let upload = object([("method", string()), ("url", string()), ("headers", json!({"type": "object"}))]);
     let nullable = |schema: Value| json!({"anyOf": [schema, {"type": "null"}]});
     json!({
         "WavespeedInput": input(None),
@@ -151,6 +154,13 @@ pub fn schemas(max_upload: u64) -> Value {
         ])),
         "WavespeedIds": object([("ids", json!({"type": "array", "items": string(), "maxItems": 100}))]),
         "WavespeedDeleted": envelope(object([("deleted_count", integer())])),
+        "WavespeedSecret": envelope(object([("secret", string())])),
+    })
+}
+
+fn upload_schemas(max_upload: u64) -> Value {
+    let upload = object([("method", string()), ("url", string()), ("headers", json!({"type": "object"}))]);
+    json!({
         "WavespeedFileName": object([
             ("filename", string()),
             ("size", json!({"type": "integer", "minimum": 0, "maximum": max_upload})),
@@ -160,6 +170,5 @@ pub fn schemas(max_upload: u64) -> Value {
         "WavespeedUploaded": envelope(object([
             ("type", string()), ("download_url", string()), ("filename", string()), ("size", integer()),
         ])),
-        "WavespeedSecret": envelope(object([("secret", string())])),
     })
 }
