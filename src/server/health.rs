@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::app::{App, Caller};
 use super::openapi::Operation;
 use super::openapi::schemas::{integer, object, reference, string};
-use super::problem::{Problem, detail};
-use super::reply;
+use super::problem::Problem;
+use super::reply::{self, detail};
 use super::routes::Routes;
 
 /// The tag of the operations that belong to no API.

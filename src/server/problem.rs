@@ -3,11 +3,9 @@
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 
 use super::jobs::SubmitError;
 use super::limits::slow_body::TooSlow;
-use super::reply;
 use crate::error::Error;
 use crate::request::FieldError;
 
@@ -118,11 +116,6 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// The error format of the server's own routes: an object with the field `detail`.
-pub fn detail(problem: &Problem) -> Response {
-    reply::json(problem.status(), &json!({"detail": problem.message()}))
 }
 
 /// Replaces the responses of problems by those that `format` makes of them, for

@@ -26,6 +26,11 @@ pub fn json(status: StatusCode, body: &Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
+/// The error format of the server's own routes: an object with the field `detail`.
+pub fn detail(problem: &Problem) -> Response {
+    json(problem.status(), &serde_json::json!({"detail": problem.message()}))
+}
+
 /// A request's JSON body. The content type is ignored: some of the vendors' own examples have none.
 pub struct Body(pub Value);
 

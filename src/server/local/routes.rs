@@ -7,7 +7,7 @@ use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{
     events as event_stream, integer, list_of, number, object, one_of, or_null, reference, string,
 };
-use crate::server::problem::detail;
+use crate::server::reply::detail;
 use crate::server::routes::Routes;
 
 pub fn routes() -> Routes {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{complete, complete_python, read, write, write_part, write_python_part};
 use crate::server::openapi::Operation;
 use crate::server::openapi::schemas::{binary, integer, list_of, object, reference, string};
-use crate::server::problem::detail;
+use crate::server::reply::detail;
 use crate::server::routes::Routes;
 
 pub fn routes() -> Routes {

@@ -77,10 +77,17 @@ impl Operation {
         self
     }
 
-    /// A parameter in `place`: `query`, `header` or `path`.
-    pub fn parameter(mut self, place: &str, name: &str, schema: Value) -> Self {
-        // Path parameters are always present; fal's proxy needs its target.
-        let required = place == "path" || name == "x-fal-target-url";
+    /// A parameter in `place`: `query`, `header` or `path`. Those of paths are required, the others optional.
+    pub fn parameter(self, place: &str, name: &str, schema: Value) -> Self {
+        self.parameter_in(place, name, schema, place == "path")
+    }
+
+    /// A required header.
+    pub fn required_header(self, name: &str, schema: Value) -> Self {
+        self.parameter_in("header", name, schema, true)
+    }
+
+    fn parameter_in(mut self, place: &str, name: &str, schema: Value, required: bool) -> Self {
         let parameter = json!({"name": name, "in": place, "required": required, "schema": schema});
         match self.0["parameters"].as_array_mut() {
             Some(parameters) => parameters.push(parameter),

@@ -28,7 +28,7 @@ pub fn vendor_of(api: Api) -> Option<&'static dyn Vendor> {
     VENDORS.into_iter().find(|vendor| vendor.apis().contains(&api))
 }
 
-/// The vendors, as the job core asks them.
+/// Answers the job core through the vendors.
 pub struct VendorHooks;
 
 impl ApiHooks for VendorHooks {

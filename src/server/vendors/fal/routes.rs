@@ -174,7 +174,7 @@ fn proxy_call() -> Operation {
         .fold(Operation::new("what the URL in the header would answer"), |call, &status| {
             call.response(status, json!({}))
         })
-        .parameter("header", "x-fal-target-url", json!({"type": "string", "pattern": TARGETS}))
+        .required_header("x-fal-target-url", json!({"type": "string", "pattern": TARGETS}))
         .response(422, reference("FalInvalid"))
         .error_responses("FalError", &[405, 408, 413, 429, 499, 503, 504])
         .response(400, json!({}));
