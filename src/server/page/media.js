@@ -52,7 +52,7 @@ export class Medium {
     this.failed(null);
     if (!this.suits(file)) return this.refuse(`${file.name} is ${MISMATCHES[this.kind]} (${file.type})`);
     if (file.size > this.limit()) {
-      return this.refuse(`${file.name} has ${bytes(file.size)}; the server accepts at most ${bytes(this.limit())}`);
+      return this.refuse(`${file.name} has ${bytes(file.size)}; the server takes ${bytes(this.limit())} at most`);
     }
     this.ready = this.send(file);
   }
