@@ -41,7 +41,9 @@ pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) ->
     let (_, _, channels) = checked_dims(source)?;
     let _timer = profile::timer(source, || work(source, window.height * window.width * channels));
     match (source.device(), source.dtype(), channels) {
-        (_, DType::U8 | DType::F32, _) if cuda::is_available_for(source) && window.width * window.height > 0 => {
+        (_, DType::U8 | DType::F32, _)
+            if cuda::is_available_for(source) && window.width * window.height > 0 =>
+        {
             cuda::warp_affine(source, &matrix.invert()?.0, window, fill)
         }
         (Device::Cpu, DType::U8, 3) => warp_affine_cpu::<u8, 3>(source, &matrix.invert()?, window, fill),

@@ -1,4 +1,4 @@
-//! eachlabs' `latentsync`: fal's input below `input`, beside the model's name and the webhook's address.
+//! eachlabs' `latentsync`: fal's input in the field `input`, beside the model's name and the webhook's URL.
 
 use super::fields::Fields;
 use super::{Api, FieldError, Request, fal};

@@ -1,4 +1,4 @@
-//! fal's `fal-ai/latentsync`: the body is the input itself.
+//! fal's `fal-ai/latentsync`: the input is the body itself.
 
 use super::fields::Fields;
 use super::{Api, FieldError, Request};

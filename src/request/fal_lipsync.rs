@@ -1,5 +1,5 @@
-//! fal's `fal-ai/sync-lipsync`: two URLs and `sync_mode`, which is `cut_off` when absent. Which of sync.so's models
-//! is asked for makes no difference here.
+//! fal's `fal-ai/sync-lipsync`: two URLs and `sync_mode`, which is `cut_off` when absent. The `model` field
+//! has no effect: all of sync.so's models stand for the one that is loaded.
 
 use super::fields::Fields;
 use super::{Api, FieldError, Request};

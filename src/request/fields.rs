@@ -11,7 +11,7 @@ use crate::options::InvalidOption;
 /// The problem of a body with fields of JoggAI's API and of fal's.
 pub(super) const AMBIGUOUS_API: &str = "is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's";
 
-/// What is wrong with a request, and where. `field` is a dotted path, empty for the body as a whole.
+/// An error in a request body. `field` is a dotted path, empty for the body itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{problem}", if field.is_empty() { "the body ".to_string() } else { format!("`{field}` ") })]
 pub struct FieldError {
@@ -34,19 +34,20 @@ impl FieldError {
     }
 }
 
-/// A seed: any whole number, modulo 2⁶⁴ as PyTorch takes it; −1 asks for a random one, as in the original.
+/// The seed for `number`: modulo 2⁶⁴, as in PyTorch; `None`, which is a random one, for −1, as in the
+/// original.
 pub(crate) fn seed(number: i128) -> Option<u64> {
     (number != -1).then_some(number as u64)
 }
 
-/// A whole number, however it is written; what does not fit becomes the nearest that does.
-pub(crate) fn whole(value: &Value) -> Option<i128> {
+/// The integer value of a JSON number, such as `7` or `7.0`; saturates. `None` if it has a fractional part.
+pub(crate) fn integer(value: &Value) -> Option<i128> {
     let rounded = value.as_f64().filter(|number| number.fract() == 0.0);
     let exact = value.as_u64().map(i128::from).or(value.as_i64().map(i128::from));
     exact.or(rounded.map(|number| number as i128))
 }
 
-/// A value as an error quotes it: short, so that a body full of nonsense stays readable.
+/// A value for an error message, shortened.
 fn describe(value: &Value) -> String {
     let text = value.to_string();
     match value {
@@ -57,8 +58,8 @@ fn describe(value: &Value) -> String {
     }
 }
 
-/// A JSON object and where it sits in the body. A field that is `null` counts as absent, as it does with
-/// every one of the vendors' own clients; fields that nobody asks for are no error.
+/// A JSON object and its path in the body. A field that is `null` counts as absent, as in all of the vendors'
+/// clients; unknown fields are ignored.
 pub(crate) struct Fields<'a> {
     path: String,
     object: &'a Object,
@@ -69,7 +70,7 @@ impl<'a> Fields<'a> {
         Self::at("", body)
     }
 
-    /// The object at `path`.
+    /// The object `value` at `path`.
     pub fn at(path: &str, value: &'a Value) -> Result<Self, FieldError> {
         match value {
             Value::Object(object) => Ok(Self { path: path.to_string(), object }),
@@ -101,7 +102,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Yes or no; absent is no.
+    /// A boolean; false if absent.
     #[cfg(feature = "server")]
     pub fn flag(&self, name: &str) -> Result<bool, FieldError> {
         match self.get(name) {
@@ -111,13 +112,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A whole number within a range; one beyond all measure counts as the largest there is.
+    /// An integer within a range. Numbers beyond 64 bits saturate.
     #[cfg(feature = "server")]
     pub fn count(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, FieldError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let number = whole(value);
+        let number = integer(value);
         let number = number.map(|number| u64::try_from(number.clamp(-1, i128::from(u64::MAX))));
         match number {
             Some(Ok(number)) if range.contains(&number) => Ok(Some(number)),
@@ -158,12 +159,12 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
-        let number =
-            whole(value).ok_or_else(|| FieldError::wrong_type(&self.path(name), "a whole number", value))?;
+        let number = integer(value)
+            .ok_or_else(|| FieldError::wrong_type(&self.path(name), "a whole number", value))?;
         Ok(seed(number))
     }
 
-    /// One of a vendor's words for a mode.
+    /// A mode, by one of its `names`.
     pub fn name<T: FromStr<Err = InvalidOption>>(
         &self,
         name: &str,
@@ -177,7 +178,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Those of `names` that are present, for fields that this engine cannot act upon.
+    /// The paths of those of `names` that are present.
     pub fn present(&self, names: &[&str]) -> Vec<String> {
         names.iter().filter(|name| self.get(name).is_some()).map(|name| self.path(name)).collect()
     }

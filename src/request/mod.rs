@@ -1,5 +1,7 @@
-//! The bodies of the hosted APIs' requests, reduced to what this engine computes with. One file per API;
-//! the command line reads a body from a file, the server from a connection. Nothing here fetches a URL.
+//! Request bodies of the hosted APIs, reduced to the parameters of this engine. One file per API. The command
+//! line reads a body from a file, the server from a connection. URLs are not fetched here.
+//!
+//! To add an API, add a file with its `parse` function and a row of `apis!`.
 
 use std::fmt;
 use std::io::Read;
@@ -24,58 +26,61 @@ mod error;
 pub use error::{Error, Result};
 pub use fields::FieldError;
 #[cfg(feature = "server")]
-pub(crate) use fields::{Fields, seed, whole};
+pub(crate) use fields::{Fields, integer, seed};
 
-/// Bodies are a few hundred bytes; a file named by mistake, or one without an end, is not read whole.
+/// Bytes of a request file. Bodies have a few hundred; the limit protects from files named by mistake.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Whose request a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Api {
+/// Defines [`Api`] from one row per API: documentation, variant, name, and the module that parses its bodies.
+macro_rules! apis {
+    ($($(#[$doc:meta])* $variant:ident, $name:literal, $module:ident;)*) => {
+        /// The API that a request body belongs to.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Api {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Api {
+            pub const ALL: [Api; [$(Api::$variant),*].len()] = [$(Api::$variant),*];
+
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Api::$variant => $name,)*
+                }
+            }
+
+            fn parse(self, body: &fields::Fields<'_>) -> Result<Request, FieldError> {
+                match self {
+                    $(Api::$variant => $module::parse(body),)*
+                }
+            }
+        }
+    };
+}
+
+apis! {
     /// `fal-ai/latentsync`.
-    Fal,
+    Fal, "fal", fal;
     /// `fal-ai/sync-lipsync`.
-    FalLipsync,
+    FalLipsync, "fal-lipsync", fal_lipsync;
     /// eachlabs' `latentsync`.
-    Eachlabs,
+    Eachlabs, "eachlabs", eachlabs;
     /// wavespeed's `bytedance/latentsync`.
-    WavespeedLatentsync,
+    WavespeedLatentsync, "wavespeed-latentsync", wavespeed_latentsync;
     /// wavespeed's `sync/lipsync-1.9.0-beta`.
-    WavespeedLipsync,
+    WavespeedLipsync, "wavespeed-lipsync", wavespeed_lipsync;
     /// JoggAI's `create_lip_sync_video`.
-    Jogg,
+    Jogg, "jogg", jogg;
     /// sync.so's `v2/generate`.
-    SyncSo,
+    SyncSo, "sync-so", sync_so;
 }
 
 impl Api {
-    pub const ALL: [Api; 7] = [
-        Api::Fal,
-        Api::FalLipsync,
-        Api::Eachlabs,
-        Api::WavespeedLatentsync,
-        Api::WavespeedLipsync,
-        Api::Jogg,
-        Api::SyncSo,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Api::Fal => "fal",
-            Api::FalLipsync => "fal-lipsync",
-            Api::Eachlabs => "eachlabs",
-            Api::WavespeedLatentsync => "wavespeed-latentsync",
-            Api::WavespeedLipsync => "wavespeed-lipsync",
-            Api::Jogg => "jogg",
-            Api::SyncSo => "sync-so",
-        }
-    }
-
-    /// Tells the API by the body's shape.
+    /// Detects the API by the fields of the body.
     ///
-    /// Some share their required fields, and an optional one decides: `playback_type` makes a fal body
-    /// JoggAI's, `sync_mode` makes it the one of `fal-ai/sync-lipsync`, and wavespeed's the one of
-    /// `sync/lipsync-1.9.0-beta`. Without it the body is read as LatentSync's own.
+    /// APIs with the same required fields are distinguished by an optional one: `playback_type` is JoggAI's,
+    /// and `sync_mode` belongs to `fal-ai/sync-lipsync` or wavespeed's `sync/lipsync-1.9.0-beta`. Without
+    /// either, the API is fal's or wavespeed's LatentSync.
     pub fn detect(body: &Value) -> Result<Api, FieldError> {
         let Value::Object(body) = body else {
             return Err(FieldError::wrong_type("", "an object", body));
@@ -125,7 +130,7 @@ impl fmt::Display for Api {
     }
 }
 
-/// What a body asks for. `video` and `audio` are as written: URLs or, for the command line, paths.
+/// The parameters in a body. `video` and `audio` are as in the body: URLs or, for the command line, paths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     pub api: Api,
@@ -134,30 +139,21 @@ pub struct Request {
     pub guidance_scale: Option<f64>,
     pub seed: Option<u64>,
     pub duration: DurationPolicy,
-    /// Fields that the vendor acts upon and this engine does not.
+    /// Present fields that the vendor supports and this engine ignores.
     pub ignored: Vec<String>,
 }
 
 impl Request {
-    /// Reads a body; `api` overrides the detection by shape.
+    /// Parses a body. Without `api`, the API is detected by [`Api::detect`].
     pub fn from_json(body: &Value, api: Option<Api>) -> Result<Self, FieldError> {
         let api = match api {
             Some(api) => api,
             None => Api::detect(body)?,
         };
-        let fields = fields::Fields::new(body)?;
-        match api {
-            Api::Fal => fal::parse(&fields),
-            Api::FalLipsync => fal_lipsync::parse(&fields),
-            Api::Eachlabs => eachlabs::parse(&fields),
-            Api::WavespeedLatentsync => wavespeed_latentsync::parse(&fields),
-            Api::WavespeedLipsync => wavespeed_lipsync::parse(&fields),
-            Api::Jogg => jogg::parse(&fields),
-            Api::SyncSo => sync_so::parse(&fields),
-        }
+        api.parse(&fields::Fields::new(body)?)
     }
 
-    /// Reads a body from a file.
+    /// Reads and parses a body from a file.
     pub fn read(path: &Path, api: Option<Api>) -> Result<Self> {
         let mut text = String::new();
         std::fs::File::open(path)
@@ -167,13 +163,13 @@ impl Request {
         if text.len() as u64 > MAX_BYTES {
             return Err(refuse(FieldError::new("", &format!("is longer than {MAX_BYTES} bytes"))));
         }
-        // Some editors put a byte order mark before the text.
+        // Some editors begin a file with a byte order mark.
         let body: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
             .map_err(|error| refuse(FieldError::new("", &format!("is not JSON: {error}"))))?;
         Self::from_json(&body, api).map_err(refuse)
     }
 
-    /// Takes over what the request says; what it does not mention stays.
+    /// Sets the options that the request has.
     pub fn apply(&self, options: &mut Options) {
         options.duration = self.duration;
         if let Some(guidance_scale) = self.guidance_scale {

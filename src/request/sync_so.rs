@@ -1,5 +1,5 @@
-//! sync.so's `v2/generate`: a list of typed inputs, and `options`. Its default `sync_mode` is not
-//! documented; this is the one of those who resell it, `cut_off`.
+//! sync.so's `v2/generate`: a list of typed inputs, and `options`. The default `sync_mode` is not documented;
+//! `cut_off` is that of its resellers.
 
 use serde_json::Value;
 
@@ -7,11 +7,11 @@ use super::fields::Fields;
 use super::{Api, FieldError, Request};
 use crate::options::SyncMode;
 
-/// What sync.so's models offer and this one does not.
+/// Options of sync.so's models that this engine ignores.
 const IGNORED_OPTIONS: [&str; 5] =
     ["temperature", "active_speaker_detection", "occlusion_detection_enabled", "model_mode", "prompt"];
-/// Characters of a result's name.
-const LONGEST_NAME: usize = 255;
+/// Characters of a result's file name.
+const MAX_NAME_CHARS: usize = 255;
 
 pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
     match body.get("segments") {
@@ -24,6 +24,31 @@ pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
         Some(other) => return Err(FieldError::wrong_type(&body.path("segments"), "an array", other)),
     }
     output_name(body)?;
+    let Files { video, audio } = files(body)?;
+    let no = |kind: &str| FieldError::new(&body.path("input"), &format!("has no {kind}"));
+    let options = body.object("options")?;
+    let mode = match &options {
+        Some(options) => options.name("sync_mode", SyncMode::NAMES)?,
+        None => None,
+    };
+    Ok(Request {
+        api: Api::SyncSo,
+        video: video.ok_or_else(|| no("video"))?,
+        audio: audio.ok_or_else(|| no("audio"))?,
+        guidance_scale: None,
+        seed: None,
+        duration: mode.unwrap_or(SyncMode::CutOff).policy(),
+        ignored: options.map(|options| options.present(&IGNORED_OPTIONS)).unwrap_or_default(),
+    })
+}
+
+/// The URLs in the list of inputs.
+struct Files {
+    video: Option<String>,
+    audio: Option<String>,
+}
+
+fn files(body: &Fields<'_>) -> Result<Files, FieldError> {
     let inputs = match body.required("input", body.get("input"))? {
         Value::Array(inputs) => inputs,
         other => return Err(FieldError::wrong_type(&body.path("input"), "an array", other)),
@@ -56,30 +81,16 @@ pub(super) fn parse(body: &Fields<'_>) -> Result<Request, FieldError> {
             return Err(FieldError::new(&body.path("input"), &format!("has more than one {kind}")));
         }
     }
-    let no = |kind: &str| FieldError::new(&body.path("input"), &format!("has no {kind}"));
-    let options = body.object("options")?;
-    let mode = match &options {
-        Some(options) => options.name("sync_mode", SyncMode::NAMES)?,
-        None => None,
-    };
-    Ok(Request {
-        api: Api::SyncSo,
-        video: video.ok_or_else(|| no("video"))?,
-        audio: audio.ok_or_else(|| no("audio"))?,
-        guidance_scale: None,
-        seed: None,
-        duration: mode.unwrap_or(SyncMode::CutOff).policy(),
-        ignored: options.map(|options| options.present(&IGNORED_OPTIONS)).unwrap_or_default(),
-    })
+    Ok(Files { video, audio })
 }
 
-/// The result's name: its extension is added, and nothing in it needs care in a path.
+/// Checks the result's file name, which has no extension and only characters that are safe in a path.
 fn output_name(body: &Fields<'_>) -> Result<(), FieldError> {
     let Some(name) = body.string("outputFileName")? else { return Ok(()) };
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    if name.is_empty() || name.len() > LONGEST_NAME || !plain {
+    if name.is_empty() || name.len() > MAX_NAME_CHARS || !plain {
         let problem = format!(
-            "must be 1 to {LONGEST_NAME} letters, digits, underscores and hyphens, without an extension"
+            "must be 1 to {MAX_NAME_CHARS} letters, digits, underscores and hyphens, without an extension"
         );
         return Err(FieldError::new(&body.path("outputFileName"), &problem));
     }

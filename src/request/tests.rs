@@ -1,4 +1,4 @@
-//! The vendors' own examples, and what their rules refuse.
+//! The vendors' published examples, and invalid bodies.
 
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn every_field_reaches_the_options() {
 }
 
 #[test]
-fn absent_fields_take_the_vendors_defaults() {
+fn absent_fields_have_the_vendors_defaults() {
     let plain = json!({"video": "v", "audio": "a"});
     let urls = json!({"video_url": "v", "audio_url": "a"});
     let as_api = |body: &Value, api| Request::from_json(body, Some(api)).unwrap().duration;
@@ -91,7 +91,7 @@ fn absent_fields_take_the_vendors_defaults() {
 }
 
 #[test]
-fn unknown_fields_pass_and_known_ones_without_effect_are_listed() {
+fn unknown_fields_are_accepted_and_ignored_known_ones_are_listed() {
     let body = json!({"video_url": "v", "audio_url": "a", "priority": [1]});
     assert_eq!(read(body).unwrap().ignored, Vec::<String>::new());
     let body = json!({"input": [{"type": "audio", "url": "a"}, {"type": "video", "url": "v"}],
@@ -100,7 +100,7 @@ fn unknown_fields_pass_and_known_ones_without_effect_are_listed() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_field_and_the_problem() {
     let fal = |name: &str, value: Value| {
         let mut body = json!({"video_url": "v", "audio_url": "a"});
         body[name] = value;
@@ -163,7 +163,7 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn minus_one_asks_for_a_random_seed_and_every_other_number_is_one() {
+fn minus_one_is_a_random_seed_and_other_integers_are_seeds() {
     for (number, seed) in [(json!(-2), u64::MAX - 1), (json!(7.0), 7), (json!(u64::MAX), u64::MAX)] {
         let body = json!({"video_url": "v", "audio_url": "a", "seed": number});
         assert_eq!(read(body).unwrap().seed, Some(seed), "{number}");
@@ -172,7 +172,7 @@ fn minus_one_asks_for_a_random_seed_and_every_other_number_is_one() {
 }
 
 #[test]
-fn fal_s_sync_lipsync_has_the_five_modes() {
+fn fal_sync_lipsync_has_five_modes() {
     let mut body = json!({"video_url": "v", "audio_url": "a", "model": "lipsync-1.9.0-beta"});
     let lipsync = |body: &Value| Request::from_json(body, Some(Api::FalLipsync));
     assert_eq!(lipsync(&body).unwrap().duration, SyncMode::CutOff.policy());
@@ -186,7 +186,7 @@ fn fal_s_sync_lipsync_has_the_five_modes() {
 }
 
 #[test]
-fn an_api_is_known_by_its_name() {
+fn names_of_apis_are_parsed() {
     for api in Api::ALL {
         assert_eq!(api.name().parse::<Api>().unwrap(), api);
     }
@@ -194,7 +194,7 @@ fn an_api_is_known_by_its_name() {
 }
 
 #[test]
-fn a_file_that_is_no_json_is_refused_by_name() {
+fn a_file_that_is_not_json_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("request.json");
     std::fs::write(&path, "{\"video_url\": ").unwrap();
@@ -206,7 +206,7 @@ fn a_file_that_is_no_json_is_refused_by_name() {
     assert!(matches!(missing, Error::System(_)), "{missing:?}");
 }
 
-/// A file without an end, named by mistake, was read until the memory was full.
+/// Regression test: an endless file was read until the memory was full.
 #[test]
 fn a_body_of_megabytes_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();

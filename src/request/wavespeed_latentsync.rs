@@ -1,4 +1,4 @@
-//! wavespeed's `bytedance/latentsync`: a video and an audio, nothing else.
+//! wavespeed's `bytedance/latentsync`: a video and an audio.
 
 use super::fields::Fields;
 use super::{Api, FieldError, Request};

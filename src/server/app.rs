@@ -1,4 +1,4 @@
-//! What every handler has at hand: the server's parts, who asks, and what a request becomes.
+//! The state that handlers share, and the caller of a request.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,28 +8,36 @@ use axum::http::request::Parts;
 use serde_json::Value;
 
 use super::config::ServerConfig;
+use super::jobs::metrics::Metrics;
 use super::jobs::{JobRecord, Jobs, NewJob, Priority, Webhook};
-use super::metrics::Metrics;
+use super::limits::rate_limit::RateLimiter;
 use super::origin::base_url;
 use super::outbound::Outbound;
 use super::problem::Problem;
 use super::signing::Signer;
-use crate::request::{Api, FieldError};
-use crate::server::limits::rate_limit::Rate;
+use crate::request::{Api, FieldError, Request};
 
-/// The server, as its handlers share it.
+/// The state of every handler.
 #[derive(Clone)]
 pub struct App(pub Arc<Shared>);
 
-/// The server's parts.
+/// The parts of the server.
 pub struct Shared {
     pub config: ServerConfig,
     pub jobs: Arc<Jobs>,
     pub outbound: Outbound,
     pub signer: Signer,
     pub metrics: Arc<Metrics>,
-    /// How often each key has created a prediction with eachlabs' API.
-    pub creates: Rate,
+    pub api_limits: Vec<ApiLimits>,
+}
+
+/// A vendor's limits on submissions, beside the server's own.
+pub struct ApiLimits {
+    /// The request formats whose jobs are counted together.
+    pub apis: &'static [Api],
+    /// Jobs per key and minute, and what the vendor calls its jobs.
+    pub rate: Option<(RateLimiter, &'static str)>,
+    pub max_unfinished_per_key: Option<usize>,
 }
 
 impl Deref for App {
@@ -40,36 +48,33 @@ impl Deref for App {
     }
 }
 
-/// Who asks, and how this server was addressed.
+/// The owner of a request, and the address it was sent to.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The key's mark; empty where no key is asked for.
+    /// Identifies the API key; empty if the server requires none.
     pub owner: String,
-    /// `https://host:port`, without a slash at the end.
+    /// `https://host:port`, without a trailing slash.
     pub base_url: String,
 }
 
-/// A request that is to become a job.
-pub struct Order {
-    pub api: Api,
-    pub body: Value,
-    pub webhook: Option<Webhook>,
-    /// Unfinished jobs of one key that the API allows.
-    pub at_once: Option<usize>,
-    pub priority: Priority,
-    /// When the job's turn must have come (milliseconds since 1970).
-    pub start_by: Option<i64>,
-}
-
-impl Order {
-    /// A plain one.
-    pub fn new(api: Api, body: Value) -> Self {
-        Self { api, body, webhook: None, at_once: None, priority: Priority::Normal, start_by: None }
+impl Caller {
+    /// A job of this caller's, without webhook and with normal priority. `body` is the vendor's request body,
+    /// which has been parsed to `request`.
+    pub fn job(&self, request: Request, body: &Value) -> NewJob {
+        NewJob {
+            request,
+            raw: body.to_string(),
+            owner: self.owner.clone(),
+            base_url: self.base_url.clone(),
+            webhook: None,
+            priority: Priority::Normal,
+            start_by: None,
+        }
     }
 }
 
 impl App {
-    /// Runs what waits for the disk where it keeps nobody else waiting.
+    /// Runs blocking work on the blocking pool.
     pub async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Problem> + Send + 'static,
@@ -77,44 +82,51 @@ impl App {
         let app = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&app)).await;
         done.unwrap_or_else(|error| {
-            tracing::error!("a request's work failed: {error}");
+            tracing::error!("blocking work of a request failed: {error}");
             Err(Problem::Server("internal error".to_string()))
         })
     }
 
-    /// A webhook that may be told; `field` is its name in the request.
+    /// A webhook whose URL is allowed. `field` is its name in the request, for the error.
     pub fn webhook(&self, field: &str, url: &str, secret: Option<&str>) -> Result<Webhook, FieldError> {
-        let refuse = |problem| FieldError { field: field.to_string(), problem };
-        self.outbound.checked(url).map_err(refuse)?;
+        self.outbound.checked(url).map_err(|problem| FieldError::new(field, &problem))?;
         Ok(Webhook { url: url.to_string(), secret: secret.map(str::to_string) })
     }
 
-    /// Accepts a job. The body has been read as the vendor reads it, and its webhook is one of [`Self::webhook`]'s.
-    pub async fn submit(&self, caller: &Caller, order: Order) -> Result<String, Problem> {
-        if order.body.to_string().len() > self.config.max_body {
-            return Err(Problem::TooLarge);
+    /// Accepts a job and returns its identifier. Its webhook must come from [`Self::webhook`].
+    pub async fn submit(&self, job: NewJob) -> Result<String, Problem> {
+        let (api, owner) = (job.request.api, job.owner.clone());
+        let limits = self.api_limits.iter().find(|limits| limits.apis.contains(&api));
+        let rate = limits.and_then(|limits| limits.rate.as_ref());
+        if let Some((limit, noun)) = rate.filter(|(limit, _)| !limit.admit(&owner)) {
+            return Err(Problem::Busy(format!("more than {} {noun} in a minute", limit.limit())));
         }
-        let job = NewJob {
-            api: order.api,
-            owner: caller.owner.clone(),
-            body: order.body,
-            base_url: caller.base_url.clone(),
-            webhook: order.webhook,
-            priority: order.priority,
-            start_by: order.start_by,
-        };
-        let id = self.blocking(move |app| Ok(app.jobs.submit(&job, order.at_once)?)).await?;
-        // Within the request's span: the one line that has both identifiers.
-        tracing::info!(job = id, api = order.api.name(), "accepted");
-        Ok(id)
+        let accepted = self.store(job, limits.and_then(|limits| limits.max_unfinished_per_key)).await;
+        match &accepted {
+            // Within the request's span: the only log line with both identifiers.
+            Ok(id) => tracing::info!(job = id, api = api.name(), "accepted"),
+            Err(_) => {
+                if let Some((limit, _)) = rate {
+                    limit.take_back(&owner);
+                }
+            }
+        }
+        accepted
     }
 
-    /// A job of the caller's. Other people's jobs do not exist for it.
+    async fn store(&self, job: NewJob, max_unfinished: Option<usize>) -> Result<String, Problem> {
+        if job.raw.len() > self.config.max_body {
+            return Err(Problem::TooLarge);
+        }
+        self.blocking(move |app| Ok(app.jobs.submit(&job, max_unfinished)?)).await
+    }
+
+    /// A job of the caller. Jobs of others are not found; `what` is the vendor's word for a job.
     pub async fn job(&self, caller: &Caller, id: &str, what: &'static str) -> Result<JobRecord, Problem> {
         let (id, owner, base_url) = (id.to_string(), caller.owner.clone(), caller.base_url.clone());
         self.blocking(move |app| {
             let job = app.jobs.store.get(&id)?.filter(|job| job.owner == owner);
-            Ok(JobRecord { base_url, ..job.ok_or(Problem::NotFound(what))? })
+            Ok(job.ok_or(Problem::NotFound(what))?.with_base_url(&base_url))
         })
         .await
     }
@@ -142,6 +154,6 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let owner = app.config.keys.owner(&parts.headers).ok_or(Problem::Unauthorised)?;
-        Ok(Self { owner, base_url: base_url(parts, app)? })
+        Ok(Self { owner, base_url: base_url(parts, &app.config)? })
     }
 }

@@ -1,4 +1,4 @@
-//! What whoever starts the server decides.
+//! The server's configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use super::keys::Keys;
 use crate::input::{AddressPolicy, FetchLimits};
 use crate::options::Options;
 
-/// The server's settings; the defaults are those of the command line.
+/// The server's configuration; the defaults are those of the command line.
 #[derive(Clone)]
 pub struct ServerConfig {
     pub data_dir: PathBuf,
-    /// What the model is called on the command line, for those who are to know.
+    /// The name of the model on the command line, which the page shows.
     pub model: Option<String>,
-    /// How clients address this server, where that is not what their requests say (behind a proxy).
+    /// The URL by which clients reach this server behind a proxy; by default, the host of each request.
     pub public_url: Option<String>,
     pub keys: Keys,
     pub limits: Limits,
@@ -23,23 +23,23 @@ pub struct ServerConfig {
     pub fetch: FetchLimits,
     /// Where inputs may be fetched from and webhooks sent to.
     pub addresses: AddressPolicy,
-    /// Bytes of a request's body that brings no file, and of a job's in the database.
+    /// Bytes of a request's body without files, and of a job's body in the database.
     pub max_body: usize,
     /// Bytes of an uploaded file.
     pub max_upload: u64,
-    /// How long a client may take to send a request's head.
-    pub head_patience: Duration,
-    /// How long a body may take to begin to come at a decent pace.
-    pub body_patience: Duration,
-    /// Connections at a time.
+    /// Timeout for a request's head.
+    pub head_timeout: Duration,
+    /// Grace period of the minimum rate at which a body must arrive.
+    pub body_grace: Duration,
+    /// Concurrent connections.
     pub max_connections: usize,
-    /// How long a request of wavespeed's sync mode stays open.
+    /// Timeout of a request in wavespeed's sync mode.
     pub sync_mode: Duration,
-    /// What a request does not mention.
+    /// The options that a request does not set.
     pub defaults: Options,
-    /// How long the model stays loaded without work; for ever if absent.
+    /// The model is unloaded after this long without jobs; never if absent.
     pub idle_unload: Option<Duration>,
-    /// Speak HTTPS.
+    /// Serve HTTPS.
     pub tls: Option<Tls>,
 }
 
@@ -63,8 +63,8 @@ impl ServerConfig {
             addresses: AddressPolicy::PublicOnly,
             max_body: 1 << 20,
             max_upload: 4 << 30,
-            head_patience: Duration::from_secs(15),
-            body_patience: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(15),
+            body_grace: Duration::from_secs(30),
             max_connections: 1024,
             sync_mode: Duration::from_secs(600),
             defaults: Options::default(),

@@ -1,31 +1,40 @@
-//! What whoever runs the server asks it: is it alive, is it ready, how is it doing.
+//! Liveness, readiness and metrics.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::app::{App, Caller};
-use super::problem::{Problem, answer_with};
-use super::reply;
+use super::openapi::Operation;
+use super::openapi::schemas::{integer, object, reference, string};
+use super::problem::Problem;
+use super::reply::{self, detail};
+use super::routes::Routes;
 
-pub fn router() -> Router<App> {
-    Router::new()
-        .route("/healthz", get(|| async { reply::json(StatusCode::OK, &json!({"status": "ok"})) }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .layer(map_response(answer_with(words)))
+/// The tag of the operations that belong to no API.
+pub const TAG: &str = "server";
+
+pub fn routes() -> Routes {
+    let status = |summary: &str| Operation::new(summary).response(200, reference("Status")).without_key();
+    let alive = || async { reply::json(StatusCode::OK, &json!({"status": "ok"})) };
+    let numbers = Operation::new("numbers for Prometheus").response_as(200, "text/plain", string());
+    Routes::new(TAG)
+        .get("/healthz", alive, status("is it alive"))
+        .get("/readyz", ready, status("does it take jobs").response(503, reference("Status")))
+        .get("/metrics", metrics, numbers.error_responses("Detail", &[]))
+        .errors(detail)
 }
 
-fn words(problem: &Problem) -> Response {
-    reply::json(problem.status(), &json!({"detail": problem.message()}))
+pub fn schemas() -> Value {
+    json!({
+        "Detail": object([("detail", string())]),
+        "Status": object([("status", string()), ("queued?", integer())]),
+    })
 }
 
-/// Ready once the model is loaded, and until the server shuts down.
+/// Ready once the model is loaded, until the server shuts down.
 async fn ready(State(app): State<App>) -> Response {
     let (status, word) = match (app.metrics.is_ready(), app.jobs.is_closed()) {
         (true, false) => (StatusCode::OK, "ready"),

@@ -1,4 +1,4 @@
-//! API keys: which ones open the server, and which header they come in.
+//! API keys, and the headers that carry them.
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName};
@@ -9,7 +9,7 @@ use crate::system::digest::hex;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The keys that open the server; with none, it is open to all who reach it. Only their digests are held.
+/// The accepted API keys, as digests. With none, requests need no key.
 #[derive(Clone, Default)]
 pub struct Keys {
     digests: Vec<[u8; 32]>,
@@ -24,25 +24,25 @@ impl Keys {
         !self.digests.is_empty()
     }
 
-    /// Whose request it is; `None` if it is nobody's who may ask.
+    /// The owner of a request, derived from its key; `None` if the key is missing or unknown.
     ///
-    /// A key may come as `Authorization: Key …` (fal), `Authorization: Bearer …` (fal, wavespeed),
+    /// A key is sent as `Authorization: Key …` (fal), `Authorization: Bearer …` (fal, wavespeed),
     /// `X-API-Key` (eachlabs) or `x-api-key` (JoggAI, sync.so).
     pub fn owner(&self, headers: &HeaderMap) -> Option<String> {
         if !self.are_required() {
             return Some(String::new());
         }
         let given = sha256(key_in(headers)?.as_bytes());
-        // Every key is compared with, so that the time says nothing about which one was right.
+        // Compares with every key, so that the time does not depend on which one matches.
         let known = self.digests.iter().fold(false, |known, digest| bool::from(digest.ct_eq(&given)) | known);
         known.then(|| hex(&given[..8]))
     }
 }
 
-/// The key that a request comes with.
+/// The key in a request's headers.
 pub fn key_in(headers: &HeaderMap) -> Option<&str> {
     let text = |name: &HeaderName| headers.get(name)?.to_str().ok();
-    // A proxy on the way may want an authorisation of its own kind.
+    // Other schemes may belong to a proxy in between.
     let authorised = text(&AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
         let known = scheme.eq_ignore_ascii_case("key") || scheme.eq_ignore_ascii_case("bearer");
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_ways_to_bring_a_key() {
+    fn a_key_is_accepted_in_four_forms() {
         let keys = Keys::new(&["first".to_string(), "id:secret".to_string()]);
         let with = |name: &'static str, value: &'static str| {
             keys.owner(&HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]))

@@ -1,6 +1,7 @@
-//! The port: connections, TLS, limits, and the orderly end.
+//! The port: connections, TLS, limits, and graceful shutdown.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +10,19 @@ use axum_server::tls_rustls::RustlsConfig;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 
+use super::config::{ServerConfig, Tls};
 use super::jobs::engine::Engine;
-use super::{Server, ServerConfig, Tls};
-use crate::server::limits::connections::Connections;
-use crate::server::limits::write_timeout::Watched;
-use crate::server::{Error, Result};
+use super::limits::connections::ConnectionLimit;
+use super::limits::write_timeout::WithWriteTimeout;
+use super::service::Server;
+use super::{Error, Result, ServerConfig, Tls};
 use crate::system;
 use crate::system::cancel::CancelToken;
 
-/// How long requests that are being answered may go on after the server was told to end.
-const GRACE: Duration = Duration::from_secs(5);
-/// How often the wish to end is looked for.
-const LOOK: Duration = Duration::from_millis(100);
+/// How long open requests may continue after shutdown has begun.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How often the cancel token is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is cancelled or the model cannot be loaded.
 pub fn serve(
@@ -49,38 +51,21 @@ async fn listen(
         Some(tls) => Some(certificate(tls).await?),
         None => None,
     };
-    let (most, patience) = (config.max_connections, config.head_patience);
+    let (max_connections, head_timeout) = (config.max_connections, config.head_timeout);
     let server = Server::start(config, engine)?;
     let handle = Handle::new();
-    let service = Connections::new(server.router(), most);
+    let service = ConnectionLimit::new(server.router(), max_connections);
     let ending = async {
         let jobs = server.jobs();
         while !stop.is_cancelled() && !jobs.is_closed() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         jobs.close();
-        handle.graceful_shutdown(Some(GRACE));
+        handle.graceful_shutdown(Some(SHUTDOWN_GRACE));
     };
     let serving = async {
-        // HTTP/1 only: it is what every client speaks, and a connection that says nothing is known from its start.
-        let served = async {
-            match tls {
-                Some(tls) => {
-                    let port = axum_server::from_tcp_rustls(listener, tls)?.map(Watched);
-                    let mut port = port.handle(handle.clone()).http1_only();
-                    limit(port.http_builder(), patience);
-                    port.serve(service).await
-                }
-                None => {
-                    let port = axum_server::from_tcp(listener)?.map(Watched);
-                    let mut port = port.handle(handle.clone()).http1_only();
-                    limit(port.http_builder(), patience);
-                    port.serve(service).await
-                }
-            }
-        };
-        let served = served.await;
-        // Without a port there is no server.
+        let served = accept(listener, tls, service, handle.clone(), head_timeout).await;
+        // The server cannot do without its port.
         server.jobs().close();
         served
     };
@@ -90,11 +75,37 @@ async fn listen(
     stopped.unwrap_or_else(|error| Err(Error::Internal(format!("the worker ended unexpectedly: {error}"))))
 }
 
-/// A client that sends its head drop by drop does not hold a connection for ever.
-fn limit(builder: &mut Builder<TokioExecutor>, patience: Duration) {
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
+/// Accepts connections until `handle` shuts down. HTTP/1 only: every client supports it, and its head timeout
+/// also covers connections that send nothing.
+async fn accept(
+    listener: TcpListener,
+    tls: Option<RustlsConfig>,
+    service: ConnectionLimit,
+    handle: Handle<SocketAddr>,
+    head_timeout: Duration,
+) -> io::Result<()> {
+    match tls {
+        Some(tls) => {
+            let port = axum_server::from_tcp_rustls(listener, tls)?.map(WithWriteTimeout);
+            let mut port = port.handle(handle).http1_only();
+            limit_head(port.http_builder(), head_timeout);
+            port.serve(service).await
+        }
+        None => {
+            let port = axum_server::from_tcp(listener)?.map(WithWriteTimeout);
+            let mut port = port.handle(handle).http1_only();
+            limit_head(port.http_builder(), head_timeout);
+            port.serve(service).await
+        }
+    }
 }
 
+/// Limits the time that a client may take to send a request's head.
+fn limit_head(builder: &mut Builder<TokioExecutor>, timeout: Duration) {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeout);
+}
+
+/// The TLS configuration, for HTTP/1 only.
 async fn certificate(tls: &Tls) -> Result<RustlsConfig> {
     let loaded = RustlsConfig::from_pem_file(&tls.certificate, &tls.key)
         .await

@@ -1,4 +1,4 @@
-//! Webhooks' connections, which reach as far as those for inputs do and no further.
+//! The HTTP client for webhooks. It reaches the same addresses as the one for inputs.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use url::Url;
 
 use crate::input::{AddressPolicy, FetchLimits, client};
 
-/// Sends to what its policy allows, whatever names resolve to.
+/// Sends to addresses that the policy allows; the resolved address of a name is checked too.
 #[derive(Clone)]
 pub struct Outbound {
     client: reqwest::Client,
@@ -15,13 +15,13 @@ pub struct Outbound {
 
 impl Outbound {
     pub fn new(limits: &FetchLimits, addresses: AddressPolicy) -> Result<Self, String> {
-        // Whoever redirects a message would get it as a question without a body.
+        // A redirect would turn the POST into a GET without a body.
         let limits = FetchLimits { max_redirects: 0, ..*limits };
         let client = client(&limits, addresses).map_err(|error| cause(&error))?;
         Ok(Self { client, addresses })
     }
 
-    /// A message to `url`; `body` is JSON.
+    /// A POST request with a JSON body.
     pub fn post(
         &self,
         url: &str,
@@ -32,7 +32,7 @@ impl Outbound {
         Ok(self.client.post(url).header("content-type", "application/json").body(body).timeout(timeout))
     }
 
-    /// Whether `url` may be asked, as far as can be told without resolving its host's name.
+    /// The parsed URL, if the policy allows it. The host name is not resolved here.
     pub fn checked(&self, url: &str) -> Result<Url, String> {
         let url = Url::parse(url).map_err(|error| format!("is not a URL: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -45,7 +45,7 @@ impl Outbound {
     }
 }
 
-/// What a failure comes from, without the URL, which may hold a secret.
+/// The cause of a failed request, without the URL, which may contain a secret.
 pub fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_string();
@@ -60,10 +60,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_judged_before_it_is_asked() {
+    fn a_url_is_checked_before_it_is_requested() {
         let outbound = |addresses| Outbound::new(&FetchLimits::default(), addresses).unwrap();
         let (public, any) = (outbound(AddressPolicy::PublicOnly), outbound(AddressPolicy::Any));
-        // The last two are 127.0.0.1 in other words.
+        // The last two are other notations of 127.0.0.1.
         for url in ["http://127.0.0.1/a", "http://[::1]/a", "http://2130706433/a", "http://0x7f.1/a"] {
             assert!(public.checked(url).is_err() && any.checked(url).is_ok(), "{url}");
         }

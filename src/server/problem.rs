@@ -1,42 +1,41 @@
-//! What can be wrong with a request, before a vendor's words are put to it.
+//! Why a request is refused, independent of the vendor's error format.
 
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::jobs::Refused;
+use super::Error;
+use super::jobs::SubmitError;
+use super::limits::slow_body::TooSlow;
 use crate::request::FieldError;
-use crate::server::Error;
-use crate::server::limits::slow_body::TooSlow;
 
-/// When a client may ask again that was told to wait.
+/// The `Retry-After` header of a refusal that is temporary.
 const RETRY_SECONDS: &str = "2";
 
-/// Why a request is not answered as it wishes. Handlers return it; each vendor's router turns it into that
-/// vendor's error with [`answer_with`].
+/// Why a request is refused. Handlers return it; [`answer_with`] formats it as the vendor's error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
-    /// No key, or not one of ours.
+    /// The API key is missing or unknown.
     Unauthorised,
-    /// A web page of somebody else's sends it through a browser on this machine.
+    /// A browser sends the request for a foreign web page: the name of the host or origin.
     Foreign(String),
     /// No such job, model, upload or path.
     NotFound(&'static str),
-    /// The path is there, the method is not.
+    /// The path exists, but not with this method.
     Method,
-    /// The body is no JSON, or cannot be read.
+    /// The body is not JSON or cannot be read.
     Body(String),
     Field(FieldError),
     TooLarge,
-    /// The body comes so slowly that it is not waited for.
+    /// The body arrives too slowly.
     TooSlow,
-    /// A limit that passes with time.
+    /// A limit is reached; the request may be repeated later.
     Busy(String),
-    /// The request contradicts itself, or the state of what it is about.
+    /// The request contradicts itself or the state of its object.
     Conflict(&'static str),
-    /// The server's own fault.
+    /// The server failed.
     Server(String),
-    /// It is shutting down. What was accepted goes on with the next one.
+    /// The server is shutting down. Accepted jobs run when it is started again.
     ShuttingDown,
 }
 
@@ -74,8 +73,8 @@ impl Problem {
     }
 }
 
-/// Why a body cannot be read.
-pub fn unreadable(error: &(dyn std::error::Error + 'static)) -> Problem {
+/// The problem of a body that cannot be read.
+pub fn body_error(error: &(dyn std::error::Error + 'static)) -> Problem {
     let mut causes = std::iter::successors(Some(error), |cause| cause.source());
     match causes.any(|cause| cause.is::<TooSlow>()) {
         true => Problem::TooSlow,
@@ -89,7 +88,7 @@ impl From<FieldError> for Problem {
     }
 }
 
-/// Only storage fails here; the client is told no more than that.
+/// Handlers call the store only, so the error is one of storage. Its text stays in the log.
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         tracing::error!("{error}");
@@ -97,20 +96,20 @@ impl From<Error> for Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::QueueFull => Problem::Busy("the queue is full".to_string()),
-            Refused::KeyBusy(limit) => {
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull => Problem::Busy("the queue is full".to_string()),
+            SubmitError::KeyBusy(limit) => {
                 Problem::Busy(format!("{limit} jobs of this key are waiting or running"))
             }
-            Refused::Closed => Problem::ShuttingDown,
-            Refused::Storage(error) => error.into(),
+            SubmitError::Closed => Problem::ShuttingDown,
+            SubmitError::Storage(error) => error.into(),
         }
     }
 }
 
-/// A plain answer, with the problem beside it for [`answer_with`].
+/// A plain text response, with the problem in its extensions for [`answer_with`].
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = (self.status(), self.message()).into_response();
@@ -119,21 +118,22 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Puts a vendor's words to the problems of its router.
+/// Replaces the responses of problems by those that `format` makes of them, for
+/// `axum::middleware::map_response`.
 pub fn answer_with(
-    words: fn(&Problem) -> Response,
+    format: impl Fn(&Problem) -> Response + Clone,
 ) -> impl Fn(Response) -> std::future::Ready<Response> + Clone {
     move |mut response: Response| {
         let problem = response.extensions_mut().remove::<Problem>();
-        // The router's own answer to a method that a path does not have is empty.
+        // axum's response to a method that the path does not have is empty.
         let method = (response.status() == StatusCode::METHOD_NOT_ALLOWED).then_some(Problem::Method);
         std::future::ready(match problem.or(method) {
             Some(problem) => {
-                let mut told = words(&problem);
+                let mut response = format(&problem);
                 if matches!(problem, Problem::Busy(_) | Problem::ShuttingDown) {
-                    told.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
+                    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
                 }
-                told
+                response
             }
             None => response,
         })

@@ -1,4 +1,4 @@
-//! JSON in and out of HTTP, and times as the vendors write them.
+//! Extractors and responses: JSON bodies, queries, paths, forms, and the vendors' time formats.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,18 +15,23 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::problem::{Problem, unreadable};
+use super::problem::{Problem, body_error};
 use crate::request::FieldError;
 
-/// Values in a body, roughly: what a vendor's request has is a dozen.
-const MOST_VALUES: usize = 20_000;
+/// Approximate number of JSON values in a body. A vendor's request has about a dozen.
+const MAX_VALUES: usize = 20_000;
 
-/// A JSON answer.
+/// A JSON response.
 pub fn json(status: StatusCode, body: &Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-/// A request's body as JSON, whatever its content type says: some of the vendors' own examples leave it out.
+/// The error format of the server's own routes: an object with the field `detail`.
+pub fn detail(problem: &Problem) -> Response {
+    json(problem.status(), &serde_json::json!({"detail": problem.message()}))
+}
+
+/// A request's JSON body. The content type is ignored: some of the vendors' own examples have none.
 pub struct Body(pub Value);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
@@ -37,21 +42,21 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
                 Problem::TooLarge
             }
-            error => unreadable(&error),
+            error => body_error(&error),
         })?;
         json_of(&bytes).map(Body)
     }
 }
 
-/// Bytes as JSON. Small values take many times their size in memory, so that their number has a limit, too.
+/// Parses JSON. The number of values is limited because small ones take many times their size in memory.
 pub fn json_of(bytes: &[u8]) -> Result<Value, Problem> {
-    if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[' | b',')).count() > MOST_VALUES {
+    if bytes.iter().filter(|byte| matches!(byte, b'{' | b'[' | b',')).count() > MAX_VALUES {
         return Err(Problem::TooLarge);
     }
     serde_json::from_slice(bytes).map_err(|error| Problem::Body(format!("the body is not JSON: {error}")))
 }
 
-/// A query. Of a parameter that comes more than once, the last one counts.
+/// The query parameters. The last of repeated ones counts.
 pub struct Query(HashMap<String, String>);
 
 impl Query {
@@ -81,7 +86,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     }
 }
 
-/// What a path names; what is no text names nothing.
+/// Path parameters; "not found" if they cannot be read.
 pub struct Path<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
@@ -93,7 +98,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
-/// A form with files.
+/// A multipart form.
 pub async fn form<S: Send + Sync>(request: Request, state: &S) -> Result<Multipart, Problem> {
     Multipart::from_request(request, state).await.map_err(|error| Problem::Body(error.body_text()))
 }

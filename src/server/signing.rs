@@ -1,4 +1,7 @@
-//! Webhook signatures: fal's with a key pair whose public half is published, the others' with shared secrets.
+//! Webhook signatures and upload tokens: an Ed25519 key pair whose public key is published, and secrets that
+//! are shared with the receiver.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,17 +15,18 @@ use super::keys::sha256;
 use crate::server::{Error, Result};
 use crate::system::digest::hex;
 
-/// This server's secrets. They are made on the first start and stay in its database.
+/// The server's secrets. They are generated at the first start and kept in the database.
 pub struct Signer {
     pair: Ed25519KeyPair,
     key_id: String,
-    wavespeed: String,
-    sync_so: String,
+    /// Shared secrets by name.
+    shared: BTreeMap<&'static str, String>,
     uploads: Vec<u8>,
 }
 
 impl Signer {
-    pub fn open(store: &Store) -> Result<Self> {
+    /// Reads the secrets, or generates them. `shared` are the names of the shared secrets.
+    pub fn open(store: &Store, shared: impl IntoIterator<Item = &'static str>) -> Result<Self> {
         let seed = store.secret("ed25519", random)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
             .map_err(|_| Error::Internal("the database's signing key is damaged".to_string()))?;
@@ -30,18 +34,20 @@ impl Signer {
         Ok(Self {
             pair,
             key_id,
-            wavespeed: hex(&store.secret("wavespeed", random)?),
-            sync_so: hex(&store.secret("sync.so", random)?),
+            shared: shared
+                .into_iter()
+                .map(|name| Ok((name, hex(&store.secret(name, random)?))))
+                .collect::<Result<_>>()?,
             uploads: store.secret("uploads", random)?,
         })
     }
 
-    /// Signs fal's webhook messages; hexadecimal.
+    /// The Ed25519 signature of `message`, in hexadecimal.
     pub fn ed25519(&self, message: &[u8]) -> String {
         hex(self.pair.sign(message).as_ref())
     }
 
-    /// The public key, as fal publishes its own.
+    /// The public key as a JSON Web Key Set.
     pub fn jwks(&self) -> Value {
         let public = URL_SAFE_NO_PAD.encode(self.pair.public_key().as_ref());
         json!({"keys": [{
@@ -49,32 +55,24 @@ impl Signer {
         }]})
     }
 
-    /// What wavespeed's clients verify with, in their notation.
-    pub fn wavespeed_secret(&self, owner: &str) -> String {
-        format!("whsec_{}", owner_s(&self.wavespeed, owner))
+    /// `owner`'s part of the shared secret `name`, in hexadecimal. It must be one of those that
+    /// [`Self::open`] was given.
+    pub fn secret_of(&self, name: &str, owner: &str) -> String {
+        derived(&self.shared[name], owner)
     }
 
-    /// wavespeed signs with its secret's text, less the prefix.
-    pub fn wavespeed(&self, owner: &str, message: &[u8]) -> String {
-        hmac_hex(owner_s(&self.wavespeed, owner).as_bytes(), message)
+    /// HMAC-SHA256 of `message` with [`Self::secret_of`], in hexadecimal.
+    pub fn sign(&self, name: &str, owner: &str, message: &[u8]) -> String {
+        hmac_hex(self.secret_of(name, owner).as_bytes(), message)
     }
 
-    /// What sync.so shows its customers in the dashboard.
-    pub fn sync_so_secret(&self, owner: &str) -> String {
-        owner_s(&self.sync_so, owner)
-    }
-
-    pub fn sync_so(&self, owner: &str, message: &[u8]) -> String {
-        hmac_hex(owner_s(&self.sync_so, owner).as_bytes(), message)
-    }
-
-    /// A permission to upload as `owner` until `expires` (milliseconds since 1970).
+    /// A token that permits uploads as `owner` until `expires` (milliseconds since 1970).
     pub fn upload_token(&self, owner: &str, expires: i64) -> String {
         let claim = format!("{owner}.{expires}");
         format!("{claim}.{}", hmac_hex(&self.uploads, claim.as_bytes()))
     }
 
-    /// Who may upload with `token` at `now`; `None` if nobody.
+    /// The owner of `token`; `None` if it is invalid or has expired at `now`.
     pub fn upload_owner(&self, token: &str, now: i64) -> Option<String> {
         let (claim, signature) = token.rsplit_once('.')?;
         let (owner, expires) = claim.rsplit_once('.')?;
@@ -84,16 +82,18 @@ impl Signer {
     }
 }
 
-/// The part of a secret that one key may know: with it nobody signs messages to another's receiver.
-fn owner_s(secret: &str, owner: &str) -> String {
+/// The secret of one owner, derived from the server's: an owner cannot sign messages to the receivers of
+/// another.
+fn derived(secret: &str, owner: &str) -> String {
     hmac_hex(secret.as_bytes(), owner.as_bytes())
 }
 
+/// HMAC-SHA256 in hexadecimal.
 pub fn hmac_hex(secret: &[u8], message: &[u8]) -> String {
     hex(hmac::sign(&hmac::Key::new(HMAC_SHA256, secret), message).as_ref())
 }
 
-/// A secret for one receiver of webhooks.
+/// A random secret for one webhook endpoint.
 pub fn new_secret() -> Result<String> {
     Ok(format!("whsec_{}", hex(&random()?[..16])))
 }
@@ -118,11 +118,12 @@ mod tests {
     use super::*;
 
     fn signer(directory: &std::path::Path) -> Signer {
-        Signer::open(&Store::open(&directory.join("jobs.sqlite")).unwrap()).unwrap()
+        let store = Store::open(&directory.join("jobs.sqlite"), &()).unwrap();
+        Signer::open(&store, ["a", "b"]).unwrap()
     }
 
     #[test]
-    fn the_published_key_verifies_and_outlives_the_server() {
+    fn the_published_key_verifies_signatures_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let signature = signer(directory.path()).ed25519(b"message");
         let jwks = signer(directory.path()).jwks();
@@ -133,21 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn each_owner_has_secrets_of_its_own() {
+    fn owners_have_different_secrets() {
         let directory = tempfile::tempdir().unwrap();
         let signer = signer(directory.path());
-        assert_ne!(signer.sync_so_secret("me"), signer.sync_so_secret("you"));
-        assert_ne!(signer.wavespeed_secret("me"), signer.wavespeed_secret("you"));
-        assert_eq!(signer.sync_so("me", b"m"), hmac_hex(signer.sync_so_secret("me").as_bytes(), b"m"));
-        let secret = signer.wavespeed_secret("me");
-        assert_eq!(
-            signer.wavespeed("me", b"m"),
-            hmac_hex(secret.trim_start_matches("whsec_").as_bytes(), b"m")
-        );
+        assert_ne!(signer.secret_of("a", "me"), signer.secret_of("a", "you"));
+        assert_ne!(signer.secret_of("a", "me"), signer.secret_of("b", "me"));
+        assert_eq!(signer.sign("a", "me", b"m"), hmac_hex(signer.secret_of("a", "me").as_bytes(), b"m"));
     }
 
     #[test]
-    fn an_upload_token_is_its_owner_s_and_ends() {
+    fn an_upload_token_names_its_owner_and_expires() {
         let directory = tempfile::tempdir().unwrap();
         let signer = signer(directory.path());
         let token = signer.upload_token("me", 1000);

@@ -132,8 +132,7 @@ fn an_interrupted_job_leaves_no_file() {
     let bench = Bench::open();
     for stage in [Stage::AudioFeatures, Stage::EncodeLatents, Stage::DenoiseLatents, Stage::MuxVideo] {
         let token = CancelToken::new();
-        let result =
-            bench.lipsync.run(&bench.job(&bench.voice), &mut CancelAt(stage, token.clone()), &token);
+        let result = bench.lipsync.run(&bench.job(&bench.voice), &mut CancelAt(stage, token.clone()), &token);
         assert!(result.as_ref().is_err_and(Error::is_interrupted), "{stage:?}: {result:?}");
         assert_eq!(bench.leftovers(&[]), [""; 0], "{stage:?}");
     }

@@ -99,7 +99,10 @@ fn files_without_video_are_refused_by_name() {
     assert!(matches!(refusal(&cover), Error::Media(media::Error::NoVideoStream { .. })));
     let hdr = "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p10le -color_trc smpte2084 -c:v ffv1";
     let error = refusal(&make(&dir, "hdr.mkv", hdr));
-    assert!(matches!(error, Error::Media(media::Error::HighDynamicRange { transfer: "PQ", .. })), "{error:?}");
+    assert!(
+        matches!(error, Error::Media(media::Error::HighDynamicRange { transfer: "PQ", .. })),
+        "{error:?}"
+    );
 }
 
 fn target<'a>(path: &'a Path, video: &'a latentsync::stages::decode_video::VideoInfo) -> OutputVideo<'a> {
@@ -174,6 +177,9 @@ fn a_bad_target_is_refused_before_encoding() {
 
     let silent = make(&dir, "silent.mp4", "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p");
     let info = open(&silent).info().clone();
-    assert!(matches!(refused(&dir.path().join("out.mp4"), &info).without_role(), Error::Media(media::Error::NoAudioStream { .. })));
+    assert!(matches!(
+        refused(&dir.path().join("out.mp4"), &info).without_role(),
+        Error::Media(media::Error::NoAudioStream { .. })
+    ));
     assert!(!files(dir.path()).iter().any(|name| name.starts_with(".latentsync")));
 }

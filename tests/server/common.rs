@@ -11,7 +11,7 @@ use latentsync::input::{AddressPolicy, Input};
 use latentsync::pipeline::report::StageTimes;
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
-use latentsync::{CancelToken, Error, InputRole, Job, Options, Progress, Report, Stage, media};
+use latentsync::{CancelToken, Error, FetchedJob, InputRole, Options, Progress, Report, Stage, media};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -51,10 +51,11 @@ impl Engine for Stub {
 
     fn run(
         &mut self,
-        job: &Job,
+        job: &FetchedJob,
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
+        let job = job.job();
         RAN.lock().unwrap().push((job.output.clone(), job.options.clone()));
         let path = local(job.video.clone());
         let video = std::fs::read(&path).unwrap();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
-use latentsync::{CancelToken, Job, Progress, Report};
+use latentsync::{CancelToken, FetchedJob, Progress, Report};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -36,12 +36,12 @@ impl Engine for Unique {
 
     fn run(
         &mut self,
-        job: &Job,
+        job: &FetchedJob,
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
         let report = self.0.run(job, progress, cancel)?;
-        std::fs::write(&job.output, rand::rng().random::<[u8; 32]>()).unwrap();
+        std::fs::write(&job.job().output, rand::rng().random::<[u8; 32]>()).unwrap();
         Ok(report)
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use latentsync::options::{AudioLonger, DurationPolicy, VideoLonger};
 use latentsync::server::jobs::engine::Engine;
-use latentsync::{CancelToken, Job, Options, Progress, Report};
+use latentsync::{CancelToken, FetchedJob, Options, Progress, Report};
 use serde_json::{Value, json};
 
 use crate::common::{FAST, SLOW, Server, Stub, TIMEOUT, VIDEO};
@@ -28,11 +28,11 @@ impl Engine for Spy {
 
     fn run(
         &mut self,
-        job: &Job,
+        job: &FetchedJob,
         progress: &mut dyn Progress,
         cancel: &CancelToken,
     ) -> latentsync::Result<Report> {
-        self.options.send(job.options.clone()).unwrap();
+        self.options.send(job.job().options.clone()).unwrap();
         self.stub.run(job, progress, cancel)
     }
 

@@ -11,8 +11,8 @@ use serde_json::json;
 use crate::common::{AUDIO, FAST, SLOW, Server, VIDEO};
 
 fn short_timeouts(config: &mut ServerConfig) {
-    config.head_patience = Duration::from_millis(300);
-    config.body_patience = Duration::from_millis(300);
+    config.head_timeout = Duration::from_millis(300);
+    config.body_grace = Duration::from_millis(300);
 }
 
 fn connect(server: &Server) -> TcpStream {

@@ -1,7 +1,7 @@
-//! Empties the data directory: what has outlived its time, and what must go to keep within the quota.
+//! Cleans the data directory: deletes what has expired, and the oldest files beyond the quota.
 //!
-//! The database forgets first, and says no where an unfinished job or a webhook still needs something: what is left
-//! behind by a crash in between belongs to nobody, and goes next.
+//! The record in the database is deleted first, unless an unfinished job or a pending webhook still needs it.
+//! Files that a crash leaves behind in between have no record and are deleted the next time.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use super::store::is_full;
 use super::{Jobs, now};
 use crate::server::Result;
 
-/// How long things are kept, and how much.
+/// Retention rules.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// After a job has ended, and after a file was uploaded.
+    /// Retention time after the end of a job or of an upload.
     pub time: Duration,
     /// Bytes of the whole directory.
     pub quota: u64,
-    /// Not even a full directory loses what is younger: who asked for it has not had the time to use it.
+    /// Younger files are kept even beyond the quota, so that clients have time to use them.
     pub grace: Duration,
 }
 
@@ -27,18 +27,18 @@ impl Default for Keep {
     }
 }
 
-/// Removes what need not be kept. Unfinished jobs and what they read stay.
+/// Applies the retention rules. Unfinished jobs and their inputs are kept.
 pub fn clean(jobs: &Jobs, keep: Keep) -> Result<()> {
-    // The worker cleans, too, when it finds the disk full.
-    let _alone = jobs.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+    // The worker also cleans, when the disk is full.
+    let _guard = jobs.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
     let old = before(keep.time);
     for job in jobs.store.ended_before(old)? {
-        forget_job(jobs, &job);
+        delete_job(jobs, &job);
     }
     for upload in jobs.store.uploads_before(old)? {
-        forget_upload(jobs, &upload);
+        delete_upload(jobs, &upload);
     }
-    remove_strays(jobs)?;
+    delete_orphans(jobs)?;
     if jobs.files.measure() > keep.quota {
         shrink(jobs, keep)?;
         jobs.files.measure();
@@ -46,7 +46,7 @@ pub fn clean(jobs: &Jobs, keep: Keep) -> Result<()> {
     Ok(())
 }
 
-/// Removes the oldest results and then the oldest uploads, until the quota is kept.
+/// Deletes the oldest results, then the oldest uploads, until the directory is within the quota.
 fn shrink(jobs: &Jobs, keep: Keep) -> Result<()> {
     let young = before(keep.grace);
     let mut over = jobs.files.measure().saturating_sub(keep.quota);
@@ -55,8 +55,8 @@ fn shrink(jobs: &Jobs, keep: Keep) -> Result<()> {
             return Ok(());
         }
         let bytes = jobs.files.result_bytes(&job);
-        if bytes > 0 && forget_job(jobs, &job) {
-            tracing::warn!(job, "its result was removed: the data directory is full");
+        if bytes > 0 && delete_job(jobs, &job) {
+            tracing::warn!(job, "its result was deleted: the data directory is full");
             over = over.saturating_sub(bytes);
         }
     }
@@ -65,22 +65,23 @@ fn shrink(jobs: &Jobs, keep: Keep) -> Result<()> {
             return Ok(());
         }
         let bytes = jobs.files.upload_bytes(&upload);
-        if forget_upload(jobs, &upload) {
+        if delete_upload(jobs, &upload) {
             over = over.saturating_sub(bytes);
         }
     }
     Ok(())
 }
 
-/// So long ago, in milliseconds since 1970.
+/// The time `time` ago, in milliseconds since 1970.
 fn before(time: Duration) -> i64 {
     now().saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A full disk may keep the database from forgetting; the file goes all the same, since that makes room.
-pub fn forget_job(jobs: &Jobs, id: &str) -> bool {
+/// Deletes a job and its result; `false` if it is still needed. If the disk is so full that the record cannot
+/// be deleted, the files are deleted nevertheless to free space.
+pub fn delete_job(jobs: &Jobs, id: &str) -> bool {
     let removed = jobs.store.remove(id).unwrap_or_else(|error| {
-        tracing::error!(job = id, "cannot be forgotten: {error}");
+        tracing::error!(job = id, "cannot be deleted: {error}");
         is_full(&error)
     });
     if removed {
@@ -89,9 +90,9 @@ pub fn forget_job(jobs: &Jobs, id: &str) -> bool {
     removed
 }
 
-fn forget_upload(jobs: &Jobs, id: &str) -> bool {
+fn delete_upload(jobs: &Jobs, id: &str) -> bool {
     let removed = jobs.store.remove_upload(id).unwrap_or_else(|error| {
-        tracing::error!("an upload cannot be forgotten: {error}");
+        tracing::error!("an upload cannot be deleted: {error}");
         false
     });
     if removed {
@@ -100,9 +101,9 @@ fn forget_upload(jobs: &Jobs, id: &str) -> bool {
     removed
 }
 
-/// Removes files of this server's making that the database does not know.
-fn remove_strays(jobs: &Jobs) -> Result<()> {
-    // In this order: what comes into being meanwhile is in the database before it is on the disk.
+/// Deletes results and uploads that have no record.
+fn delete_orphans(jobs: &Jobs) -> Result<()> {
+    // In this order: a record is written before its files.
     let (results, uploads) = (jobs.files.results(), jobs.files.uploads());
     let known = jobs.store.all()?;
     for id in results.iter().filter(|id| !known.contains(*id)) {

@@ -1,5 +1,5 @@
-//! Webhook deliveries in the database: promised in the transaction that ends the job, so that a crash
-//! between the two loses neither, and kept with their history until the job is forgotten.
+//! Webhook deliveries in the database. They are inserted in the transaction that ends the job, so that a
+//! crash loses neither, and kept with their attempts until the job is deleted.
 
 use rusqlite::{Connection, Params, params};
 
@@ -23,7 +23,7 @@ pub(super) const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS deliveries_by_job ON deliveries (job);
 ";
 
-/// Every single attempt, for the delivery log.
+/// The table of attempts, for the delivery log.
 pub(super) const ATTEMPTS: &str = "
     CREATE TABLE attempts (
         delivery INTEGER NOT NULL,
@@ -37,36 +37,36 @@ pub(super) const ATTEMPTS: &str = "
 
 const COLUMNS: &str = "id, job, url, endpoint, created_at, attempts, next_at, delivered_at";
 
-/// One webhook's message and what became of it. Times are in milliseconds since 1970.
+/// A webhook message and the state of its delivery. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub id: i64,
     pub job: String,
     pub url: String,
-    /// The registered endpoint that it goes to, if it is not the job's own webhook.
+    /// The registered endpoint that receives it; absent for the job's own webhook.
     pub endpoint: Option<String>,
     pub created_at: i64,
     pub attempts: u32,
-    /// When it is tried next; absent once it has arrived or was given up.
+    /// The time of the next attempt; absent once the message is delivered or given up.
     pub next_at: Option<i64>,
     pub delivered_at: Option<i64>,
 }
 
-/// One time that a message was sent. It has arrived if the status is one of success.
+/// One attempt at a delivery. It succeeded if there is a status of success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// Milliseconds since 1970.
     pub at: i64,
-    /// The answer's HTTP status.
+    /// The HTTP status of the response.
     pub status: Option<u16>,
-    /// The beginning of the answer's body.
+    /// The beginning of the response body.
     pub response: Option<String>,
-    /// Why there was no answer.
+    /// Why there was no response.
     pub error: Option<String>,
 }
 
 impl Attempt {
-    /// One that has not led to anything yet.
+    /// An attempt without a result.
     pub fn at(at: i64) -> Self {
         Self { at, status: None, response: None, error: None }
     }
@@ -76,8 +76,8 @@ impl Attempt {
     }
 }
 
-/// Promises the delivery of a job's webhook, if it has one.
-pub(super) fn promise(connection: &Connection, job: &str, at: i64) -> rusqlite::Result<()> {
+/// Inserts the delivery of a job's own webhook, if it has one.
+pub(super) fn enqueue(connection: &Connection, job: &str, at: i64) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO deliveries (job, url, created_at, next_at) \
          SELECT id, webhook_url, ?2, ?2 FROM jobs WHERE id = ?1 AND webhook_url IS NOT NULL",
@@ -87,8 +87,8 @@ pub(super) fn promise(connection: &Connection, job: &str, at: i64) -> rusqlite::
 }
 
 impl Store {
-    /// Deliveries whose time has come, at most `per_host` to one host: a crowd of one receiver's hides nobody else's.
-    /// Those that were never tried come first, so that repetitions hold none up.
+    /// Due deliveries, at most `per_host` to one host, so that those to a slow host do not hide others. First
+    /// attempts come before retries.
     pub fn due_deliveries(&self, now: i64, per_host: usize, limit: u32) -> Result<Vec<Delivery>> {
         self.deliveries(
             &format!(
@@ -103,10 +103,10 @@ impl Store {
         )
     }
 
-    /// A job's last delivery, with its attempts in order.
+    /// A job's latest delivery, with its attempts in order.
     pub fn last_delivery_of(&self, job: &str) -> Result<Option<(Delivery, Vec<Attempt>)>> {
         let connection = self.reader();
-        // Both as of one moment: an attempt is noted together with what it means for the delivery.
+        // One snapshot: an attempt and the new state of its delivery are written together.
         let snapshot = connection.unchecked_transaction().map_err(self.refuse())?;
         let last = format!("SELECT {COLUMNS} FROM deliveries WHERE job = ?1 ORDER BY id DESC LIMIT 1");
         let Some(delivery) = deliveries(&snapshot, &last, [job]).map_err(self.refuse())?.pop() else {
@@ -116,7 +116,7 @@ impl Store {
         Ok(Some((delivery, attempts)))
     }
 
-    /// The deliveries of an owner's jobs that came by one API, newest first.
+    /// The deliveries of an owner's jobs of one API, newest first.
     pub fn deliveries_of_owner(
         &self,
         owner: &str,
@@ -134,7 +134,7 @@ impl Store {
         )
     }
 
-    /// Notes that an attempt is about to be made.
+    /// Records that an attempt is about to be made.
     pub fn claim_delivery(&self, delivery: &Delivery) -> Result<()> {
         self.durable()
             .execute(
@@ -145,7 +145,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes what an attempt came to, and what it means for the delivery.
+    /// Records the result of an attempt and the new state of the delivery.
     pub fn note_delivery(&self, delivery: &Delivery, attempt: &Attempt) -> Result<()> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;
@@ -155,7 +155,7 @@ impl Store {
                 params![delivery.id, delivery.attempts, delivery.next_at, delivery.delivered_at],
             )
             .map_err(self.refuse())?;
-        // The job may have been forgotten meanwhile.
+        // The job may have been deleted in the meantime.
         if known == 1 {
             transaction
                 .execute(

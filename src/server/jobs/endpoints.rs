@@ -1,9 +1,9 @@
-//! JoggAI's webhook endpoints: registered once, and told of every job of their owner that ends.
+//! Registered webhook endpoints in the database: they receive the events of all their owner's jobs of the
+//! APIs that have such events (see [`ApiHooks::endpoint_event`](super::ApiHooks::endpoint_event)).
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Outcome, Store};
-use crate::request::Api;
+use super::Store;
 use crate::server::Result;
 
 pub(super) const SCHEMA: &str = "
@@ -22,13 +22,13 @@ pub(super) const SCHEMA: &str = "
 
 const COLUMNS: &str = "id, owner, url, secret, enabled, events, created_at";
 
-/// Where an owner wants to be told of events.
+/// A receiver of an owner's events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub id: String,
     pub owner: String,
     pub url: String,
-    /// Signs its messages.
+    /// The secret that signs its messages.
     pub secret: String,
     pub enabled: bool,
     pub events: Vec<String>,
@@ -36,38 +36,21 @@ pub struct Endpoint {
     pub created_at: i64,
 }
 
-impl Endpoint {
-    /// The event of a job that succeeded. JoggAI documents none for lip sync: this is its event for a video of
-    /// no particular kind.
-    pub const SUCCEEDED: &str = "generated_video_success";
-    /// And that of one that did not.
-    pub const FAILED: &str = "generated_video_failed";
-}
-
-/// Promises the delivery of a JoggAI job's end to every endpoint of its owner that wants to know.
-pub(super) fn promise(
-    connection: &Connection,
-    job: &str,
-    outcome: &Outcome,
-    at: i64,
-) -> rusqlite::Result<()> {
-    let event = match outcome {
-        Outcome::Completed(_) => Endpoint::SUCCEEDED,
-        Outcome::Failed(_) | Outcome::Cancelled => Endpoint::FAILED,
-    };
+/// Inserts a delivery to every enabled endpoint of the job's owner that subscribes to `event`.
+pub(super) fn enqueue(connection: &Connection, job: &str, event: &str, at: i64) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO deliveries (job, url, endpoint, created_at, next_at) \
          SELECT jobs.id, endpoints.url, endpoints.id, ?2, ?2 FROM jobs JOIN endpoints USING (owner) \
-         WHERE jobs.id = ?1 AND jobs.api = ?3 AND endpoints.enabled \
-         AND EXISTS (SELECT 1 FROM json_each(endpoints.events) WHERE value = ?4)",
-        params![job, at, Api::Jogg.name(), event],
+         WHERE jobs.id = ?1 AND endpoints.enabled \
+         AND EXISTS (SELECT 1 FROM json_each(endpoints.events) WHERE value = ?3)",
+        params![job, at, event],
     )?;
     Ok(())
 }
 
 impl Store {
-    /// Registers an endpoint, unless its owner has `most` of them; `false` if so.
-    pub fn insert_endpoint(&self, endpoint: &Endpoint, most: usize) -> Result<bool> {
+    /// Registers an endpoint; `false` if its owner has `max` of them already.
+    pub fn insert_endpoint(&self, endpoint: &Endpoint, max: usize) -> Result<bool> {
         let inserted = self.durable().execute(
             "INSERT INTO endpoints (id, owner, url, secret, enabled, events, created_at) \
              SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE (SELECT count(*) FROM endpoints WHERE owner = ?2) < ?8",
@@ -79,14 +62,14 @@ impl Store {
                 endpoint.enabled,
                 serde_json::Value::from(endpoint.events.clone()).to_string(),
                 endpoint.created_at,
-                most as i64,
+                max as i64,
             ],
         );
         Ok(inserted.map_err(self.refuse())? == 1)
     }
 
-    /// Changes everything of an endpoint but its secret. What is still to be delivered goes where it is now, or
-    /// nowhere.
+    /// Changes an endpoint, except its secret. Pending deliveries go to the new URL, or are given up if the
+    /// endpoint is disabled.
     pub fn update_endpoint(&self, endpoint: &Endpoint) -> Result<()> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;

@@ -1,28 +1,27 @@
-//! What the worker computes with.
+//! The engine interface of the worker, and its implementation.
 
 use crate::error::Result;
 use crate::face::finder::FaceFinder;
 use crate::options::{LoadOptions, ModelChoice};
-use crate::pipeline::Job;
-use crate::pipeline::LipSync;
 use crate::pipeline::report::{Progress, Report};
+use crate::pipeline::{FetchedJob, LipSync};
 use crate::system::allocator;
 use crate::system::cancel::CancelToken;
 use crate::weights::HubSettings;
 
-/// Runs jobs, one at a time, on the worker's thread.
+/// Runs jobs one at a time, on the worker thread.
 pub trait Engine: Send {
-    /// Gets ready for the first job, or again after [`Self::unload`].
+    /// Loads the model, at the start of the server.
     fn load(&mut self) -> Result<()>;
 
-    /// Writes `job.output`: all of it, or nothing.
-    fn run(&mut self, job: &Job, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report>;
+    /// Runs a job whose inputs are local files. Writes its whole output, or nothing.
+    fn run(&mut self, job: &FetchedJob, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report>;
 
-    /// Gives its memory back until it is needed again.
+    /// Frees the model until the next job.
     fn unload(&mut self);
 }
 
-/// The model, loaded when it is needed.
+/// The engine of the server: loads the model on demand.
 pub struct LipSyncEngine {
     model: ModelChoice,
     options: LoadOptions,
@@ -47,13 +46,13 @@ impl LipSyncEngine {
 
 impl Engine for LipSyncEngine {
     fn load(&mut self) -> Result<()> {
-        // What is missing for faces is said before gigabytes are read for the rest.
+        // Missing face models are reported before gigabytes of weights are read.
         FaceFinder::new(&self.options, HubSettings::for_loading(&self.options)).check()?;
         self.loaded().map(|_| ())
     }
 
-    fn run(&mut self, job: &Job, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report> {
-        self.loaded()?.run(job, progress, cancel)
+    fn run(&mut self, job: &FetchedJob, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report> {
+        self.loaded()?.run_fetched(job, progress, cancel)
     }
 
     fn unload(&mut self) {

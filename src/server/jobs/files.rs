@@ -8,8 +8,8 @@
 //! work/ID/              a running job's downloads
 //! ```
 //!
-//! A name in a path is always an identifier that this server has made. Other files in the directory are nobody's of
-//! this server's, and stay.
+//! Names in paths are always identifiers that this server has generated. Other files in the directory are
+//! kept.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -25,31 +25,32 @@ use crate::system::write_error;
 
 /// The result's name, in its directory and in its URL.
 pub const OUTPUT: &str = "output.mp4";
-/// The result's first picture, where an API shows one.
+/// The file name of a result's cover picture, which some APIs have.
 pub const COVER: &str = "cover.jpg";
 const REPORT: &str = "report.json";
 const DATABASE: &str = "jobs.sqlite";
-/// The result while it is being written.
+/// The file name of a result that is being written.
 const UNFINISHED: &str = "unfinished.mp4";
 
-/// The directory, held by this process alone.
+/// The data directory, locked by this process.
 pub struct DataDir {
     root: PathBuf,
-    /// The system gives the lock back when the process ends, however it ends.
+    /// The system releases the lock when the process ends, however it ends.
     _lock: File,
-    /// Bytes of uploads, results and downloads: as they were measured last, and what has arrived since.
+    /// Bytes of uploads, results and downloads: the last measurement, and the changes since.
     used: AtomicU64,
 }
 
 impl DataDir {
-    /// Creates the directory where there is none and takes hold of it. A directory that somebody uses for something
-    /// else is refused: what is in its `results` or `work` is not this server's to clean.
+    /// Creates the directory if it does not exist, and locks it. A directory that is neither empty nor a data
+    /// directory is refused, because cleaning would delete files in its `results` or `work`.
     pub fn open(root: &Path) -> Result<Self> {
-        if entries(root).iter().any(|path| !is_nobodys(path)) && !root.join(DATABASE).is_file() {
+        if entries(root).iter().any(|path| !is_ignorable(path)) && !root.join(DATABASE).is_file() {
             return Err(Error::NotADataDir { path: root.to_path_buf() });
         }
         create(root)?;
-        // What makes the directory a server's, also if that ends before it has a database.
+        // The database file marks the directory as a data directory, even if the server ends before it is
+        // initialised.
         let path = root.join(DATABASE);
         OpenOptions::new()
             .create(true)
@@ -71,7 +72,7 @@ impl DataDir {
         }
         private(root)?;
         let directory = Self { root: root.to_path_buf(), _lock: lock, used: AtomicU64::new(0) };
-        // Whatever was being downloaded when the last server ended is downloaded again.
+        // Downloads of the last server are incomplete.
         for entry in entries(&directory.root.join("work")) {
             remove(&entry);
         }
@@ -111,7 +112,7 @@ impl DataDir {
         self.remove_counted(&self.root.join("work").join(job));
     }
 
-    /// Where a job writes its result until [`Self::publish`].
+    /// The path that a job writes its result to before [`Self::publish`].
     pub fn unfinished_result(&self, job: &str) -> Result<PathBuf> {
         let directory = self.root.join("results").join(job);
         create(&directory)?;
@@ -119,8 +120,7 @@ impl DataDir {
         Ok(directory.join(UNFINISHED))
     }
 
-    /// Makes an unfinished result the job's result. After a crash it is there as a whole or not at all, and
-    /// its report with it.
+    /// Publishes the unfinished result together with its report. A crash leaves both or neither.
     pub fn publish(&self, job: &str, report: Value) -> Result<Output> {
         let directory = self.root.join("results").join(job);
         let unfinished = directory.join(UNFINISHED);
@@ -144,7 +144,7 @@ impl DataDir {
         Ok(Output { bytes, report })
     }
 
-    /// The result that a job had published before the server ended, if it came that far.
+    /// The published result of a job, if there is one.
     pub fn published(&self, job: &str) -> Option<Output> {
         let directory = self.root.join("results").join(job);
         let bytes = fs::metadata(directory.join(OUTPUT)).ok()?.len();
@@ -156,7 +156,7 @@ impl DataDir {
         self.remove_counted(&self.root.join("results").join(job));
     }
 
-    /// Removes an upload with everything that had arrived of it.
+    /// Removes an upload with its parts.
     pub fn remove_upload(&self, id: &str) {
         self.remove_counted(&self.upload(id));
         self.remove_parts(id);
@@ -176,7 +176,7 @@ impl DataDir {
         size(&self.upload(id))
     }
 
-    /// Removes the pieces that an upload was put together from.
+    /// Removes the parts of an upload and the files of unfinished attempts.
     pub fn remove_parts(&self, id: &str) {
         let prefix = format!("{id}.");
         for entry in entries(&self.root.join("uploads")) {
@@ -187,14 +187,14 @@ impl DataDir {
         }
     }
 
-    /// The identifiers of all results, known to the database or not.
+    /// The identifiers of all results on the disk.
     pub fn results(&self) -> Vec<String> {
         let mut ids = names(&self.root.join("results"));
         ids.retain(|id| is_id(id));
         ids
     }
 
-    /// The identifiers of all uploads and their parts.
+    /// The identifiers of all uploads and parts on the disk.
     pub fn uploads(&self) -> Vec<String> {
         let mut ids: Vec<String> = names(&self.root.join("uploads"))
             .iter()
@@ -206,14 +206,15 @@ impl DataDir {
         ids
     }
 
-    /// Adds up the bytes of uploads, results and downloads.
+    /// Measures the bytes of uploads, results and downloads.
     pub fn measure(&self) -> u64 {
         let bytes = ["uploads", "results", "work"].iter().map(|name| size(&self.root.join(name))).sum();
         self.used.store(bytes, Ordering::Relaxed);
         bytes
     }
 
-    /// Counts bytes that arrive; `false`, and does not, if they would be more than `quota` in all.
+    /// Adds bytes that are about to be written; `false`, without adding them, if the total would exceed
+    /// `quota`.
     pub fn admit(&self, bytes: u64, quota: u64) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if used > quota {
@@ -222,26 +223,26 @@ impl DataDir {
         used <= quota
     }
 
-    /// Bytes that were admitted are gone again.
+    /// Subtracts bytes that were removed.
     pub fn give_back(&self, bytes: u64) {
         let less = |used: u64| Some(used.saturating_sub(bytes));
-        // It has been measured anew meanwhile, perhaps.
+        // Saturating: the total may have been measured in the meantime. The closure never fails.
         let _ = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
-/// What a fresh disk, or a directory that is kept somewhere, may hold.
-fn is_nobodys(path: &Path) -> bool {
+/// Whether a file may be in an otherwise empty directory, such as the root of a new file system.
+fn is_ignorable(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name == "lost+found" || name.starts_with('.')
 }
 
-/// Only what is named as this server names things is its own.
+/// Whether a name is an identifier as this server generates them.
 fn is_id(name: &str) -> bool {
     uuid::Uuid::try_parse(name).is_ok_and(|id| id.to_string() == name)
 }
 
-/// Makes what was renamed in `path` outlive a power cut.
+/// Flushes a directory, so that renames in it survive a power failure.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     File::open(path)?.sync_all()?;
@@ -254,7 +255,7 @@ fn create(path: &Path) -> Result<()> {
     Ok(fs::create_dir_all(path).map_err(|source| write_error(path, source))?)
 }
 
-/// The directory holds keys and other people's faces: nobody else on this machine reads it.
+/// Makes the directory readable by its owner only: it contains secrets and videos of people.
 #[cfg(unix)]
 fn private(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -302,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_has_one_server() {
+    fn a_directory_is_used_by_one_server_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
         let first = DataDir::open(directory.path()).unwrap();
         let message = DataDir::open(directory.path()).err().unwrap().to_string();
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_published_whole() {
+    fn a_result_is_published_with_its_report() {
         let directory = tempfile::tempdir().unwrap();
         let files = DataDir::open(directory.path()).unwrap();
         let unfinished = files.unfinished_result("a").unwrap();
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_goes_with_its_parts() {
+    fn an_upload_is_removed_with_its_parts() {
         let directory = tempfile::tempdir().unwrap();
         let files = DataDir::open(directory.path()).unwrap();
         let [a, b] = ["6fa459ea-ee8a-4ca4-894e-db77e160355e", "16fd2706-8baf-433b-82eb-8c7fada847da"];
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_somebody_else_s_is_left_alone() {
+    fn a_directory_that_is_used_otherwise_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let precious = directory.path().join("results/precious.txt");
         fs::create_dir(precious.parent().unwrap()).unwrap();
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_counts_at_once() {
+    fn admitted_bytes_count_against_the_quota_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let files = DataDir::open(directory.path()).unwrap();
         assert!(files.admit(6, 10) && !files.admit(6, 10));

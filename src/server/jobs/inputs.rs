@@ -1,4 +1,4 @@
-//! From what a request names to a file: an upload or a result of this server, or something to download.
+//! From the URLs of a request to files: uploads and results of this server, or downloads.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,8 +10,8 @@ use crate::server::Result;
 use crate::system;
 use crate::system::cancel::CancelToken;
 
-/// How much of a file's beginning tells what it is.
-const HEAD: u64 = 4096;
+/// Bytes at the beginning of a file by which its type is recognised.
+const HEAD_BYTES: u64 = 4096;
 
 /// Opens inputs for the worker.
 #[derive(Debug, Clone, Copy)]
@@ -21,14 +21,14 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// The file behind `url`: where it lies, or in `directory` if it has to be downloaded.
+    /// The file that `url` names; a download is stored in `directory`.
     ///
     /// # Errors
-    /// Those of [`LocalInput::open`], and [`crate::media::Error::NotMedia`] for what does not begin as a media file.
+    /// Those of [`LocalInput::open`], and [`crate::media::Error::NotMedia`] if the file does not begin like a media file.
     pub fn open(&self, url: &str, directory: &Path, jobs: &Jobs, cancel: &CancelToken) -> Result<LocalInput> {
         let input = match own_file(url, jobs)? {
             Some(path) => Input::File(path),
-            // Whatever it looks like, a client does not name files of this machine.
+            // Always a URL: a client must not name files of this machine.
             None => Input::Url(url.to_string()),
         };
         let spool =
@@ -36,7 +36,7 @@ impl Inputs {
         let local = LocalInput::open(&input, &spool, cancel)?;
         let refuse = |source| system::Error::ReadFile { path: local.path().to_path_buf(), source };
         let mut head = Vec::new();
-        File::open(local.path()).map_err(refuse)?.take(HEAD).read_to_end(&mut head).map_err(refuse)?;
+        File::open(local.path()).map_err(refuse)?.take(HEAD_BYTES).read_to_end(&mut head).map_err(refuse)?;
         if !is_media(&head) {
             let path = Input::Url(url.to_string()).to_string().into();
             let reason = if head.is_empty() { "the file is empty" } else { "neither video nor audio" };
@@ -46,9 +46,9 @@ impl Inputs {
     }
 }
 
-/// The path of a file that this server has given the URL for, whatever host it is addressed by.
+/// The path of an upload or result of this server, whatever the host in `url` is.
 fn own_file(url: &str, jobs: &Jobs) -> Result<Option<PathBuf>> {
-    let Some(id) = own_id(url) else { return Ok(None) };
+    let Some(id) = media_id(url) else { return Ok(None) };
     if let Some(upload) = jobs.store.upload(&id)? {
         return match upload.bytes {
             Some(_) => Ok(Some(jobs.files.upload(&id))),
@@ -64,8 +64,8 @@ fn own_file(url: &str, jobs: &Jobs) -> Result<Option<PathBuf>> {
     })
 }
 
-/// The identifier in `…/media/ID/NAME`.
-pub fn own_id(url: &str) -> Option<String> {
+/// The identifier in a URL `…/media/ID/NAME`.
+pub fn media_id(url: &str) -> Option<String> {
     let url = url::Url::parse(url).ok()?;
     let mut segments = url.path_segments()?;
     if segments.next()? != "media" {
@@ -75,8 +75,8 @@ pub fn own_id(url: &str) -> Option<String> {
     Some(id.to_string())
 }
 
-/// Whether a file begins as a video, an audio or an image file does. Playlists are none of these: FFmpeg
-/// would follow them to other files.
+/// Whether a file begins like a video, audio or image file. Playlists are refused: FFmpeg would open the
+/// files that they name.
 fn is_media(head: &[u8]) -> bool {
     const MAGIC: &[(usize, &[u8])] = &[
         (4, b"ftyp"),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_is_told_by_its_first_bytes() {
+    fn media_files_are_recognised_by_their_first_bytes() {
         assert!(is_media(b"\x00\x00\x00\x18ftypmp42"));
         assert!(is_media(b"RIFF\x24\x00\x00\x00WAVEfmt "));
         assert!(is_media(b"\xff\xfb\x90\x64"));
@@ -131,10 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn only_our_own_urls_are_ours() {
+    fn only_media_urls_have_a_media_id() {
         let id = "5f0cf4e5-9d3c-4a6c-8a2e-6f2a3f1f7e11";
-        assert_eq!(own_id(&format!("http://a:1/media/{id}/v.mp4?x=1")).as_deref(), Some(id));
-        assert_eq!(own_id("http://a/media/../../etc/passwd"), None);
-        assert_eq!(own_id(&format!("http://a/files/{id}/v.mp4")), None);
+        assert_eq!(media_id(&format!("http://a:1/media/{id}/v.mp4?x=1")).as_deref(), Some(id));
+        assert_eq!(media_id("http://a/media/../../etc/passwd"), None);
+        assert_eq!(media_id(&format!("http://a/files/{id}/v.mp4")), None);
     }
 }

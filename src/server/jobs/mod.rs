@@ -1,8 +1,9 @@
-//! The job core: what every API's request becomes, and how it gets from acceptance to a result.
+//! The job core: from a parsed request to its result, independent of the API.
 //!
-//! `store` keeps jobs in SQLite, `queue` decides whose turn it is, `worker` owns the model and runs them one
-//! after the other, `inputs` turns what a request names into files, `fetching` does so ahead, `files` is the directory with the
-//! uploads and the results, `clean` empties it again.
+//! `store` keeps jobs in SQLite, `queue` orders them, `worker` owns the model and runs one job at a time,
+//! `inputs` turns URLs into files, `fetching` does so ahead of time, `files` is the directory with uploads
+//! and results, and `clean` deletes what has expired. [`ApiHooks`] is what the core asks of the API that a
+//! job came through.
 
 pub mod store;
 pub mod files;
@@ -12,7 +13,8 @@ pub mod inputs;
 pub mod worker;
 mod fetching;
 pub mod clean;
-mod cover;
+pub mod metrics;
+mod hooks;
 mod uploads;
 mod deliveries;
 mod endpoints;
@@ -20,16 +22,17 @@ mod endpoints;
 pub use deliveries::{Attempt, Delivery};
 pub use endpoints::Endpoint;
 pub use files::DataDir;
-pub use queue::{Cancelled, Jobs, Limits, Live, Refused, StageProgress};
+pub use hooks::ApiHooks;
+pub use queue::{CancelOutcome, Jobs, Limits, LiveState, StageProgress, SubmitError};
 pub use store::{Filter, Store};
 pub use uploads::Upload;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::request::Api;
+use crate::request::{Api, Request};
 
-/// Where a job is. Only `Queued` and `Running` ever change.
+/// The state of a job. All but `Queued` and `Running` are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Queued,
@@ -59,36 +62,38 @@ impl State {
     }
 }
 
-/// Who is told when a job ends.
+/// The receiver of the message that a job has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
     pub url: String,
-    /// Signs the message, where the vendor lets the caller choose the secret.
+    /// The secret that signs the message, where the API lets the caller choose it.
     pub secret: Option<String>,
 }
 
-/// Which jobs come before which.
+/// A job's priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Priority {
     #[default]
     Normal,
-    /// After all normal ones, whenever they come.
+    /// Runs after all normal jobs, including later ones.
     Low,
 }
 
-/// A request that is about to become a job. Its body has been read and found right.
+/// A job that is to be accepted.
 #[derive(Debug, Clone)]
 pub struct NewJob {
-    pub api: Api,
-    /// Whose key it came with; empty where none is asked for.
+    /// The parsed body.
+    pub request: Request,
+    /// The body as JSON text, which is stored. It is parsed again when the job runs, perhaps by a later
+    /// server.
+    pub raw: String,
+    /// The owner of the API key; empty if the server requires none.
     pub owner: String,
-    /// As the client sent it: what the job computes is read from it again when the job runs.
-    pub body: Value,
-    /// How the client addressed this server: the webhook tells of the result under the same address.
+    /// The base URL by which the client addressed this server: the webhook names the result by it.
     pub base_url: String,
     pub webhook: Option<Webhook>,
     pub priority: Priority,
-    /// The job fails if its turn has not come by then (milliseconds since 1970).
+    /// The job fails if it has not started by then (milliseconds since 1970).
     pub start_by: Option<i64>,
 }
 
@@ -99,7 +104,7 @@ pub struct JobRecord {
     pub api: Api,
     pub owner: String,
     pub body: Value,
-    /// Under which address this server is told to whom the record is for.
+    /// The base URL of the result, as the reader of the record addresses this server.
     pub base_url: String,
     pub webhook: Option<Webhook>,
     pub priority: Priority,
@@ -108,35 +113,34 @@ pub struct JobRecord {
     pub created_at: i64,
     pub started_at: Option<i64>,
     pub ended_at: Option<i64>,
-    /// How often the job was started: more than once after the server was killed.
+    /// How often the job was started: more than once if the server was killed while it ran.
     pub attempts: u32,
     pub failure: Option<Failure>,
+    /// The file name of the result in its URL.
+    pub output_name: String,
     pub output: Option<Output>,
 }
 
 impl JobRecord {
+    /// The record for a reader who addresses this server by `base_url`.
+    pub fn with_base_url(self, base_url: &str) -> Self {
+        Self { base_url: base_url.to_string(), ..self }
+    }
+
     /// Seconds from the start of the work to its end.
     pub fn run_seconds(&self) -> Option<f64> {
-        // Clocks are set back now and then.
+        // The clock may have been set back.
         Some((self.ended_at? - self.started_at?).max(0) as f64 / 1000.0)
     }
 
-    /// The job as it was accepted, whatever has become of it since: what a submission answers.
+    /// The job in the state in which it was accepted, for the response to its submission.
     pub fn as_accepted(self) -> Self {
         Self { state: State::Queued, started_at: None, ended_at: None, failure: None, output: None, ..self }
     }
 
-    /// Where the result is, once there is one.
+    /// The URL of the result; `None` before the job has completed.
     pub fn output_url(&self) -> Option<String> {
-        self.output.as_ref().map(|_| format!("{}/media/{}/{}", self.base_url, self.id, self.output_name()))
-    }
-
-    /// The result's name in its URL. Only sync.so's requests may choose it.
-    pub fn output_name(&self) -> String {
-        match (self.api, self.body["outputFileName"].as_str()) {
-            (Api::SyncSo, Some(name)) if !name.is_empty() => format!("{name}.mp4"),
-            _ => files::OUTPUT.to_string(),
-        }
+        self.output.as_ref().map(|_| format!("{}/media/{}/{}", self.base_url, self.id, self.output_name))
     }
 }
 
@@ -163,29 +167,30 @@ impl Output {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub blame: Blame,
-    /// The file could not be fetched; otherwise it was there, and could not be used.
+    /// The file could not be fetched, as opposed to a file that could not be used.
     pub fetching: bool,
     /// The chain of causes on one line.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure that has nothing to do with fetching.
+    /// A failure that is not one of fetching.
     pub fn of(blame: Blame, message: String) -> Self {
         Self { blame, fetching: false, message }
     }
 }
 
-/// What the failure lies in: vendors answer differently for a request's fault and for their own.
+/// What caused a failure. Vendors report client and server errors differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
     Video,
     Audio,
-    /// The request, but not one of its files.
+    /// The request itself, not one of its files.
     Request,
-    /// The time that the client has set for the job's turn to come.
-    Patience,
+    /// The job did not start within the time that the client allows.
+    #[serde(rename = "patience")]
+    StartTimeout,
     Server,
 }
 
@@ -207,7 +212,7 @@ impl Outcome {
     }
 }
 
-/// Something that a job said, in order.
+/// A line of a job's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLine {
     /// Milliseconds since 1970.

@@ -1,34 +1,34 @@
-//! Whose turn it is. The database is what counts; this is the part of it that changes often, in memory.
+//! The queue in memory: the order of the waiting jobs and the progress of the running one. The database is
+//! authoritative.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::inputs::own_id;
+use super::inputs::media_id;
 use super::store::{Group, Waiting};
-use super::{Blame, DataDir, Failure, JobRecord, Level, NewJob, Outcome, State, Store, now};
+use super::{ApiHooks, Blame, DataDir, Failure, JobRecord, Level, NewJob, Outcome, State, Store, now};
 use crate::pipeline::report::Stage;
 use crate::request::{Api, Request};
 use crate::server::{Error, Result};
 use crate::system::cancel::CancelToken;
 
-/// A job during which the server ended this often waits until all others have run: it may be the cause.
+/// A job during which the server ended this often runs after all others, since it may be the cause.
 const SUSPICIOUS_ATTEMPTS: u32 = 3;
-/// And this often, it is given up.
+/// A job during which the server ended this often fails.
 const MAX_ATTEMPTS: u32 = 40;
-/// Progress is told to those who listen at most this often.
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// Shortest pause between two notifications of progress.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How much is accepted.
+/// Limits on accepted jobs.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Jobs that wait.
+    /// Waiting jobs.
     pub queue: usize,
-    /// Jobs of one key that wait or run.
+    /// Unfinished jobs of one key.
     pub per_key: usize,
 }
 
@@ -40,7 +40,7 @@ impl Default for Limits {
 
 /// Why a job is not accepted.
 #[derive(Debug)]
-pub enum Refused {
+pub enum SubmitError {
     QueueFull,
     /// The key has this many unfinished jobs already.
     KeyBusy(usize),
@@ -49,11 +49,11 @@ pub enum Refused {
     Storage(Error),
 }
 
-/// What is known of an unfinished job beyond its record.
+/// The place of an unfinished job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Live {
-    /// Jobs that come before this one.
+pub enum LiveState {
     Queued {
+        /// Jobs that run before this one.
         position: usize,
     },
     Running,
@@ -67,29 +67,29 @@ pub struct StageProgress {
     pub total: Option<usize>,
 }
 
-/// What became of the wish to cancel a job.
+/// The result of a cancel request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancelled {
-    /// It was waiting, and is gone.
-    Done,
-    /// It is running, and stops at the next safe place.
+pub enum CancelOutcome {
+    /// The job was waiting and is cancelled.
+    Cancelled,
+    /// The job is running and stops at its next check.
     Requested,
     AlreadyEnded,
     Unknown,
 }
 
-/// The worker's next task.
+/// What the worker does next.
 pub enum Turn {
     Job {
         id: String,
         cancel: CancelToken,
     },
-    /// Nothing has come for the whole time that the worker wanted to wait.
+    /// No job came within the timeout.
     Idle,
     Closed,
 }
 
-/// All jobs, those in the database and those in the queue.
+/// All jobs: database, files and queue.
 pub struct Jobs {
     pub store: Store,
     pub files: DataDir,
@@ -97,16 +97,16 @@ pub struct Jobs {
     queue: Mutex<Queue>,
     wake: Condvar,
     changes: watch::Sender<u64>,
-    /// Jobs that have ended and were not asked for yet, by state.
+    /// Jobs that have ended since [`Jobs::take_ended`] was last called, by state.
     ended: Mutex<[u64; State::ALL.len()]>,
-    /// Held by who cleans the directory.
+    /// Held while the directory is cleaned.
     pub(super) cleaning: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// Jobs on their way into the database.
+    /// Owner and API of jobs that are being stored.
     arriving: Vec<(String, Api)>,
     running: Option<Running>,
     closed: bool,
@@ -116,33 +116,34 @@ struct Running {
     job: Waiting,
     cancel: CancelToken,
     by_client: bool,
-    /// How far each stage is, in the stages' order.
+    /// The progress of each stage, in the order of the stages.
     progress: Vec<StageProgress>,
-    told: Option<Instant>,
+    /// When progress was last notified.
+    notified_at: Option<Instant>,
 }
 
 impl Jobs {
-    /// Opens the data directory and takes up the jobs that the last server left there.
-    pub fn open(files: DataDir, limits: Limits) -> Result<Self> {
-        let store = Store::open(&files.database())?;
+    /// Opens the database in the data directory and queues its unfinished jobs.
+    pub fn open(files: DataDir, limits: Limits, hooks: &'static dyn ApiHooks) -> Result<Self> {
+        let store = Store::open(&files.database(), hooks)?;
         let mut queue = Queue::default();
         for job in store.unfinished()? {
-            if let Some(outcome) = left_over(&job, &store, &files)? {
+            if let Some(outcome) = outcome_at_start(&job, &store, &files)? {
                 if store.finish(&job.id, &outcome)? != Some(State::Completed) {
                     files.remove_result(&job.id);
                 }
                 continue;
             }
             if job.state == State::Running {
-                tracing::info!(job = job.id, "was running when the last server ended; starts again");
+                tracing::info!(job = job.id, "was running when the last server ended; restarts");
                 store.requeue(&job.id)?;
             }
             let group = match job.attempts {
                 SUSPICIOUS_ATTEMPTS.. => Group::Suspicious,
                 _ => job.priority.into(),
             };
-            store.insert_inputs(&job.id, &own_files(&job.body, job.api))?;
-            // What has begun once has begun in time.
+            store.insert_inputs(&job.id, &stored_inputs(&job))?;
+            // A job that was started before has met its start timeout.
             let start_by = job.start_by.filter(|_| job.started_at.is_none());
             queue.append(Waiting { id: job.id, owner: job.owner, api: job.api, group, start_by });
         }
@@ -158,7 +159,7 @@ impl Jobs {
         })
     }
 
-    /// Ends a job. What it may have written goes, unless it has completed. Returns how it ended; `None` if it had
+    /// Ends a job, and deletes its output unless it has completed. Returns its final state; `None` if it had
     /// ended before. Blocks on the disk.
     pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
         let ended = self.store.finish(id, outcome)?;
@@ -171,7 +172,7 @@ impl Jobs {
         Ok(ended)
     }
 
-    /// How many jobs have ended in which state since this was last asked.
+    /// The number of jobs that have ended since the last call, by state.
     pub fn take_ended(&self) -> [(State, u64); State::ALL.len()] {
         let counts = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
         State::ALL.map(|state| (state, counts[state as usize]))
@@ -181,90 +182,92 @@ impl Jobs {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Counts up whenever a job comes, moves or ends.
+    /// A counter that increases whenever a job is accepted, progresses or ends.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Accepts a job: once this returns its identifier, the job survives the server. `at_once` is how many
-    /// unfinished jobs of one key the API allows, beside what this server allows. Blocks on the disk.
-    pub fn submit(&self, job: &NewJob, at_once: Option<usize>) -> Result<String, Refused> {
-        let arriving = (job.owner.clone(), job.api);
+    /// Accepts a job and returns its identifier. The job then survives a crash of the server.
+    /// `max_unfinished` is the limit of the API on the unfinished jobs of a key, beside that of the server.
+    /// Blocks on the disk.
+    pub fn submit(&self, job: &NewJob, max_unfinished: Option<usize>) -> Result<String, SubmitError> {
+        let arriving = (job.owner.clone(), job.request.api);
         {
             let mut queue = self.lock();
-            queue.admit(job, self.limits, at_once)?;
+            queue.admit(job, self.limits, max_unfinished)?;
             queue.arriving.push(arriving.clone());
         }
         let id = Uuid::new_v4().to_string();
-        let stored = self.store.insert(&id, job, &own_files(&job.body, job.api));
+        let stored = self.store.insert(&id, job, &own_files(&job.request));
         let mut queue = self.lock();
         if let Some(place) = queue.arriving.iter().position(|other| *other == arriving) {
             queue.arriving.swap_remove(place);
         }
-        stored.map_err(Refused::Storage)?;
+        stored.map_err(SubmitError::Storage)?;
         let (owner, api) = arriving;
         let (group, start_by) = (job.priority.into(), job.start_by);
         queue.append(Waiting { id: id.clone(), owner, api, group, start_by });
         drop(queue);
         self.wake.notify_one();
-        self.tell();
+        self.notify();
         Ok(id)
     }
 
-    /// Where an unfinished job is; `None` once it has ended, and for those that never were.
-    pub fn live(&self, id: &str) -> Option<Live> {
+    /// The place of a job; `None` if it has ended or does not exist.
+    pub fn live(&self, id: &str) -> Option<LiveState> {
         let queue = self.lock();
         match &queue.running {
-            Some(running) if running.job.id == id => Some(Live::Running),
+            Some(running) if running.job.id == id => Some(LiveState::Running),
             _ => {
                 let position = queue.waiting.iter().position(|job| job.id == id)?;
-                Some(Live::Queued { position })
+                Some(LiveState::Queued { position })
             }
         }
     }
 
-    /// How far each stage of a job is that has begun, in the stages' order; none unless the job runs.
+    /// The progress of the stages that have begun, in their order; empty unless the job is running.
     pub fn stages(&self, id: &str) -> Vec<StageProgress> {
         let queue = self.lock();
         let running = queue.running.as_ref().filter(|running| running.job.id == id);
         running.map(|running| running.progress.clone()).unwrap_or_default()
     }
 
+    /// The number of waiting jobs.
     pub fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 
     /// Cancels a job, waiting or running. Blocks on the disk.
-    pub fn cancel(&self, id: &str) -> Result<Cancelled> {
+    pub fn cancel(&self, id: &str) -> Result<CancelOutcome> {
         if self.end_waiting(id, &Outcome::Cancelled)? {
-            return Ok(Cancelled::Done);
+            return Ok(CancelOutcome::Cancelled);
         }
         let queue = self.lock();
         if queue.running.as_ref().is_some_and(|running| running.job.id == id) {
             drop(queue);
             if !self.store.request_cancel(id)? {
-                return Ok(Cancelled::AlreadyEnded);
+                return Ok(CancelOutcome::AlreadyEnded);
             }
             let mut queue = self.lock();
             if let Some(running) = queue.running.as_mut().filter(|running| running.job.id == id) {
                 running.by_client = true;
                 running.cancel.cancel();
             }
-            return Ok(Cancelled::Requested);
+            return Ok(CancelOutcome::Requested);
         }
         drop(queue);
         Ok(match self.store.get(id)? {
-            Some(_) => Cancelled::AlreadyEnded,
-            None => Cancelled::Unknown,
+            Some(_) => CancelOutcome::AlreadyEnded,
+            None => CancelOutcome::Unknown,
         })
     }
 
-    /// Ends a job that waits, and keeps it in its place if that cannot be noted; `false` if it does not wait. Blocks
-    /// on the disk.
+    /// Ends a waiting job; `false` if it is not waiting. If the database cannot be written to, the job keeps
+    /// its place. Blocks on the disk.
     fn end_waiting(&self, id: &str, outcome: &Outcome) -> Result<bool> {
         let mut queue = self.lock();
         let Some(place) = queue.waiting.iter().position(|job| job.id == id) else { return Ok(false) };
@@ -277,25 +280,25 @@ impl Jobs {
             taken.into_iter().for_each(|job| queue.waiting.insert(place, job));
             self.wake.notify_one();
         }
-        self.tell();
+        self.notify();
         ended.map(|_| true)
     }
 
-    /// The waiting jobs whose clients wanted them to have started by `now` (milliseconds since 1970).
+    /// The waiting jobs whose start timeouts have expired at `now` (milliseconds since 1970).
     pub fn late(&self, now: i64) -> Vec<String> {
         let queue = self.lock();
         let late = queue.waiting.iter().filter(|job| job.start_by.is_some_and(|start_by| start_by <= now));
         late.map(|job| job.id.clone()).collect()
     }
 
-    /// Ends jobs whose turn did not come in time. Blocks on the disk.
+    /// Fails waiting jobs whose start timeouts have expired. Blocks on the disk.
     pub fn end_late(&self, ids: &[String]) -> Result<()> {
-        ids.iter().try_for_each(|id| self.end_waiting(id, &too_late()).map(|_| ()))
+        ids.iter().try_for_each(|id| self.end_waiting(id, &start_timeout()).map(|_| ()))
     }
 
-    /// Waits for the next job, at most `patience`, and takes it.
-    pub fn next(&self, patience: Option<Duration>) -> Turn {
-        let until = patience.map(|patience| Instant::now() + patience);
+    /// Takes the next job. Waits for one, up to `timeout`.
+    pub fn next(&self, timeout: Option<Duration>) -> Turn {
+        let until = timeout.map(|timeout| Instant::now() + timeout);
         let mut queue = self.lock();
         loop {
             if queue.closed {
@@ -308,7 +311,7 @@ impl Jobs {
                     cancel: cancel.clone(),
                     by_client: false,
                     progress: Vec::new(),
-                    told: None,
+                    notified_at: None,
                 };
                 queue.running = Some(running);
                 return Turn::Job { id, cancel };
@@ -325,12 +328,12 @@ impl Jobs {
         }
     }
 
-    /// The job that comes next.
+    /// The job that runs next.
     pub fn first(&self) -> Option<String> {
         self.lock().waiting.front().map(|job| job.id.clone())
     }
 
-    /// Waits, but not longer than the server runs.
+    /// Sleeps for `time`, or until the queue is closed.
     pub fn pause(&self, time: Duration) {
         let until = Instant::now() + time;
         let mut queue = self.lock();
@@ -341,14 +344,14 @@ impl Jobs {
         }
     }
 
-    /// Keeps a line of a job's log, if the disk takes it.
+    /// Adds a line to a job's log. A failure is logged only.
     pub fn log(&self, id: &str, level: Level, message: &str) {
         if let Err(error) = self.store.log(id, level, message) {
-            tracing::error!(job = id, "a line of the log is lost: {error}");
+            tracing::error!(job = id, "a log line cannot be stored: {error}");
         }
     }
 
-    /// Notes how far the running job is.
+    /// Records the progress of the running job.
     pub fn progress(&self, progress: StageProgress) {
         let mut queue = self.lock();
         let Some(running) = &mut queue.running else { return };
@@ -356,31 +359,31 @@ impl Jobs {
             Ok(place) => running.progress[place] = progress,
             Err(place) => running.progress.insert(place, progress),
         }
-        if running.told.is_none_or(|told| told.elapsed() >= PROGRESS_EVERY) {
-            running.told = Some(Instant::now());
+        if running.notified_at.is_none_or(|at| at.elapsed() >= MIN_PROGRESS_INTERVAL) {
+            running.notified_at = Some(Instant::now());
             drop(queue);
-            self.tell();
+            self.notify();
         }
     }
 
-    /// The job that was taken is started: those who listen learn of it.
+    /// Notifies subscribers that the job that was taken has started.
     pub fn started(&self) {
-        self.tell();
+        self.notify();
     }
 
-    /// Whether the running job was cancelled because the server ends, and not by its client.
+    /// Whether the running job was cancelled by the end of the server, not by its client.
     pub fn stopped_by_closing(&self) -> bool {
         let queue = self.lock();
         queue.closed && queue.running.as_ref().is_some_and(|running| !running.by_client)
     }
 
-    /// The job that was taken is done with, and the database knows how it ended.
+    /// Marks the job that was taken as finished; its outcome is in the database.
     pub fn end_turn(&self) {
         self.lock().running = None;
-        self.tell();
+        self.notify();
     }
 
-    /// Accepts no more jobs and stops the running one, which the next server starts again.
+    /// Refuses further jobs and stops the running one, which the next server restarts.
     pub fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
@@ -389,7 +392,7 @@ impl Jobs {
         }
         drop(queue);
         self.wake.notify_all();
-        self.tell();
+        self.notify();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -398,18 +401,18 @@ impl Jobs {
 }
 
 impl Queue {
-    /// The last of its group.
+    /// Adds a job after the last one of its group.
     fn append(&mut self, job: Waiting) {
         let place = self.waiting.partition_point(|other| other.group <= job.group);
         self.waiting.insert(place, job);
     }
 
-    fn admit(&self, job: &NewJob, limits: Limits, at_once: Option<usize>) -> Result<(), Refused> {
+    fn admit(&self, job: &NewJob, limits: Limits, max_unfinished: Option<usize>) -> Result<(), SubmitError> {
         if self.closed {
-            return Err(Refused::Closed);
+            return Err(SubmitError::Closed);
         }
         if self.waiting.len() + self.arriving.len() >= limits.queue {
-            return Err(Refused::QueueFull);
+            return Err(SubmitError::QueueFull);
         }
         let unfinished = || {
             let waiting = self.waiting.iter().chain(self.running.as_ref().map(|running| &running.job));
@@ -418,19 +421,19 @@ impl Queue {
             waiting.chain(arriving).filter(|(owner, _)| **owner == job.owner)
         };
         if unfinished().count() >= limits.per_key {
-            return Err(Refused::KeyBusy(limits.per_key));
+            return Err(SubmitError::KeyBusy(limits.per_key));
         }
-        match at_once {
-            Some(limit) if unfinished().filter(|(_, api)| *api == job.api).count() >= limit => {
-                Err(Refused::KeyBusy(limit))
+        match max_unfinished {
+            Some(limit) if unfinished().filter(|(_, api)| *api == job.request.api).count() >= limit => {
+                Err(SubmitError::KeyBusy(limit))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// How a job has ended that the last server did not get to mark as ended; `None` if it is to run.
-fn left_over(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<Outcome>> {
+/// The outcome of a job whose end the last server did not record; `None` if the job is to run.
+fn outcome_at_start(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<Outcome>> {
     if store.cancel_requested(&job.id)? {
         return Ok(Some(Outcome::Cancelled));
     }
@@ -438,7 +441,7 @@ fn left_over(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<O
         return Ok(Some(Outcome::Completed(output)));
     }
     if job.started_at.is_none() && job.start_by.is_some_and(|start_by| start_by <= now()) {
-        return Ok(Some(too_late()));
+        return Ok(Some(start_timeout()));
     }
     if job.state != State::Running {
         return Ok(None);
@@ -449,15 +452,19 @@ fn left_over(job: &JobRecord, store: &Store, files: &DataDir) -> Result<Option<O
     }))
 }
 
-/// The uploads and results of this server that a job reads.
-fn own_files(body: &Value, api: Api) -> Vec<String> {
-    let Ok(request) = Request::from_json(body, Some(api)) else { return Vec::new() };
-    [request.video, request.audio].iter().filter_map(|url| own_id(url)).collect()
+/// The identifiers of this server's uploads and results that a job reads.
+fn own_files(request: &Request) -> Vec<String> {
+    [&request.video, &request.audio].into_iter().filter_map(|url| media_id(url)).collect()
 }
 
-fn too_late() -> Outcome {
+/// [`own_files`] of a stored job; none if its body can no longer be parsed.
+fn stored_inputs(job: &JobRecord) -> Vec<String> {
+    Request::from_json(&job.body, Some(job.api)).map(|request| own_files(&request)).unwrap_or_default()
+}
+
+fn start_timeout() -> Outcome {
     let message = "the request was not started within the time that it allowed for that".to_string();
-    Outcome::Failed(Failure::of(Blame::Patience, message))
+    Outcome::Failed(Failure::of(Blame::StartTimeout, message))
 }
 
 #[cfg(test)]
@@ -465,7 +472,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn low_ones_wait_for_all_others_and_suspects_for_those() {
+    fn groups_run_in_order_and_jobs_within_a_group_too() {
         let mut queue = Queue::default();
         for (id, group) in [
             ("suspect", Group::Suspicious),

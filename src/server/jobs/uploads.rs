@@ -1,5 +1,5 @@
-//! Uploaded files in the database. The identifier is the permission to write the file once and to read it:
-//! it is random, and told only to whoever asked for the upload.
+//! Uploads in the database. The random identifier, which only the creator of the upload receives, is the
+//! permission to write the file once and to read it.
 
 use std::collections::HashSet;
 use std::io;
@@ -21,11 +21,11 @@ pub(super) const SCHEMA: &str = "
     );
 ";
 
-/// A file that was or is to be uploaded.
+/// An upload, complete or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     pub id: String,
-    /// The client's name for it, fit for a URL and a header.
+    /// The client's file name, made safe for URLs and headers.
     pub name: String,
     pub content_type: String,
     pub owner: String,
@@ -46,15 +46,15 @@ impl Store {
         Ok(())
     }
 
-    /// Marks an upload as complete once `publish` has put the file in its place. Of several attempts at one upload the
-    /// first to come here is it; `false` for the others.
+    /// Marks an upload as complete after `publish` has moved the file into place; `false` if another attempt
+    /// completed it before.
     pub fn complete_upload(
         &self,
         id: &str,
         bytes: u64,
         publish: impl FnOnce() -> io::Result<()>,
     ) -> Result<bool> {
-        // Nobody else comes between the question and the answer.
+        // The lock is held from the query to the update.
         let connection = self.durable();
         let open = connection
             .query_row("SELECT 1 FROM uploads WHERE id = ?1 AND bytes IS NULL", [id], |_| Ok(()))
@@ -65,7 +65,7 @@ impl Store {
         }
         publish().map_err(|source| system::Error::WriteFile { path: id.into(), source })?;
         connection
-            // From now on it is kept for as long as is promised, however long it took to arrive.
+            // The retention time begins when the upload is complete.
             .execute(
                 "UPDATE uploads SET bytes = ?2, created_at = ?3 WHERE id = ?1",
                 params![id, bytes as i64, now()],
@@ -90,7 +90,7 @@ impl Store {
         self.ids("SELECT id FROM uploads WHERE created_at < ?1 ORDER BY created_at", [before])
     }
 
-    /// Those of them that are complete.
+    /// Complete uploads from before `before`, oldest first.
     pub fn complete_uploads_before(&self, before: i64) -> Result<Vec<String>> {
         self.ids(
             "SELECT id FROM uploads WHERE created_at < ?1 AND bytes IS NOT NULL ORDER BY created_at",
@@ -103,7 +103,7 @@ impl Store {
         Ok(self.ids("SELECT id FROM uploads", [])?.into_iter().collect())
     }
 
-    /// Forgets an upload; `false` if an unfinished job reads it.
+    /// Deletes the record of an upload; `false` if an unfinished job reads it.
     pub fn remove_upload(&self, id: &str) -> Result<bool> {
         let removed = self.durable().execute(
             "DELETE FROM uploads WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM inputs WHERE file = ?1)",

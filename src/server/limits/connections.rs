@@ -1,4 +1,4 @@
-//! As many connections as the server has room for; what comes beyond is closed at once.
+//! A limit on the number of connections; further ones are closed at once.
 
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -10,48 +10,48 @@ use axum::http::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
-/// Makes the service of each connection.
+/// Makes the service of each connection, up to a maximum number.
 #[derive(Clone)]
-pub struct Connections {
+pub struct ConnectionLimit {
     router: Router,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Connections {
-    pub fn new(router: Router, most: usize) -> Self {
-        Self { router, room: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))) }
+impl ConnectionLimit {
+    pub fn new(router: Router, max: usize) -> Self {
+        Self { router, permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))) }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("there are too many connections")]
-pub struct Full;
+pub struct TooManyConnections;
 
-impl Service<SocketAddr> for Connections {
+impl Service<SocketAddr> for ConnectionLimit {
     type Response = Connection;
-    type Error = Full;
-    type Future = Ready<Result<Connection, Full>>;
+    type Error = TooManyConnections;
+    type Future = Ready<Result<Connection, TooManyConnections>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Full>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TooManyConnections>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: SocketAddr) -> Self::Future {
-        ready(match self.room.clone().try_acquire_owned() {
-            Ok(place) => Ok(Connection { router: self.router.clone(), _place: Arc::new(place) }),
+        ready(match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Ok(Connection { router: self.router.clone(), _permit: Arc::new(permit) }),
             Err(_) => {
-                tracing::warn!("a connection was closed: {Full}");
-                Err(Full)
+                tracing::warn!("a connection was closed: {TooManyConnections}");
+                Err(TooManyConnections)
             }
         })
     }
 }
 
-/// One connection; its place is free again when the last clone is gone.
+/// The service of one connection. Its permit is returned when the last clone is dropped.
 #[derive(Clone)]
 pub struct Connection {
     router: Router,
-    _place: Arc<OwnedSemaphorePermit>,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl<B> Service<Request<B>> for Connection
@@ -76,9 +76,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_place_is_given_back() {
+    async fn a_permit_is_returned() {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut connections = Connections::new(Router::new(), 1);
+        let mut connections = ConnectionLimit::new(Router::new(), 1);
         let first = connections.call(address).await.unwrap();
         assert!(connections.call(address).await.is_err());
         drop(first);

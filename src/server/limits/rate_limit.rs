@@ -1,4 +1,4 @@
-//! How often something was done in the last minute, by key.
+//! A sliding-window rate limit, per key.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -6,23 +6,27 @@ use std::time::{Duration, Instant};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// At most `limit` times a minute for each key.
-pub struct Rate {
+/// Admits at most `limit` events a minute for each key.
+pub struct RateLimiter {
     limit: usize,
     times: Mutex<HashMap<String, VecDeque<Instant>>>,
 }
 
-impl Rate {
+impl RateLimiter {
     pub fn per_minute(limit: usize) -> Self {
         Self { limit, times: Mutex::default() }
     }
 
-    /// Counts one more, unless that would be one too many.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Counts an event; `false`, uncounted, if the limit is reached.
     pub fn admit(&self, key: &str) -> bool {
         self.admit_at(key, Instant::now())
     }
 
-    /// Takes back the last one, which came to nothing.
+    /// Uncounts the last event, because the request was refused for another reason.
     pub fn take_back(&self, key: &str) {
         let mut keys = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(times) = keys.get_mut(key) {
@@ -49,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_slides_and_is_each_key_s_own() {
-        let rate = Rate::per_minute(2);
+    fn the_window_slides_and_keys_are_counted_separately() {
+        let rate = RateLimiter::per_minute(2);
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         assert!(rate.admit_at("a", start) && rate.admit_at("a", after(30)));

@@ -1,4 +1,4 @@
-//! How slowly a client may send: a body that trickles in does not hold a connection for ever.
+//! A minimum rate for request bodies, so that a slow client does not hold a connection indefinitely.
 
 use std::time::Duration;
 
@@ -8,38 +8,39 @@ use axum::extract::Request;
 use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes that must come every second, on average, once the patience is used up.
-const PACE: u64 = 8 << 10;
+/// Bytes per second that must arrive on average once the grace period is over.
+const MIN_BYTES_PER_SECOND: u64 = 8 << 10;
 
-/// A body came too slowly.
+/// A body arrives too slowly.
 #[derive(Debug, thiserror::Error)]
 #[error("the body comes too slowly")]
 pub struct TooSlow;
 
-/// Watches over a request's body. `patience` is for all that may hold up a decent client, at its beginning and, twice
-/// as long, between any two pieces: what came fast is no credit for silence.
-pub async fn watch(request: Request, patience: Duration) -> Request {
+/// Limits how slowly a request's body may arrive. `grace` is added to the time that [`MIN_BYTES_PER_SECOND`]
+/// allows, for a slow start. The pause between two chunks is at most twice `grace`, however fast the earlier
+/// chunks came.
+pub async fn watch(request: Request, grace: Duration) -> Request {
     let (parts, body) = request.into_parts();
-    let until = Instant::now() + patience;
-    let pieces = stream::unfold((body.into_data_stream(), 0), move |(mut pieces, bytes)| async move {
-        let on_average = until + Duration::from_millis(bytes * 1000 / PACE);
-        let until = on_average.min(Instant::now() + 2 * patience);
-        let piece: Result<_, BoxError> = match timeout_at(until, pieces.next()).await {
-            Ok(Some(piece)) => piece.map_err(BoxError::from),
+    let until = Instant::now() + grace;
+    let chunks = stream::unfold((body.into_data_stream(), 0), move |(mut chunks, bytes)| async move {
+        let on_average = until + Duration::from_millis(bytes * 1000 / MIN_BYTES_PER_SECOND);
+        let until = on_average.min(Instant::now() + 2 * grace);
+        let chunk: Result<_, BoxError> = match timeout_at(until, chunks.next()).await {
+            Ok(Some(chunk)) => chunk.map_err(BoxError::from),
             Ok(None) => return None,
             Err(_) => Err(TooSlow.into()),
         };
-        let bytes = bytes + piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        Some((piece, (pieces, bytes)))
+        let bytes = bytes + chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Some((chunk, (chunks, bytes)))
     });
-    Request::from_parts(parts, Body::from_stream(pieces))
+    Request::from_parts(parts, Body::from_stream(chunks))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A piece of `bytes` every `every`.
+    /// Sends ten chunks of `bytes`, one `every` so often.
     async fn sent(bytes: usize, every: Duration) -> Result<axum::body::Bytes, axum::Error> {
         let pieces = stream::unfold(0, move |sent| async move {
             tokio::time::sleep(every).await;
@@ -50,17 +51,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_fast_is_no_credit() {
+    async fn a_fast_start_does_not_excuse_a_long_pause() {
         let pieces = stream::iter([Ok::<_, std::convert::Infallible>(vec![0; 1 << 20])]);
         let pieces = pieces.chain(stream::pending());
         let request = watch(Request::new(Body::from_stream(pieces)), Duration::from_millis(50)).await;
         let read = axum::body::to_bytes(request.into_body(), usize::MAX);
         let read = tokio::time::timeout(Duration::from_secs(5), read).await;
-        assert!(read.expect("it is not waited for").is_err());
+        assert!(read.expect("the body is given up").is_err());
     }
 
     #[tokio::test]
-    async fn a_trickle_ends_and_a_slow_line_does_not() {
+    async fn a_trickle_is_refused_and_a_slow_connection_is_not() {
         let trickle = sent(1, Duration::from_millis(30)).await.unwrap_err();
         let causes = std::iter::successors(std::error::Error::source(&trickle), |cause| cause.source());
         assert!(causes.into_iter().any(|cause| cause.is::<TooSlow>()), "{trickle:?}");

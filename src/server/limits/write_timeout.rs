@@ -1,4 +1,4 @@
-//! Clients that do not read what they asked for: a connection on which nothing can be written for a while ends.
+//! A write timeout: a connection is closed when its client does not read for a while.
 
 use std::io;
 use std::pin::Pin;
@@ -10,20 +10,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// How long a write may wait for the client.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Accepts what `A` accepts, and watches over what is written.
+/// Accepts the connections of `A` and adds the write timeout.
 #[derive(Clone)]
-pub struct Watched<A>(pub A);
+pub struct WithWriteTimeout<A>(pub A);
 
-impl<I, S, A> Accept<I, S> for Watched<A>
+impl<I, S, A> Accept<I, S> for WithWriteTimeout<A>
 where
     A: Accept<I, S>,
     A::Future: Send + 'static,
     A::Stream: 'static,
     A::Service: 'static,
 {
-    type Stream = WatchedStream<A::Stream>;
+    type Stream = TimeoutStream<A::Stream>;
     type Service = A::Service;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
@@ -31,33 +31,34 @@ where
         let accepted = self.0.accept(stream, service);
         Box::pin(async move {
             let (stream, service) = accepted.await?;
-            Ok((WatchedStream { stream, waiting: None, patience: PATIENCE }, service))
+            Ok((TimeoutStream { stream, deadline: None, timeout: WRITE_TIMEOUT }, service))
         })
     }
 }
 
-/// A connection whose writes do not wait for ever.
-pub struct WatchedStream<S> {
+/// A connection with a write timeout.
+pub struct TimeoutStream<S> {
     stream: S,
-    waiting: Option<Pin<Box<Sleep>>>,
-    patience: Duration,
+    /// Runs while a write is pending.
+    deadline: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
 }
 
-impl<S> WatchedStream<S> {
-    /// Passes on what a write came to, unless it has waited too long.
-    fn watch<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+impl<S> TimeoutStream<S> {
+    /// The result of a write, or a timeout error if writes have been pending for too long.
+    fn check<T>(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if wrote.is_ready() {
-            self.waiting = None;
+            self.deadline = None;
             return wrote;
         }
-        let patience = self.patience;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
-        ready!(waiting.as_mut().poll(context));
+        let timeout = self.timeout;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        ready!(deadline.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -67,23 +68,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, wrote)
+        self.check(context, wrote)
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
+        buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wrote = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.watch(context, wrote)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.check(context, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -92,12 +93,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch(context, flushed)
+        self.check(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.watch(context, shut)
+        self.check(context, shut)
     }
 }
 
@@ -108,8 +109,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_reader_that_stops_ends_the_connection_and_a_slow_one_does_not() {
-        let watched = |stream| WatchedStream { stream, waiting: None, patience: Duration::from_millis(100) };
+    async fn a_client_that_stops_reading_loses_the_connection_and_a_slow_one_does_not() {
+        let watched = |stream| TimeoutStream { stream, deadline: None, timeout: Duration::from_millis(100) };
         let (near, _far) = tokio::io::duplex(16);
         let error = watched(near).write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -1,4 +1,4 @@
-//! What schemas are made of.
+//! Builders of JSON schemas.
 
 use serde_json::{Map, Value, json};
 
@@ -27,14 +27,14 @@ pub fn text() -> Value {
     json!({"type": "string", "pattern": "\\S"})
 }
 
-/// A URL of a host with a name. Addresses in figures are taken too; which of them, a pattern cannot say.
+/// A URL with a host name. URLs with IP addresses are accepted too, but a pattern cannot express which of them.
 pub fn web_url(scheme: &str) -> Value {
     let label = "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?";
     let pattern = format!(r"^{scheme}://({label}\.)+[A-Za-z]{{2,}}(:[1-9][0-9]{{0,3}})?([/?#][!-~]*)?$");
     json!({"type": "string", "pattern": pattern})
 }
 
-/// Where a message is to be sent; empty or `null` for nowhere.
+/// The URL of a webhook; empty or `null` for none.
 pub fn webhook_url() -> Value {
     json!({
         "description": "a public address, unless the server was started with `--allow-local-urls`",
@@ -42,17 +42,17 @@ pub fn webhook_url() -> Value {
     })
 }
 
-/// The same in a query, where there is no `null`.
+/// [`webhook_url`] as a query parameter, which cannot be `null`.
 pub fn webhook_query() -> Value {
     json!({"anyOf": [web_url("https?"), {"const": ""}]})
 }
 
-/// Server-sent events, with `data` in each.
+/// Server-sent events whose `data` is described by `data`.
 pub fn events(data: &str) -> Value {
     json!({"description": format!("server-sent events; the `data` of each is {data}")})
 }
 
-/// A whole number that becomes a seed.
+/// An integer that is a seed.
 pub fn seed(kinds: &[&str]) -> Value {
     json!({"description": "-1 asks for a random one", "type": kinds})
 }
@@ -75,7 +75,16 @@ pub fn or_null(kind: &str) -> Value {
     json!({"type": [kind, "null"]})
 }
 
-/// An object with these fields; a `?` marks those that may be missing.
+/// The union of objects that have different keys.
+pub fn merged<const N: usize>(objects: [Value; N]) -> Value {
+    let fields = objects.into_iter().filter_map(|object| match object {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    });
+    fields.flatten().collect::<Map<_, _>>().into()
+}
+
+/// An object with these fields; a `?` at the end of a name marks an optional one.
 pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let required: Vec<&str> =
         fields.iter().map(|(name, _)| *name).filter(|name| !name.ends_with('?')).collect();

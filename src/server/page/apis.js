@@ -1,15 +1,15 @@
-// The hosted APIs, as data: what their bodies look like, where their answers say what.
+// The hosted APIs as data: request bodies, paths, and where the responses have the fields that the page needs.
 
 const LOOP_MODES = {
   pingpong: "Voice longer: the video plays forward, backward, forward … Video longer: it ends with the voice.",
-  loop: "Voice longer: the video starts again. Video longer: it ends with the voice.",
+  loop: "Voice longer: the video repeats. Video longer: it ends with the voice.",
 };
 
 const SYNC_MODES = {
   bounce: LOOP_MODES.pingpong,
   loop: LOOP_MODES.loop,
   cut_off: "The longer one is cut.",
-  silence: "Voice longer: the last frame stays. Video longer: the voice is followed by silence.",
+  silence: "Voice longer: the last frame is held. Video longer: the voice is followed by silence.",
   remap: "The video is slowed down or sped up to the voice's length.",
 };
 
@@ -21,8 +21,9 @@ const PLAYBACK_TYPES = {
 
 const mode = (field, texts, usual) => ({ field, texts, usual });
 
-// `body`: from the form's values, of which the empty ones are undefined. `input`: the part of a body that
-// holds them. `id`, `running`, `output`: where answers say it. ID stands for the job's in paths.
+// `body` makes a request body of the form's values (undefined if empty); `input` is the part of a body that has them.
+// `id`, `state` and `output` are paths to fields of responses, `running` the states of an unfinished job. `ID` in a URL
+// path is replaced by the job's identifier.
 export const APIS = [
   {
     name: "fal",
@@ -130,10 +131,10 @@ export const APIS = [
 
 export const apiNamed = (name) => APIS.find((api) => api.name === name) ?? APIS[0];
 
-// What stands at a path of an answer.
+// The value at a path in a response.
 export const at = (answer, path) => path.reduce((value, key) => value?.[key], answer);
 
-// The form's values, from a body that was sent.
+// The form's values of a request body.
 export function valuesOf(api, body) {
   const input = api.input?.(body) ?? body;
   return {
@@ -145,7 +146,7 @@ export function valuesOf(api, body) {
   };
 }
 
-// The form's field that an API's field is.
+// The form field of each API field, where the names differ.
 const FIELDS = {
   video_url: "video",
   audio_url: "audio",
@@ -154,16 +155,16 @@ const FIELDS = {
   playback_type: "mode",
 };
 
-// What an answer complains about: the server's words, each with the form's field or none. Empty if all is well.
-export function complaints(status, answer) {
-  const refused = status >= 400 || (answer?.code && answer.code !== 200);
-  if (!refused) return [];
+// The errors in a response: the server's messages, each with its form field or null. Empty for a success.
+export function errorsOf(status, answer) {
+  const failed = status >= 400 || (answer?.code && answer.code !== 200);
+  if (!failed) return [];
   const ofField = (name, text) => ({ field: FIELDS[name] ?? name, text });
   if (Array.isArray(answer?.detail)) {
     return answer.detail.map(({ loc, msg }) => ofField(String(loc.at(-1)), msg));
   }
-  const text = [answer?.detail, answer?.details, answer?.message, answer?.msg].find((words) => words);
-  const words = text ?? `the server answered ${status}`;
-  const named = /^`(?:[\w[\]]+\.)*(\w+)` /.exec(words);
-  return [ofField(named?.[1] ?? null, words)];
+  const text = [answer?.detail, answer?.details, answer?.message, answer?.msg].find((message) => message);
+  const message = text ?? `the server answered ${status}`;
+  const named = /^`(?:[\w[\]]+\.)*(\w+)` /.exec(message);
+  return [ofField(named?.[1] ?? null, message)];
 }

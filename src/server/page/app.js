@@ -1,6 +1,6 @@
-// The page: the form and what holds its parts together.
+// The page: the form, and the connections between its parts.
 
-import { APIS, apiNamed, at, complaints, valuesOf } from "./apis.js";
+import { APIS, apiNamed, at, errorsOf, valuesOf } from "./apis.js";
 import { $, el, pause } from "./dom.js";
 import { History } from "./history.js";
 import { JobView } from "./job.js";
@@ -9,20 +9,20 @@ import { sample } from "./samples.js";
 import { Failed, get, here, key, post, readiness } from "./server.js";
 
 const FORM = "latentsync.form";
-const LOOK_EVERY = 10_000;
+const POLL_INTERVAL = 10_000;
 const FIELDS = ["key", "video", "audio", "mode", "guidance_scale", "seed"];
 
-// What the server says of itself: its model, steps, limits.
+// The server's settings: model, steps, limits.
 let settings = null;
 let language = "curl";
 
 const medium = (kind) =>
   new Medium(kind, {
     changed: () => {
-      complain(kind, "");
+      showError(kind, "");
       update();
     },
-    failed: (error) => (error ? fail(error, kind) : complain(kind, "")),
+    failed: (error) => (error ? fail(error, kind) : showError(kind, "")),
     limit: () => settings?.max_upload ?? Infinity,
   });
 const video = medium("video");
@@ -32,7 +32,7 @@ const view = new JobView({
   ended: (job) => {
     const field = job.error?.field;
     const { [field]: url } = valuesOf(apiNamed(job.api), job.body);
-    if (field && values()[field] === url) complain(field, job.error.message);
+    if (field && values()[field] === url) showError(field, job.error.message);
     history.refresh().catch(() => {});
   },
   moved: (job) => history.update(job),
@@ -45,7 +45,7 @@ const view = new JobView({
 
 const api = () => apiNamed($("api").value);
 
-// The form's values. A seed that is no number goes as it is: the server says what is wrong with it.
+// The form's values. A seed that is not a number is sent as text, for the server to report.
 function values() {
   const seed = $("seed").value.trim();
   const guidance = $("guidance_scale").value;
@@ -58,7 +58,7 @@ function values() {
   };
 }
 
-// Makes the form show an API's parameters.
+// Selects an API and shows its parameters.
 function chooseApi(name, mode) {
   $("api").value = name;
   const { mode: modes, guided } = api();
@@ -69,7 +69,7 @@ function chooseApi(name, mode) {
     $("mode").replaceChildren(...Object.keys(modes.texts).map((value) => el("option", { value }, value)));
     $("mode").value = modes.texts[mode] ? mode : modes.usual;
   }
-  for (const field of ["mode", "guidance_scale", "seed"]) complain(field, "");
+  for (const field of ["mode", "guidance_scale", "seed"]) showError(field, "");
 }
 
 function fill(name, wanted) {
@@ -81,7 +81,7 @@ function fill(name, wanted) {
   update();
 }
 
-// Everything that follows from the form's values.
+// Updates everything that depends on the form's values.
 function update() {
   const now = values();
   const modes = api().mode;
@@ -94,32 +94,32 @@ function update() {
   $("code").textContent = sample(language, job);
 }
 
-// Puts a complaint next to its field, or takes it away.
-function complain(field, text) {
-  const place = $(`${field}-error`);
-  place.textContent = text;
+// Shows an error next to its field; an empty text removes it.
+function showError(field, text) {
+  const element = $(`${field}-error`);
+  element.textContent = text;
   if (text) $(field).setAttribute("aria-invalid", "true");
   else $(field).removeAttribute("aria-invalid");
 }
 
-// Says what went wrong where it belongs, and goes there.
+// Shows an error at the field that it belongs to, and focuses the field.
 function fail(error, field) {
-  if (!(error instanceof Failed)) return complain(field, error.message);
+  if (!(error instanceof Failed)) return showError(field, error.message);
   if (error.status === 401) {
     $("key-field").hidden = false;
-    complain("key", key.get() ? error.message : "This server asks for an API key.");
+    showError("key", key.get() ? error.message : "This server requires an API key.");
     $("key").focus();
   } else if (field) {
-    complain(field, error.message);
+    showError(field, error.message);
   } else {
-    refuse(complaints(error.status, error.answer), error.message);
+    refuse(errorsOf(error.status, error.answer), error.message);
   }
 }
 
 function refuse(list, otherwise) {
   const known = (name) => FIELDS.includes(name) && !$(`${name}-field`).hidden;
   const placed = list.filter(({ field }) => known(field));
-  placed.forEach(({ field, text }) => complain(field, text));
+  placed.forEach(({ field, text }) => showError(field, text));
   const rest = list.filter(({ field }) => !known(field)).map(({ text }) => text);
   $("form-error").textContent = rest.join(" ") || (placed.length ? "" : otherwise);
   const first = FIELDS.find((name) => placed.some(({ field }) => field === name));
@@ -128,22 +128,22 @@ function refuse(list, otherwise) {
 
 async function run() {
   const button = $("run");
-  // Not `disabled`, which would take the focus away.
+  // `disabled` would remove the focus.
   if (button.ariaBusy === "true") return;
   button.ariaBusy = "true";
-  for (const field of FIELDS) complain(field, "");
+  for (const field of FIELDS) showError(field, "");
   $("form-error").textContent = "";
   try {
     await Promise.all([video.ready, audio.ready]);
     if (!video.url || !audio.url) {
-      if (!audio.url) complain("audio", "Choose a voice, or give its URL.");
-      if (!video.url) complain("video", "Choose a video, or give its URL.");
+      if (!audio.url) showError("audio", "Choose a voice, or give its URL.");
+      if (!video.url) showError("video", "Choose a video, or give its URL.");
       $(video.url ? "audio" : "video").focus();
       return;
     }
     const { submit, id, body } = api();
     const answer = await post(submit, body(values()));
-    const refused = complaints(200, answer);
+    const refused = errorsOf(200, answer);
     if (refused.length) return refuse(refused);
     location.hash = at(answer, id);
     $("job").scrollIntoView({ block: "nearest" });
@@ -152,36 +152,36 @@ async function run() {
     fail(error);
   } finally {
     button.ariaBusy = "false";
-    look();
+    pollServer();
   }
 }
 
-// Shows the job that the address names.
-function showNamed() {
+// Shows the job in the URL's fragment.
+function showLinkedJob() {
   const id = location.hash.slice(1);
   history.mark(id);
   if (/^[0-9a-f-]{36}$/.test(id) && id !== view.id) view.show(id);
 }
 
-// What the server asks no key for: is it there, is it ready.
-async function look() {
+// Polls the readiness of the server, which needs no key.
+async function pollServer() {
   const now = await readiness();
   const waiting = now?.queued ? `, ${now.queued} waiting` : "";
   const text = now ? `${now.status}${waiting}` : "not answering";
   if ($("server").textContent !== text) $("server").textContent = text;
   $("server").className = now ? (now.status === "ready" ? "ready" : "busy") : "gone";
-  if (now && !settings) await greet();
+  if (now && !settings) await connect();
 }
 
-// What the server tells those with a key.
-async function greet() {
+// Loads the settings and the jobs, which need the key.
+async function connect() {
   try {
     settings = await get("local/server");
     $("key-field").hidden = !key.get();
-    complain("key", "");
+    showError("key", "");
     await history.refresh();
     update();
-    showNamed();
+    showLinkedJob();
   } catch (error) {
     if (error.status === 401) fail(error);
   }
@@ -203,11 +203,11 @@ async function copy() {
   try {
     await navigator.clipboard.writeText($("code").textContent);
   } catch {
-    // Browsers lend the clipboard to secure pages only; to others the old way is open.
+    // The clipboard API exists on secure pages only; the old command works on others.
     getSelection().selectAllChildren($("code"));
     copied = document.execCommand("copy");
   }
-  $("copied").textContent = copied ? "Copied." : "This browser does not copy; the text is selected.";
+  $("copied").textContent = copied ? "Copied." : "Copying failed. The text is selected.";
   await pause(3000);
   $("copied").textContent = "";
 }
@@ -227,12 +227,12 @@ function listen() {
   $("guidance-slider").addEventListener("input", () => ($("guidance_scale").value = $("guidance-slider").value));
   $("form").addEventListener("input", update);
   for (const field of ["mode", "guidance_scale", "seed"]) {
-    $(`${field}-field`).addEventListener("input", () => complain(field, ""));
+    $(`${field}-field`).addEventListener("input", () => showError(field, ""));
   }
   $("key").addEventListener("change", () => {
     key.set($("key").value.trim());
     settings = null;
-    look();
+    pollServer();
   });
   $("tabs").addEventListener("click", (event) => chooseLanguage(event.target.dataset.language ?? language));
   $("tabs").addEventListener("keydown", (event) => {
@@ -244,15 +244,15 @@ function listen() {
     chooseLanguage(next.dataset.language);
   });
   $("copy").addEventListener("click", copy);
-  addEventListener("hashchange", showNamed);
+  addEventListener("hashchange", showLinkedJob);
   acceptDrops(video, audio);
 }
 
 $("api").append(...APIS.map(({ name, label }) => el("option", { value: name }, label)));
 $("key").value = key.get();
-const left = JSON.parse(sessionStorage.getItem(FORM) ?? "null");
-fill(left?.api ?? APIS[0].name, left?.values ?? {});
+const saved = JSON.parse(sessionStorage.getItem(FORM) ?? "null");
+fill(saved?.api ?? APIS[0].name, saved?.values ?? {});
 listen();
 chooseLanguage(language);
-look();
-setInterval(() => document.hidden || look(), LOOK_EVERY);
+pollServer();
+setInterval(() => document.hidden || pollServer(), POLL_INTERVAL);

@@ -1,8 +1,8 @@
-// Small things that every part of the page needs.
+// Helpers that every part of the page uses.
 
 export const $ = (id) => document.getElementById(id);
 
-// An element; `props` are its properties, or attributes where the name has a dash.
+// Creates an element. `props` are properties, or attributes if the element has no such property.
 export function el(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -29,7 +29,7 @@ export function seconds(count) {
   return `${hours ? `${hours} h ` : ""}${minutes} min ${Math.round(count % 60)} s`;
 }
 
-// A file's name, from its URL.
+// The file name in a URL.
 export function nameOf(url) {
   try {
     const parsed = new URL(url, document.baseURI);
@@ -39,7 +39,7 @@ export function nameOf(url) {
   }
 }
 
-// Where a file of this server is for this page, whatever host its URL names; null for other URLs.
+// The relative URL of an upload or result of this server, whatever the host of `url` is; null for other URLs.
 export function ownFile(url) {
   return /^https?:.*\/(media\/[0-9a-f-]{36}\/[^/?#]+)$/.exec(url)?.[1] ?? null;
 }

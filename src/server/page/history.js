@@ -1,20 +1,20 @@
-// The key's jobs, as the server has them: whatever API they came by, and whether from this page or a program.
+// The key's jobs of every API, whether they were submitted by this page or by a program.
 
 import { apiNamed, valuesOf } from "./apis.js";
 import { $, el, nameOf } from "./dom.js";
 import { get } from "./server.js";
 
-const EVERY = 5000;
-const WORDS = { queued: "waiting", running: "running", completed: "done", failed: "failed", cancelled: "cancelled" };
+const REFRESH_INTERVAL = 5000;
+const LABELS = { queued: "waiting", running: "running", completed: "done", failed: "failed", cancelled: "cancelled" };
 
 export class History {
   constructor() {
     this.jobs = [];
     this.shown = null;
     setInterval(() => {
-      const moving = this.jobs.some((job) => !job.ended_at);
-      if (moving && !document.hidden) this.refresh().catch(() => {});
-    }, EVERY);
+      const unfinished = this.jobs.some((job) => !job.ended_at);
+      if (unfinished && !document.hidden) this.refresh().catch(() => {});
+    }, REFRESH_INTERVAL);
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.refresh().catch(() => {});
     });
@@ -25,12 +25,12 @@ export class History {
     this.render();
   }
 
-  // Takes in what was heard of a job elsewhere.
+  // Adds or updates a job.
   update(job) {
-    const place = this.jobs.findIndex(({ id }) => id === job.id);
-    if (place < 0) this.jobs.unshift(job);
-    else if (this.jobs[place].state === job.state) return;
-    else this.jobs[place] = job;
+    const index = this.jobs.findIndex(({ id }) => id === job.id);
+    if (index < 0) this.jobs.unshift(job);
+    else if (this.jobs[index].state === job.state) return;
+    else this.jobs[index] = job;
     this.render();
   }
 
@@ -53,7 +53,7 @@ export class History {
     const link = el(
       "a",
       { href: `#${job.id}` },
-      el("span", { className: `state ${job.state}` }, WORDS[job.state]),
+      el("span", { className: `state ${job.state}` }, LABELS[job.state]),
       el("span", { className: "names" }, `${nameOf(video)} + ${nameOf(audio)}`),
       el("span", { className: "hint" }, api.label.split(" · ")[0]),
       el("time", { className: "hint", dateTime: begun.toISOString() }, begun.toLocaleString([], { dateStyle: "short", timeStyle: "short" })),

@@ -1,4 +1,4 @@
-// One job: where it is, what it says, what has become of it.
+// One job: state, progress, log and result.
 
 import { apiNamed, valuesOf } from "./apis.js";
 import { $, bytes, el, nameOf, ownFile, seconds } from "./dom.js";
@@ -7,7 +7,7 @@ import { Failed, follow, post } from "./server.js";
 const STAGES = {
   decode_video: "Read the video",
   align_faces: "Find the face",
-  audio_features: "Hear the voice",
+  audio_features: "Process the voice",
   encode_latents: "Encode",
   denoise_latents: "Denoise",
   decode_latents: "Decode",
@@ -15,8 +15,8 @@ const STAGES = {
   mux_video: "Write",
 };
 
-// The section that shows a job. `moved` is called with it whenever it is told of, `ended` once it has ended,
-// `again` when its inputs are wanted again.
+// The section that shows a job. `moved` is called with every update of the job, `ended` when it has ended, and `again`
+// to use its inputs again.
 export class JobView {
   constructor({ ended, moved, again }) {
     Object.assign(this, { ended, moved });
@@ -29,7 +29,7 @@ export class JobView {
     });
   }
 
-  // Follows a job until it has ended or another is shown.
+  // Follows a job until it has ended or another one is shown.
   async show(id) {
     this.following?.abort();
     this.following = new AbortController();
@@ -44,18 +44,18 @@ export class JobView {
     try {
       await follow(id, {
         signal,
-        told: ({ job, lines }) => {
+        received: ({ job, lines }) => {
           this.job = job;
           this.render(job);
           this.addLines(lines);
           this.moved(job);
           if (job.ended_at) this.ended(job);
         },
-        lost: () => this.say("The connection broke off. Trying again …"),
+        lost: () => this.say("The connection broke off. Reconnecting …"),
       });
     } catch (error) {
       this.id = null;
-      this.say(error.status === 404 ? "This job is not here any more." : error.message);
+      this.say(error.status === 404 ? "This job no longer exists." : error.message);
     }
   }
 
@@ -69,14 +69,14 @@ export class JobView {
     }
   }
 
-  // Only what is new is said: screen readers read every change aloud.
+  // Screen readers announce every change, so an unchanged text is not set again.
   say(text) {
     if ($("status").textContent !== text) $("status").textContent = text;
   }
 
   render(job) {
     $("status").className = job.state;
-    this.say(told(job));
+    this.say(describe(job));
     $("work").hidden = Boolean(job.ended_at);
     if (job.ended_at) $("cancel").disabled = false;
     else this.renderStages(job);
@@ -121,7 +121,7 @@ export class JobView {
       $("original-note").replaceChildren();
     } else {
       const link = el("a", { href: values.video, rel: "noreferrer", target: "_blank" }, nameOf(values.video));
-      this.hideOriginal("This page asks no other host. Open it yourself: ", link);
+      this.hideOriginal("This page loads nothing from other hosts. Open the original: ", link);
     }
     const facts = {
       Length: `${seconds(output.seconds)}, ${output.frames} frames`,
@@ -129,7 +129,7 @@ export class JobView {
       Seed: output.seed,
       Took: seconds((job.ended_at - job.started_at) / 1000),
       "Frames without a face": output.frames_without_face || null,
-      "Sent as": apiNamed(job.api).label,
+      API: apiNamed(job.api).label,
     };
     const given = Object.entries(facts).filter(([, fact]) => fact !== null);
     $("facts").replaceChildren(...given.map(([name, fact]) => el("div", {}, el("dt", {}, name), el("dd", {}, fact))));
@@ -142,7 +142,7 @@ export class JobView {
     $("original-note").replaceChildren(...note);
   }
 
-  // Both from the start, the voice from the result only.
+  // Plays both from the start, with the sound of the result only.
   playBoth() {
     const pair = [$("original"), $("output")];
     pair[0].muted = true;
@@ -166,8 +166,8 @@ export class JobView {
   }
 }
 
-// Where a job is, in one sentence.
-export function told(job) {
+// The state of a job in one sentence.
+export function describe(job) {
   const took = () => seconds((job.ended_at - job.started_at) / 1000);
   switch (job.state) {
     case "queued":
@@ -175,12 +175,12 @@ export function told(job) {
       if (job.position === 0) return "Waiting: next in the queue.";
       return `Waiting: ${job.position} ${job.position === 1 ? "job comes" : "jobs come"} before it.`;
     case "running":
-      return job.attempts > 1 ? "Running again: the server had ended meanwhile." : "Running.";
+      return job.attempts > 1 ? "Running again: the server was restarted." : "Running.";
     case "completed":
       return `Done in ${took()}.`;
     case "cancelled":
       return "Cancelled.";
     default:
-      return `Failed: ${job.error?.message ?? "the server's log says more"}`;
+      return `Failed: ${job.error?.message ?? "see the server's log"}`;
   }
 }

@@ -1,25 +1,25 @@
-// The video and the voice: chosen, dropped, or named by a URL. A file is uploaded at once, so that what is on the
-// screen, and in the samples, is what the server will be asked for.
+// The video and the voice: a chosen or dropped file, or a URL. A file is uploaded at once, so that the form and the code
+// samples have the URL that is sent to the server.
 
 import { $, bytes, el, nameOf, ownFile } from "./dom.js";
 import { upload } from "./server.js";
 
-const WORDS = { video: "neither a video nor a picture", audio: "neither sound nor a video with sound" };
+const MISMATCHES = { video: "neither a video nor a picture", audio: "neither sound nor a video with sound" };
 const FAMILIES = { video: ["video/", "image/"], audio: ["audio/", "video/"] };
-// What browsers do not know a type for.
+// Types that browsers do not know.
 const TYPES = { mkv: "video/x-matroska", mka: "audio/x-matroska", ts: "video/mp2t", mxf: "application/mxf" };
 
 const typeOf = (file) => file.type || TYPES[file.name.split(".").pop().toLowerCase()] || "application/octet-stream";
 
-// One of the two fields. `changed` is called when its URL is another; `failed` with what went wrong; `limit` gives
-// the most bytes that the server takes.
+// One of the two fields. `changed` is called when its URL changes, `failed` with an error or null; `limit` returns the
+// server's upload limit in bytes.
 export class Medium {
   constructor(kind, { changed, failed, limit }) {
     Object.assign(this, { kind, changed, failed, limit });
     this.input = $(kind);
     this.file = $(`${kind}-file`);
     this.preview = $(`${kind}-preview`);
-    // Settled once no upload is under way.
+    // Resolves when no upload is running.
     this.ready = Promise.resolve();
     this.file.addEventListener("change", () => {
       if (this.file.files[0]) this.take(this.file.files[0]);
@@ -42,7 +42,7 @@ export class Medium {
     this.changed();
   }
 
-  // Whether a file can go here, as far as its type tells.
+  // Whether the type of a file fits this field.
   suits(file) {
     return !file.type || FAMILIES[this.kind].some((family) => file.type.startsWith(family));
   }
@@ -50,7 +50,7 @@ export class Medium {
   take(file) {
     this.url = "";
     this.failed(null);
-    if (!this.suits(file)) return this.refuse(`${file.name} is ${WORDS[this.kind]} (${file.type})`);
+    if (!this.suits(file)) return this.refuse(`${file.name} is ${MISMATCHES[this.kind]} (${file.type})`);
     if (file.size > this.limit()) {
       return this.refuse(`${file.name} has ${bytes(file.size)}; the server takes ${bytes(this.limit())} at most`);
     }
@@ -86,7 +86,7 @@ export class Medium {
     this.file.value = "";
   }
 
-  // Shows what the URL names, if this server has it: no other host is asked.
+  // Shows a preview of a file of this server. Nothing is loaded from other hosts.
   show() {
     const own = ownFile(this.url);
     this.preview.hidden = !own;
@@ -98,7 +98,7 @@ export class Medium {
     const note = el("p", {}, name);
     element.addEventListener("error", () => {
       element.remove();
-      note.textContent = `${name}: this browser cannot show it, the server may well read it.`;
+      note.textContent = `${name}: this browser cannot play it, but the server may be able to read it.`;
     });
     const remove = el("button", { type: "button", "aria-label": `Remove ${name}`, textContent: "Remove" });
     remove.addEventListener("click", () => {
@@ -109,7 +109,7 @@ export class Medium {
   }
 }
 
-// Takes files that are dropped anywhere: on a field for that field, elsewhere by their type.
+// Accepts dropped files: on a field for that field, elsewhere by their type.
 export function acceptDrops(video, audio) {
   const over = (event) => {
     if (![...event.dataTransfer.types].includes("Files")) return;

@@ -1,9 +1,9 @@
-//! `/`: the page for people. Its files are in the program, ask no other host, and are asked for again at every
-//! visit, by their ETag. It speaks the vendors' APIs, and [`local`](super::local) for what they lack.
+//! `/`: the web page. Its files are built into the program, load nothing from other hosts, and are
+//! revalidated by ETag at every visit. The page uses the vendors' APIs, and [`local`](super::local) for what
+//! they lack.
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
@@ -12,20 +12,24 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::app::App;
+use super::health::TAG;
 use super::keys::sha256;
+use super::openapi::Operation;
+use super::openapi::schemas::string;
+use super::routes::Routes;
 use crate::system::digest::hex;
 
-/// Only this server's own files and answers: no inline script or style, no other host, no frame around it.
+/// Content security policy: only this server's own files and responses; no inline script or style, no frames.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// A file of the page: its path, its content type, its text.
+/// A file of the page: path, content type, text.
 type File = (&'static str, &'static str, &'static str);
 
-/// Every file. Each refers to the others relatively, so that the page works below a proxy's path too.
+/// Every file; the first is the document. Links between them are relative, so that the page also works below
+/// a path of a proxy.
 const FILES: [File; 11] = [
     ("/", "text/html; charset=utf-8", include_str!("index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("style.css")),
@@ -40,18 +44,26 @@ const FILES: [File; 11] = [
     ("/page/dom.js", SCRIPT, include_str!("dom.js")),
 ];
 
-/// The files' ETags, in their order.
+/// The ETags of [`FILES`], in the same order.
 static TAGS: LazyLock<[String; FILES.len()]> =
     LazyLock::new(|| FILES.map(|(_, _, text)| format!("\"{}\"", hex(&sha256(text.as_bytes())[..12]))));
 
-pub fn router() -> Router<App> {
-    let files = FILES.into_iter().zip(TAGS.iter());
-    files.fold(Router::new(), |router, (file, tag)| {
-        router.route(file.0, get(move |headers: HeaderMap| std::future::ready(answer(file, tag, &headers))))
-    })
+pub fn routes() -> Routes {
+    let document = Operation::new("the page; its other files are below /page").without_key();
+    let document = document.response_as(200, "text/html", string()).empty_response(304);
+    let [index, others @ ..] = FILES;
+    let [index_tag, tags @ ..] = &*TAGS;
+    let serve = |file: File, tag: &'static str| {
+        move |headers: HeaderMap| std::future::ready(response(file, tag, &headers))
+    };
+    let routes = Routes::new(TAG).get(index.0, serve(index, index_tag), document);
+    others
+        .into_iter()
+        .zip(tags)
+        .fold(routes, |routes, (file, tag)| routes.undocumented(file.0, get(serve(file, tag))))
 }
 
-fn answer((_, content_type, text): File, tag: &'static str, headers: &HeaderMap) -> Response {
+fn response((_, content_type, text): File, tag: &'static str, headers: &HeaderMap) -> Response {
     let common = [
         (ETAG, tag),
         (CACHE_CONTROL, "no-cache"),
@@ -65,7 +77,7 @@ fn answer((_, content_type, text): File, tag: &'static str, headers: &HeaderMap)
     }
 }
 
-/// Whether the browser has this very text already. A proxy that compresses makes the tag a weak one.
+/// Whether the browser has the current text. A proxy that compresses responses makes the ETag weak.
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     tags.flat_map(|tags| tags.split(',')).any(|known| {
@@ -79,22 +91,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_text_is_not_sent_again() {
+    fn an_unchanged_file_is_not_sent_again() {
         let file = FILES[0];
         let with = |value: &'static str| HeaderMap::from_iter([(IF_NONE_MATCH, value.parse().unwrap())]);
         for known in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert_eq!(answer(file, "\"a\"", &with(known)).status(), StatusCode::NOT_MODIFIED, "{known}");
+            assert_eq!(response(file, "\"a\"", &with(known)).status(), StatusCode::NOT_MODIFIED, "{known}");
         }
         for other in ["\"b\"", "a", "W/\"aa\""] {
-            assert_eq!(answer(file, "\"a\"", &with(other)).status(), StatusCode::OK, "{other}");
+            assert_eq!(response(file, "\"a\"", &with(other)).status(), StatusCode::OK, "{other}");
         }
-        let fresh = answer(file, "\"a\"", &HeaderMap::new());
+        let fresh = response(file, "\"a\"", &HeaderMap::new());
         assert_eq!(fresh.headers()[ETAG], "\"a\"");
         assert_eq!(fresh.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
     }
 
     #[test]
-    fn the_page_is_small_and_names_only_its_own_files() {
+    fn the_page_is_small_and_links_only_to_its_own_files() {
         let bytes: usize = FILES.iter().map(|(_, _, text)| text.len()).sum();
         assert!(bytes < 60_000, "{bytes} bytes");
         for (path, _, text) in FILES {

@@ -1,8 +1,8 @@
-// The same job as a program would send it. What stands here is meant to be pasted and run.
+// The same job as code that can be pasted and run.
 
 const KEY = "LATENTSYNC_API_KEY";
 
-// Text within single quotes, for a shell.
+// Text in single quotes, for a shell.
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 const literal = (path) => path.map((key) => (typeof key === "number" ? `[${key}]` : `["${key}"]`)).join("");
 const dotted = (path) => path.map((key) => (typeof key === "number" ? `[${key}]` : `.${key}`)).join("");
@@ -88,15 +88,15 @@ function cli({ api, values, settings }) {
   const given = flags.filter(([, value]) => value !== undefined && value !== null);
   const plain = (value) => (/^[\w.:/-]+$/.test(value) ? value : quoted(value));
   const options = given.map(([name, value]) => `  --${name} ${plain(value)} \\\n`);
-  // A server with keys does not tell where on its disk a model is.
+  // A server with keys does not reveal the path of its model.
   const model = settings && !settings.model ? "# add --model: the server runs one that is not published\n" : "";
   return `${model}latentsync sync \\\n${options.join("")}  -o out.mp4`;
 }
 
 const LANGUAGES = { curl, python, javascript, cli };
 
-// The job as a program: `values` of the form, `server` its address, `key` whether one is asked for, `settings`
-// what the server was started with.
+// The code of a job: `values` of the form, `server` its URL, `key` whether a key is required, `settings` those of the
+// server.
 export function sample(language, job) {
   const values = {
     ...job.values,

@@ -1,13 +1,13 @@
-// Talking to the server. Every path is relative to the page, so that it works below a proxy's path.
+// Requests to the server. Paths are relative to the page, so that it also works below a path of a proxy.
 
 import { pause } from "./dom.js";
 
 const KEY = "latentsync.key";
-// The server says something every five seconds; after this long the connection is dead.
-const SILENCE = 20_000;
-const LONGEST_PAUSE = 10_000;
+// The server sends an event at least every five seconds; after this long without one the connection is dead.
+const EVENT_TIMEOUT = 20_000;
+const MAX_PAUSE = 10_000;
 
-// An answer that is no success, or none at all (`status` 0). `answer` is its JSON.
+// An error response, or no response (`status` 0). `answer` is its JSON.
 export class Failed extends Error {
   constructor(status, answer, text) {
     super(answer?.detail ?? text);
@@ -16,11 +16,11 @@ export class Failed extends Error {
   }
 }
 
-const gone = () => new Failed(0, null, "The server does not answer. Is it still running?");
+const unreachable = () => new Failed(0, null, "The server does not answer. Is it still running?");
 
 export const here = (path) => new URL(path.replace(/^\//, ""), document.baseURI).href;
 
-// The key lives as long as the tab does.
+// The key is kept until the tab is closed.
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
@@ -35,7 +35,7 @@ async function request(path, options = {}) {
     answer = await fetch(here(path), { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw gone();
+    throw unreachable();
   }
   if (!answer.ok) {
     const text = await answer.text().catch(() => "");
@@ -56,7 +56,7 @@ export const get = async (path) => (await request(path)).json();
 export const post = async (path, body) =>
   (await request(path, { method: "POST", body: body && JSON.stringify(body) })).json();
 
-// Whether the server takes jobs, and how many wait; it says so without a key.
+// Readiness and queue length, which need no key; null if the server does not respond.
 export async function readiness() {
   try {
     const answer = await fetch(here("readyz"), { cache: "no-store" });
@@ -66,11 +66,11 @@ export async function readiness() {
   }
 }
 
-// Uploads a file as fal's client does, and returns its URL. `progress` is told the part that is done.
+// Uploads a file as fal's client does, and returns its URL. `progress` is called with the fraction that is done.
 export async function upload(file, type, progress, signal) {
   const slot = await post("storage/upload/initiate", { file_name: file.name, content_type: type });
   const path = /\/(media\/[^?#]+)$/.exec(slot.upload_url)[1];
-  // XMLHttpRequest, because `fetch` does not tell how much of a body has been sent.
+  // XMLHttpRequest, because `fetch` has no upload progress.
   await new Promise((done, failed) => {
     const put = new XMLHttpRequest();
     put.upload.onprogress = ({ loaded, total }) => progress(total ? loaded / total : 0);
@@ -78,7 +78,7 @@ export async function upload(file, type, progress, signal) {
       if (put.status < 300) return done();
       failed(new Failed(put.status, parsed(put.responseText), put.responseText));
     };
-    put.onerror = () => failed(gone());
+    put.onerror = () => failed(unreachable());
     put.onabort = () => failed(new DOMException("stopped", "AbortError"));
     signal.addEventListener("abort", () => put.abort());
     put.open("PUT", here(path));
@@ -88,42 +88,42 @@ export async function upload(file, type, progress, signal) {
   return slot.file_url;
 }
 
-// Follows a job to its end, over as many connections as it takes. `told` gets each event, `lost` is told when
-// a connection broke off.
-export async function follow(id, { told, lost, signal }) {
+// Follows a job to its end, reconnecting when needed. `received` is called with each event, `lost` when a connection was
+// lost.
+export async function follow(id, { received, lost, signal }) {
   let known = 0;
   let wait = 500;
   while (!signal.aborted) {
     const connection = new AbortController();
     const stop = () => connection.abort();
     signal.addEventListener("abort", stop);
-    let silence = setTimeout(stop, SILENCE);
+    let timeout = setTimeout(stop, EVENT_TIMEOUT);
     try {
       const headers = { "Last-Event-ID": String(known) };
       const answer = await request(`local/jobs/${id}/events`, { headers, signal: connection.signal });
       for await (const event of eventsOf(answer.body)) {
-        clearTimeout(silence);
-        silence = setTimeout(stop, SILENCE);
+        clearTimeout(timeout);
+        timeout = setTimeout(stop, EVENT_TIMEOUT);
         known = event.id;
         wait = 500;
-        told(event.data);
+        received(event.data);
         if (event.data.job.ended_at) return;
       }
     } catch (error) {
       if (signal.aborted) return;
-      // What the server has refused it will refuse again.
+      // A client error is not retried.
       if (error instanceof Failed && error.status >= 400 && error.status < 500) throw error;
     } finally {
-      clearTimeout(silence);
+      clearTimeout(timeout);
       signal.removeEventListener("abort", stop);
     }
     lost();
     await pause(wait);
-    wait = Math.min(wait * 2, LONGEST_PAUSE);
+    wait = Math.min(wait * 2, MAX_PAUSE);
   }
 }
 
-// Server-sent events. `EventSource` would do, but it cannot send a key.
+// Parses server-sent events. `EventSource` cannot send a key.
 async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   const field = (event, name) => new RegExp(`^${name}: ?(.*)$`, "m").exec(event)?.[1];

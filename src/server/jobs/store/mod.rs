@@ -1,5 +1,6 @@
-//! Jobs in SQLite. What a client was promised is on the disk before it is promised: acceptance, cancelling
-//! and the end of a job are written with `synchronous = FULL`. Logs are not promised and do not wait.
+//! Jobs in SQLite. Acceptance, cancellation and end of a job are written with `synchronous = FULL`, so that
+//! they are on the disk before the client receives the response. Logs are written with `synchronous =
+//! NORMAL`.
 
 mod record;
 mod schema;
@@ -13,11 +14,13 @@ use rusqlite::{Connection, OptionalExtension, ToSql, TransactionBehavior, params
 use serde_json::Value;
 
 use self::record::{COLUMNS, Stored};
-use super::{JobRecord, Level, LogLine, NewJob, Outcome, Priority, State, deliveries, endpoints, now};
+use super::{
+    ApiHooks, JobRecord, Level, LogLine, NewJob, Outcome, Priority, State, deliveries, endpoints, now,
+};
 use crate::request::Api;
 use crate::server::{Error, Result};
 
-/// A job that waits for its turn.
+/// A job in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     pub id: String,
@@ -27,12 +30,12 @@ pub struct Waiting {
     pub start_by: Option<i64>,
 }
 
-/// Whose turn comes first; within a group, it is the earlier job's.
+/// Groups of the queue, in the order in which they run. Within a group, earlier jobs run first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     Normal,
     Low,
-    /// The server has ended during it again and again: it may be the cause.
+    /// The server ended several times during the job, which may be the cause.
     Suspicious,
 }
 
@@ -45,31 +48,32 @@ impl From<Priority> for Group {
     }
 }
 
-/// Which jobs of an owner a list is to hold.
+/// Selects jobs of an owner.
 #[derive(Debug, Clone, Copy)]
 pub struct Filter<'a> {
     pub owner: &'a str,
     pub apis: &'a [Api],
     pub states: &'a [State],
-    /// Accepted at or after, and before (milliseconds since 1970).
+    /// Range of the acceptance time: from, and before (milliseconds since 1970).
     pub created: (i64, i64),
     pub limit: u32,
     pub offset: u32,
 }
 
-/// The database. Its functions block for as long as the disk takes.
+/// The database. Its functions block on the disk.
 pub struct Store {
     path: PathBuf,
-    /// Returns when the disk has it.
+    hooks: &'static dyn ApiHooks,
+    /// Commits are on the disk when they return.
     durable: Mutex<Connection>,
-    /// Returns when the system has it: what is written here outlives the process, not a power cut.
+    /// Commits survive the process, but not a power failure.
     relaxed: Mutex<Connection>,
     reader: Mutex<Connection>,
 }
 
 impl Store {
-    /// Opens the database at `path`, and creates it where there is none.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// Opens the database at `path`, or creates it.
+    pub fn open(path: &Path, hooks: &'static dyn ApiHooks) -> Result<Self> {
         let refuse = |error: rusqlite::Error| database_error(path, error);
         let connect = |synchronous: &str| {
             let connection = Connection::open(path)?;
@@ -79,7 +83,8 @@ impl Store {
             Ok(connection)
         };
         let mut durable = connect("FULL").map_err(refuse)?;
-        // One that begins with a question would fail, and not wait, where another connection is writing.
+        // A deferred transaction that begins with a SELECT would fail instead of waiting while another
+        // connection writes.
         durable.set_transaction_behavior(TransactionBehavior::Immediate);
         if !schema::migrate(&mut durable).map_err(refuse)? {
             return Err(Error::NewerDatabase { path: path.to_path_buf() });
@@ -88,10 +93,15 @@ impl Store {
         let reader = connect("NORMAL").map_err(refuse)?;
         Ok(Self {
             path: path.to_path_buf(),
+            hooks,
             durable: Mutex::new(durable),
             relaxed: Mutex::new(relaxed),
             reader: Mutex::new(reader),
         })
+    }
+
+    pub fn hooks(&self) -> &'static dyn ApiHooks {
+        self.hooks
     }
 
     pub(super) fn durable(&self) -> MutexGuard<'_, Connection> {
@@ -110,8 +120,8 @@ impl Store {
         |error| database_error(&self.path, error)
     }
 
-    /// Accepts a job that reads `files` of this server. When this returns, the job outlives the process and the
-    /// machine's power.
+    /// Stores a job that reads the uploads and results `files`. When this returns, the job survives a crash
+    /// and a power failure.
     pub fn insert(&self, id: &str, job: &NewJob, files: &[String]) -> Result<()> {
         let webhook = job.webhook.as_ref();
         let mut connection = self.durable();
@@ -122,9 +132,9 @@ impl Store {
                  low_priority, start_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'queued', ?8, ?9, ?10)",
                 params![
                     id,
-                    job.api.name(),
+                    job.request.api.name(),
                     job.owner,
-                    job.body.to_string(),
+                    job.raw,
                     job.base_url,
                     webhook.map(|webhook| &webhook.url),
                     webhook.and_then(|webhook| webhook.secret.as_ref()),
@@ -146,7 +156,7 @@ impl Store {
         self.one(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"), &[&id])
     }
 
-    /// The newest job of `api` and `owner` whose body satisfies `wanted`, among the last thousand.
+    /// The newest job of `api` and `owner` whose body satisfies `wanted`, among the last 1000.
     pub fn newest(
         &self,
         api: Api,
@@ -162,7 +172,7 @@ impl Store {
         Ok(jobs.into_iter().find(|job| wanted(&job.body)))
     }
 
-    /// Jobs of an owner, newest first, and how many there are beyond the limit.
+    /// The selected jobs, newest first, and their total number without limit and offset.
     pub fn page(&self, filter: &Filter) -> Result<(u64, Vec<JobRecord>)> {
         let named =
             |names: Vec<&str>| names.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
@@ -187,7 +197,7 @@ impl Store {
         Ok((total as u64, jobs))
     }
 
-    /// The jobs of `owner`, of every API, newest first, at most `limit`.
+    /// The newest jobs of `owner`, of every API, newest first.
     pub fn newest_of(&self, owner: &str, limit: u32) -> Result<Vec<JobRecord>> {
         self.list(
             &format!("SELECT {COLUMNS} FROM jobs WHERE owner = ?1 ORDER BY number DESC LIMIT ?2"),
@@ -195,7 +205,7 @@ impl Store {
         )
     }
 
-    /// Notes what an unfinished job reads, where an older server has not done so.
+    /// Records the uploads and results that an unfinished job reads, for jobs of older servers that did not.
     pub fn insert_inputs(&self, id: &str, files: &[String]) -> Result<()> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;
@@ -220,12 +230,12 @@ impl Store {
         )
     }
 
-    /// All jobs.
+    /// The identifiers of all jobs.
     pub fn all(&self) -> Result<HashSet<String>> {
         Ok(self.ids("SELECT id FROM jobs", [])?.into_iter().collect())
     }
 
-    /// Every job that has not ended, the oldest first.
+    /// All unfinished jobs, oldest first.
     pub fn unfinished(&self) -> Result<Vec<JobRecord>> {
         self.list(
             &format!("SELECT {COLUMNS} FROM jobs WHERE state IN ('queued', 'running') ORDER BY number"),
@@ -233,7 +243,7 @@ impl Store {
         )
     }
 
-    /// Whether the client has asked to cancel a job that was running.
+    /// Whether the client has requested the cancellation of a running job.
     pub fn cancel_requested(&self, id: &str) -> Result<bool> {
         let asked = self
             .reader()
@@ -252,12 +262,12 @@ impl Store {
         )
     }
 
-    /// Puts a job back in the queue that was running when the last server ended, however that was.
+    /// Requeues a job that was running when the last server ended.
     pub fn requeue(&self, id: &str) -> Result<bool> {
         self.change("UPDATE jobs SET state = 'queued' WHERE id = ?1 AND state = 'running'", [id])
     }
 
-    /// Puts a job back that this server stops in good order: the attempt does not count.
+    /// Requeues a job that this server stops at shutdown. The attempt is not counted.
     pub fn put_back(&self, id: &str) -> Result<bool> {
         self.change(
             "UPDATE jobs SET state = 'queued', attempts = attempts - 1 WHERE id = ?1 AND state = 'running'",
@@ -265,7 +275,7 @@ impl Store {
         )
     }
 
-    /// Remembers that a job is to stop, so that it does not start again after a crash.
+    /// Records a cancel request, so that the job does not restart after a crash.
     pub fn request_cancel(&self, id: &str) -> Result<bool> {
         self.change(
             "UPDATE jobs SET cancel_requested = 1 WHERE id = ?1 AND state IN ('queued', 'running')",
@@ -273,17 +283,21 @@ impl Store {
         )
     }
 
-    /// Ends a job, and with it promises its webhook's delivery. Returns how it has ended, which is cancelled if that
-    /// was asked for before; `None` if it had ended already.
+    /// Ends a job and enqueues its webhook deliveries. Returns the final state, which is `Cancelled` if that
+    /// was requested before; `None` if the job had ended already.
     pub fn finish(&self, id: &str, outcome: &Outcome) -> Result<Option<State>> {
         let ended_at = now();
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;
-        let cancelled = transaction
-            .query_row("SELECT cancel_requested FROM jobs WHERE id = ?1", [id], |row| row.get(0))
+        let job = transaction
+            .query_row("SELECT cancel_requested, api FROM jobs WHERE id = ?1", [id], |row| {
+                Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?))
+            })
             .optional()
             .map_err(self.refuse())?;
-        let outcome = if cancelled.unwrap_or(false) { &Outcome::Cancelled } else { outcome };
+        let api = job.as_ref().and_then(|(_, api)| api.parse().ok());
+        let was_cancelled = job.is_some_and(|(cancelled, _)| cancelled);
+        let outcome = if was_cancelled { &Outcome::Cancelled } else { outcome };
         let (failure, output) = match outcome {
             Outcome::Completed(output) => (None, Some(output)),
             Outcome::Failed(failure) => (serde_json::to_string(failure).ok(), None),
@@ -304,20 +318,22 @@ impl Store {
             )
             .map_err(self.refuse())?;
         if changed == 1 {
-            deliveries::promise(&transaction, id, ended_at).map_err(self.refuse())?;
-            endpoints::promise(&transaction, id, outcome, ended_at).map_err(self.refuse())?;
+            deliveries::enqueue(&transaction, id, ended_at).map_err(self.refuse())?;
+            if let Some(event) = api.and_then(|api| self.hooks.endpoint_event(api, outcome)) {
+                endpoints::enqueue(&transaction, id, event, ended_at).map_err(self.refuse())?;
+            }
             transaction.execute("DELETE FROM inputs WHERE job = ?1", [id]).map_err(self.refuse())?;
         }
         transaction.commit().map_err(self.refuse())?;
         Ok((changed == 1).then(|| outcome.state()))
     }
 
-    /// Forgets a job and all that was noted about it; `false` if it has to stay: it has not ended, an unfinished job
-    /// reads its result, or somebody is still to be told of it.
+    /// Deletes a job and its logs and deliveries; `false` if it must be kept: it has not ended, an unfinished
+    /// job reads its result, or a delivery is pending.
     pub fn remove(&self, id: &str) -> Result<bool> {
         let mut connection = self.durable();
         let transaction = connection.transaction().map_err(self.refuse())?;
-        let stays: bool = transaction
+        let is_needed: bool = transaction
             .query_row(
                 "SELECT EXISTS (SELECT 1 FROM jobs WHERE id = ?1 AND state IN ('queued', 'running')) \
                  OR EXISTS (SELECT 1 FROM inputs WHERE file = ?1) \
@@ -326,7 +342,7 @@ impl Store {
                 |row| row.get(0),
             )
             .map_err(self.refuse())?;
-        if stays {
+        if is_needed {
             return Ok(false);
         }
         for sql in [
@@ -366,7 +382,7 @@ impl Store {
         lines.collect::<Result<_, _>>().map_err(self.refuse())
     }
 
-    /// How many jobs are in each state.
+    /// The number of jobs in each state.
     pub fn count(&self) -> Result<[(State, u64); State::ALL.len()]> {
         let connection = self.reader();
         let mut counts = State::ALL.map(|state| (state, 0));
@@ -379,7 +395,7 @@ impl Store {
         Ok(counts)
     }
 
-    /// The secret of this name, made by `make` when it is asked for the first time.
+    /// The secret `name`, which `make` generates the first time.
     pub fn secret(&self, name: &str, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let connection = self.durable();
         let known = connection
@@ -418,12 +434,12 @@ impl Store {
             let rows = statement.query_map(values, Stored::of).map_err(self.refuse())?;
             rows.collect::<Result<Vec<_>, _>>().map_err(self.refuse())?
         };
-        // Long bodies are read while others may ask.
-        rows.into_iter().map(Stored::read).collect::<Result<_, _>>().map_err(self.refuse())
+        // Long bodies are parsed after the connection is released.
+        rows.into_iter().map(|row| row.read(self.hooks)).collect::<Result<_, _>>().map_err(self.refuse())
     }
 }
 
-/// Whether the disk is full.
+/// Whether the database reports a full disk.
 pub fn is_full(error: &Error) -> bool {
     let Error::Database { source, .. } = error else { return false };
     let failure = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
@@ -440,12 +456,21 @@ mod tests {
 
     use super::super::{Output, uploads};
     use super::*;
+    use crate::request::Request;
 
     fn job(store: &Store, id: &str) {
         let job = NewJob {
-            api: Api::SyncSo,
+            request: Request {
+                api: Api::SyncSo,
+                video: String::new(),
+                audio: String::new(),
+                guidance_scale: None,
+                seed: None,
+                duration: Default::default(),
+                ignored: Vec::new(),
+            },
+            raw: "{}".to_string(),
             owner: String::new(),
-            body: serde_json::json!({}),
             base_url: String::new(),
             webhook: None,
             priority: Priority::Normal,
@@ -457,7 +482,7 @@ mod tests {
     #[test]
     fn a_job_ends_while_others_write() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("jobs.sqlite")).unwrap();
+        let store = Store::open(&directory.path().join("jobs.sqlite"), &()).unwrap();
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -476,9 +501,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_cancel_wins_over_the_result() {
+    fn a_cancel_request_wins_over_the_result() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("jobs.sqlite")).unwrap();
+        let store = Store::open(&directory.path().join("jobs.sqlite"), &()).unwrap();
         job(&store, "a");
         assert!(store.start("a").unwrap() && store.request_cancel("a").unwrap());
         let output = Output { bytes: 1, report: serde_json::json!({}) };
@@ -487,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_without_versions_is_taken_up_and_a_newer_one_is_not() {
+    fn a_database_without_a_version_is_migrated_and_a_newer_one_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("jobs.sqlite");
         let old = Connection::open(&path).unwrap();
@@ -495,9 +520,9 @@ mod tests {
             old.execute_batch(step).unwrap();
         }
         drop(old);
-        job(&Store::open(&path).unwrap(), "a");
-        assert_eq!(Store::open(&path).unwrap().unfinished().unwrap().len(), 1);
+        job(&Store::open(&path, &()).unwrap(), "a");
+        assert_eq!(Store::open(&path, &()).unwrap().unfinished().unwrap().len(), 1);
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 1000).unwrap();
-        assert!(Store::open(&path).err().unwrap().to_string().contains("newer"));
+        assert!(Store::open(&path, &()).err().unwrap().to_string().contains("newer"));
     }
 }

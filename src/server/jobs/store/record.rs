@@ -1,16 +1,17 @@
-//! A job as a row of the table.
+//! The conversion of table rows to job records.
 
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::super::{JobRecord, Output, Priority, State, Webhook};
+use super::super::files::OUTPUT;
+use super::super::{ApiHooks, JobRecord, Output, Priority, State, Webhook};
 
-/// What [`Stored::of`] reads.
+/// The columns that [`Stored::of`] reads.
 pub(super) const COLUMNS: &str = "id, api, owner, body, base_url, webhook_url, webhook_secret, state, created_at, \
                        started_at, ended_at, attempts, failure, report, bytes, low_priority, start_by";
 
-/// A row, with its JSON unread.
+/// A row whose JSON columns are not parsed yet.
 pub(super) struct Stored {
     job: JobRecord,
     body: String,
@@ -43,6 +44,7 @@ impl Stored {
             priority: if row.get("low_priority")? { Priority::Low } else { Priority::Normal },
             start_by: row.get("start_by")?,
             failure: None,
+            output_name: String::new(),
             output: None,
         };
         Ok(Self {
@@ -54,9 +56,10 @@ impl Stored {
         })
     }
 
-    /// The record. Reading a long body takes a while.
-    pub(super) fn read(self) -> rusqlite::Result<JobRecord> {
-        let body = json("body", &self.body)?;
+    /// Parses the JSON columns.
+    pub(super) fn read(self, hooks: &dyn ApiHooks) -> rusqlite::Result<JobRecord> {
+        let body: Value = json("body", &self.body)?;
+        let output_name = hooks.output_name(self.job.api, &body).unwrap_or_else(|| OUTPUT.to_string());
         let failure = self.failure.map(|failure| json("failure", &failure)).transpose()?;
         let output = match (self.bytes, self.report) {
             (Some(bytes), Some(report)) => {
@@ -64,7 +67,7 @@ impl Stored {
             }
             _ => None,
         };
-        Ok(JobRecord { body, failure, output, ..self.job })
+        Ok(JobRecord { body, failure, output_name, output, ..self.job })
     }
 }
 

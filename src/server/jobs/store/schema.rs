@@ -1,10 +1,10 @@
-//! The tables, and how they came to be as they are.
+//! The tables and their migrations.
 
 use rusqlite::Connection;
 
 use super::super::{deliveries, endpoints, uploads};
 
-/// The tables as they were first.
+/// The first version of the tables.
 pub(super) const JOBS: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -36,25 +36,24 @@ pub(super) const JOBS: &str = "
     CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
 
-/// Priorities, and the client's patience.
-const TURNS: &str = "
+/// Priorities and start timeouts.
+const PRIORITIES: &str = "
     ALTER TABLE jobs ADD COLUMN low_priority INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE jobs ADD COLUMN start_by INTEGER;
 ";
 
-/// The files of this server that unfinished jobs read.
+/// The uploads and results of this server that unfinished jobs read.
 const INPUTS: &str = "
     CREATE TABLE inputs (job TEXT NOT NULL, file TEXT NOT NULL);
     CREATE INDEX inputs_by_job ON inputs (job);
     CREATE INDEX inputs_by_file ON inputs (file);
 ";
 
-/// How the tables came to be as they are. A database remembers in its `user_version` how many of these steps
-/// it has been through.
+/// The migrations, in order. `user_version` of a database is the number of those that were applied.
 const SCHEMA: [&str; 7] =
-    [JOBS, uploads::SCHEMA, deliveries::SCHEMA, TURNS, endpoints::SCHEMA, deliveries::ATTEMPTS, INPUTS];
+    [JOBS, uploads::SCHEMA, deliveries::SCHEMA, PRIORITIES, endpoints::SCHEMA, deliveries::ATTEMPTS, INPUTS];
 
-/// Takes the database through the steps that it has not been through; `false` if it has been through more.
+/// Applies the missing migrations; `false` if the database has more than this program knows.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<bool> {
     let transaction = connection.transaction()?;
     let done: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
