@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use latentsync::demo::{DemoInputs, Sentence};
-use latentsync::{CancelToken, Error, Job, LipSync, LoadOptions, ModelChoice, Progress, Stage};
+use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Progress, Stage};
 
 /// Prints every tenth of each stage.
 #[derive(Default)]
@@ -61,7 +61,9 @@ fn main() -> Result<(), Box<dyn StdError>> {
     match lipsync.run(&job, &mut Tenths::default(), &cancel) {
         Ok(report) => println!("{}: {} frames in {:.1} s", output.display(), report.frames, report.seconds),
         // A cancelled job leaves no output behind.
-        Err(Error::Interrupted) => println!("cancelled; `{}` exists: {}", output.display(), output.exists()),
+        Err(error) if error.is_interrupted() => {
+            println!("cancelled; `{}` exists: {}", output.display(), output.exists())
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::jobs::engine::Engine;
 use super::limits::connections::ConnectionLimit;
 use super::limits::write_timeout::WithWriteTimeout;
 use super::service::Server;
-use super::{Error, Result, ServerConfig, Tls};
+use super::{Error, Result};
 use crate::system;
 use crate::system::cancel::CancelToken;
 

@@ -208,7 +208,7 @@ impl<'a> Download<'a> {
             (self.settings.blob(self.file, &sha256), self.settings.incomplete(self.file, &sha256));
         create_parent(&blob)?;
         let written = fs::write(&incomplete, &content).and_then(|()| fs::rename(&incomplete, &blob));
-        written.map_err(|source| Error::WriteModel { path: blob.clone(), source })?;
+        written.map_err(|source| Error::Write { path: blob.clone(), source })?;
         self.link(&blob).await?;
         on_progress(self.progress(bytes))
     }

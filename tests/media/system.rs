@@ -34,9 +34,9 @@ fn a_full_disk_is_an_error_and_leaves_no_file() {
     let disk = TinyDisk::mount(dir.path());
     let pictures = read_all(&video);
     let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, PLAIN).unwrap_err();
-    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert!(error.is_disk_full(), "{error:?}");
     assert_eq!(files(&disk.0), [] as [String; 0]);
     let mut store = latentsync::media::frame_store::FrameStore::create(&disk.0).unwrap();
     let error = store.put(0, &pictures[0], &[]).unwrap_err();
-    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert!(Error::from(error).is_disk_full());
 }

@@ -5,9 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use latentsync::weights::{
-    BatchSize, Checkpoint, ConvertOptions, HubSettings, Package, Role, convert, shape_predictor,
-};
+use latentsync::weights::{BatchSize, Checkpoint, HubSettings, Package, Role, shape_predictor};
 use latentsync::weights::{Error, MissingPart, Result};
 use latentsync::{ErrorKind, ModelChoice, system};
 

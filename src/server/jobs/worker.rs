@@ -177,7 +177,7 @@ impl Worker {
         // `video` and `audio` own the downloads, which must live through the run: here they are files
         // already.
         let engine_job = Job { options, ..Job::new(video.path(), audio.path(), &output) };
-        let engine_job = engine_job.fetch(cancel).map_err(JobAbort::by_files)?;
+        let engine_job = engine_job.fetch(cancel).map_err(|error| JobAbort::by_files(error.into()))?;
         let mut progress = JobProgress { worker: self, job, logged: None, prefetch };
         let report = engine.run(&engine_job, &mut progress, cancel).map_err(|error| match error {
             error if error.is_interrupted() => JobAbort::Interrupted,

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use latentsync::options::DTypeChoice;
 use latentsync::pipeline::Hooks;
-use latentsync::system::device::DTypeChoice;
 use latentsync::weights::{Checkpoint, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, Options};
 
