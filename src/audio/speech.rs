@@ -9,7 +9,7 @@ use rubato::{
     Async, FixedAsync, Resampler as _, SincInterpolationParameters, SincInterpolationType, WindowFunction,
 };
 
-use crate::options::FPS;
+use crate::options::{FPS, FrameRate};
 use crate::{Error, Result};
 
 /// Rates from telephones to studio masters; a header that says otherwise is broken.
@@ -29,8 +29,7 @@ pub struct Speech {
 impl Speech {
     /// Frames of video that this sound lasts for: ceil(duration × 25).
     pub fn frames(&self) -> usize {
-        // 0.28 s × 25 is 7.000000000000001 in floating point, and that is not eight frames.
-        (self.duration_seconds * FPS as f64 - 1e-6).ceil().max(0.0) as usize
+        FrameRate::MODEL.frames_in(self.duration_seconds)
     }
 
     /// With digital silence behind it until it lasts for `frames` frames of video; what is as long already stays.

@@ -125,6 +125,13 @@ pub enum Error {
     #[error("the killed job that was writing `{}` cannot be continued: {what} differ from this one's", path.display())]
     NotResumable { path: PathBuf, what: &'static str },
 
+    #[error(
+        "the killed job that was writing `{}` cannot be resumed: its journal has version {found}, this program reads \
+         version {expected}",
+        path.display()
+    )]
+    JournalVersion { path: PathBuf, found: u32, expected: u32 },
+
     #[error("another job is writing `{}`", path.display())]
     OutputBusy { path: PathBuf },
 
@@ -299,7 +306,7 @@ impl Error {
             | Error::Fetch { .. }
             | Error::Encode { .. } => 3,
             Error::NoEncoder { .. } | Error::NoHardwareEncoder { .. } => 5,
-            Error::NotResumable { .. } => 2,
+            Error::NotResumable { .. } | Error::JournalVersion { .. } => 2,
             Error::OutputBusy { .. } => 3,
             Error::Audio { .. }
             | Error::EmptyAudio { .. }
@@ -382,6 +389,9 @@ impl Error {
             }
             Error::NotResumable { .. } => {
                 "give the same inputs and settings as before, or start again without `--resume`"
+            }
+            Error::JournalVersion { .. } => {
+                "start again without `--resume`, or use the version that was killed"
             }
             Error::OutputBusy { .. } => "wait for it to finish, or write to another file",
             Error::BenchRecord { .. } => "`latentsync bench --out FILE` writes one",

@@ -86,7 +86,7 @@ impl Source {
     pub(crate) fn nominal_rate(&self) -> FrameRate {
         let [average, base] = self.rates();
         let steadiness = if average == base { Steadiness::Steady } else { Steadiness::Average };
-        FrameRate::meant_by(self.frame_rate(), steadiness)
+        FrameRate::nominal(self.frame_rate(), steadiness)
     }
 
     /// The average rate, and the lowest one in which all timestamps can be written.

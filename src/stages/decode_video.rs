@@ -90,6 +90,9 @@ pub struct VideoReader {
     /// Output frames that were converted so far.
     converted: u64,
     info: VideoInfo,
+    options: VideoOptions,
+    /// Whether all timestamps of the file have been read.
+    scanned: bool,
 }
 
 impl VideoReader {
@@ -117,8 +120,28 @@ impl VideoReader {
         if let Some(transfer) = transfer {
             return Err(Error::HighDynamicRange { path: path.to_path_buf(), transfer });
         }
-        let info = describe(source, &preparer, options)?;
-        Ok(Self { frames, preparer, current: None, converted: 0, info })
+        let scan = Scan::read(path, options)?;
+        let scanned = scan.complete;
+        let info = describe(source, &preparer, options, scan);
+        Ok(Self { frames, preparer, current: None, converted: 0, info, options, scanned })
+    }
+
+    /// Makes the number of frames exact, as [`CountDepth::Full`] does, if it is not yet.
+    pub fn count_in_full(&mut self) -> Result<()> {
+        if self.info.count.exact {
+            return Ok(());
+        }
+        let path = self.info.path.clone();
+        let options = VideoOptions { count: CountDepth::Full, ..self.options };
+        if self.scanned {
+            // The timestamps are known and do not tell.
+            self.info.count = count_by_decoding(&path, options)?;
+            return Ok(());
+        }
+        let scan = Scan::read(&path, options)?;
+        self.scanned = true;
+        self.info.add(scan);
+        Ok(())
     }
 
     pub fn info(&self) -> &VideoInfo {
@@ -217,10 +240,18 @@ impl RetimedFrames {
     }
 }
 
-fn describe(source: &Source, preparer: &Preparer, options: VideoOptions) -> Result<VideoInfo> {
+impl VideoInfo {
+    fn add(&mut self, scan: Scan) {
+        self.duration_seconds = scan.seconds;
+        self.missing_seconds = scan.missing_seconds;
+        self.count = scan.count;
+        self.still = scan.still;
+    }
+}
+
+fn describe(source: &Source, preparer: &Preparer, options: VideoOptions, scan: Scan) -> VideoInfo {
     let (width, height) = preparer.size();
-    let scan = Scan::read(&source.path, options)?;
-    Ok(VideoInfo {
+    VideoInfo {
         path: source.path.clone(),
         width,
         height,
@@ -234,7 +265,15 @@ fn describe(source: &Source, preparer: &Preparer, options: VideoOptions) -> Resu
         colour: preparer.tags(),
         coding: preparer.coding(),
         codec: source.stream().parameters().id().name(),
-    })
+    }
+}
+
+/// Counts the output frames by decoding the whole file.
+fn count_by_decoding(path: &Path, options: VideoOptions) -> Result<FrameCount> {
+    let source = DecodedSource::open(path, media::Type::Video)?;
+    let mut frames = RetimedFrames::new(source, options.rate, None);
+    let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
+    Ok(FrameCount { frames: shown, exact: true })
 }
 
 fn rate_of(source: &Source, rate: OutputRate) -> FrameRate {
@@ -257,6 +296,8 @@ struct Scan {
     seconds: f64,
     missing_seconds: f64,
     still: bool,
+    /// Whether all timestamps were read.
+    complete: bool,
 }
 
 impl Scan {
@@ -304,10 +345,7 @@ impl Scan {
             exact: complete && !timeline.broken() && damaged == 0,
         };
         if options.count == CountDepth::Full && !count.exact && source.kind() != FileKind::Picture {
-            let source = DecodedSource::open(path, media::Type::Video)?;
-            let mut frames = RetimedFrames::new(source, options.rate, None);
-            let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
-            count = FrameCount { frames: shown, exact: true };
+            count = count_by_decoding(path, options)?;
         }
         let still = match source.kind() {
             FileKind::Picture => true,
@@ -320,7 +358,7 @@ impl Scan {
         let seconds = timeline.seconds(end);
         let announced = source.announced_seconds().filter(|_| complete && !still);
         let missing_seconds = announced.map_or(0.0, |announced| (announced - seconds).max(0.0));
-        Ok(Self { count, seconds, missing_seconds, still })
+        Ok(Self { count, seconds, missing_seconds, still, complete })
     }
 
     /// The duration that the stream, else the container, has written down.

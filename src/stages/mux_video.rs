@@ -16,7 +16,7 @@ use crate::error::{Error, Result, write_error};
 use crate::media::audio_track::Span;
 use crate::media::encoder::{Pictures, VideoEncoder, encode_error};
 use crate::media::init;
-use crate::media::journal::{HIDDEN, Journal, Journalling};
+use crate::media::journal::{HIDDEN, Journal, JournalOptions};
 use crate::media::muxer::{Muxer, Streams};
 use crate::media::picture::Picture;
 use crate::options::{Container, Encoding};
@@ -44,7 +44,7 @@ pub struct OutputVideo<'a> {
     pub encoding: Encoding,
     pub effort: Effort,
     /// None where the job is not to be resumable at all.
-    pub journal: Option<Journalling<'a>>,
+    pub journal: Option<JournalOptions<'a>>,
 }
 
 /// An output that is being written. Dropping it leaves nothing behind, but for the journal of a job that is to be
@@ -94,7 +94,7 @@ impl VideoWriter {
         let mut muxer = Muxer::create(file.path(), &path, &streams)?;
         let stream = format!("{container} {}", encoder.fingerprint());
         let mut journal = match output.journal {
-            Some(journalling) => Journal::open(&path, journalling, &stream, file.path())?,
+            Some(options) => Journal::open(&path, options, &stream, file.path())?,
             None => None,
         };
         let mut resumed = 0;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use latentsync::media::journal::{Journal, JournalHead, Journalling, Resume};
+use latentsync::media::journal::{Journal, JournalHead, JournalOptions, Resume};
 use latentsync::media::picture::Picture;
 use latentsync::options::{Encoding, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
@@ -28,7 +28,7 @@ impl Job {
         Some(Self { info: open(&video).info().clone(), audio, pictures: read_all(&video), encoding })
     }
 
-    fn output<'a>(&'a self, path: &'a Path, journal: Option<Journalling<'a>>) -> OutputVideo<'a> {
+    fn output<'a>(&'a self, path: &'a Path, journal: Option<JournalOptions<'a>>) -> OutputVideo<'a> {
         OutputVideo { encoding: self.encoding, journal, frames: 50, ..output(path, &self.info, &self.audio) }
     }
 
@@ -43,7 +43,7 @@ impl Job {
         Ok(())
     }
 
-    fn run(&self, path: &Path, journal: Option<Journalling>) -> Result<u64> {
+    fn run(&self, path: &Path, journal: Option<JournalOptions>) -> Result<u64> {
         let mut writer = VideoWriter::create(&self.output(path, journal))?;
         let resumed = writer.resumed_frames();
         self.push(&mut writer, 50)?;
@@ -69,19 +69,15 @@ impl Job {
 }
 
 fn head() -> JournalHead {
-    JournalHead {
-        key: "this video, this voice".into(),
-        seed: 7,
-        extra: serde_json::json!({ "note": "text" }),
-    }
+    JournalHead { key: "this video, this voice".into(), seed: 7, source_frames: Some(49) }
 }
 
-fn fresh(head: &JournalHead) -> Journalling<'_> {
-    Journalling { head, resume: Resume::No }
+fn fresh(head: &JournalHead) -> JournalOptions<'_> {
+    JournalOptions { head, resume: Resume::No }
 }
 
-fn resume(head: &JournalHead) -> Journalling<'_> {
-    Journalling { head, resume: Resume::Yes }
+fn resume(head: &JournalHead) -> JournalOptions<'_> {
+    JournalOptions { head, resume: Resume::Yes }
 }
 
 #[test]

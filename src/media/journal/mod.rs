@@ -27,15 +27,17 @@ pub(crate) const HIDDEN: &str = ".latentsync-";
 /// Longest name of an output that the journal's name repeats; file systems end at 255 bytes.
 const LONGEST_NAME: usize = 200;
 
-/// What a job writes down about itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Version of the head and of the records that follow it. Version 1 had no version field.
+const JOURNAL_VERSION: u32 = 2;
+
+/// Identification of the job that writes a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalHead {
-    /// Equal for jobs that would give the same output: inputs and settings.
+    /// Key of inputs and settings: jobs with equal keys produce equal outputs.
     pub key: String,
     pub seed: u64,
-    /// Whatever else the next attempt is to know.
-    #[serde(default)]
-    pub extra: serde_json::Value,
+    /// Length of the video in frames, if the file declares a wrong one.
+    pub source_frames: Option<usize>,
 }
 
 /// What to do with a journal that a killed job has left.
@@ -48,20 +50,27 @@ pub enum Resume {
     Yes,
 }
 
-/// How a job keeps its journal.
+/// How a job uses the journal.
 #[derive(Debug, Clone, Copy)]
-pub struct Journalling<'a> {
+pub struct JournalOptions<'a> {
     pub head: &'a JournalHead,
     pub resume: Resume,
 }
 
-/// The head as it stands in the file.
+/// The head record of a journal.
 #[derive(Serialize, Deserialize)]
 struct StoredHead {
+    version: u32,
     #[serde(flatten)]
     head: JournalHead,
-    /// What the packets' stream must agree with.
+    /// Digest of the parameters of the packets' stream.
     stream: String,
+}
+
+/// The head record of a journal of any version.
+enum AnyHead {
+    Current(StoredHead),
+    OtherVersion(u32),
 }
 
 /// A journal that is being written.
@@ -92,7 +101,10 @@ impl Journal {
     pub fn peek(output: &Path) -> Option<JournalHead> {
         let file = open_existing(&Self::path_of(output)).ok()?;
         let mut reader = Reader::new(BufReader::new(&file), file.metadata().ok()?.len()).ok()?;
-        read_head(&mut reader).map(|stored| stored.head)
+        match read_head(&mut reader)? {
+            AnyHead::Current(stored) => Some(stored.head),
+            AnyHead::OtherVersion(_) => None,
+        }
     }
 
     /// Removes the journal of a job that will be begun anew in another way.
@@ -110,17 +122,18 @@ impl Journal {
     ///
     /// # Errors
     /// Of a job that is to go on: [`Error::OutputBusy`] where another job is writing the output,
-    /// [`Error::NotResumable`] where the journal is of a job with other settings. Of every job:
+    /// [`Error::NotResumable`] where the journal is of a job with other settings, [`Error::JournalVersion`] where it has
+    /// another version. Of every job:
     /// [`Error::WriteFile`], [`Error::DiskFull`].
     pub(crate) fn open(
         output: &Path,
-        journalling: Journalling,
+        options: JournalOptions,
         stream: &str,
         temporary: &Path,
     ) -> Result<Option<Self>> {
         let path = Self::path_of(output);
         let failed = |e: io::Error| write_error(&path, e);
-        let Journalling { head, resume } = journalling;
+        let JournalOptions { head, resume } = options;
         let Some(file) = lock(&path).map_err(failed)? else {
             return match resume {
                 Resume::Yes => Err(Error::OutputBusy { path: output.to_path_buf() }),
@@ -131,8 +144,12 @@ impl Journal {
         let stream = hex(&Sha256::digest(stream));
         let left = Left::read(&file).map_err(failed)?;
         let continued = match left.head {
-            // Without a finished segment there is nothing to go on from, and nothing to agree with.
-            Some(stored) if stays && left.finished.segment.frames > 0 => {
+            Some(AnyHead::OtherVersion(found)) if stays => {
+                let expected = JOURNAL_VERSION;
+                return Err(Error::JournalVersion { path: output.to_path_buf(), found, expected });
+            }
+            // A journal without a complete segment is not used, so its settings need not agree.
+            Some(AnyHead::Current(stored)) if stays && left.finished.segment.frames > 0 => {
                 if stored.head.key != head.key || stored.head.seed != head.seed {
                     return Err(Error::NotResumable {
                         path: output.to_path_buf(),
@@ -158,7 +175,11 @@ impl Journal {
             packets: 0,
         };
         journal
-            .begin(StoredHead { head: head.clone(), stream }, continued.then_some(left.finished), temporary)
+            .begin(
+                StoredHead { version: JOURNAL_VERSION, head: head.clone(), stream },
+                continued.then_some(left.finished),
+                temporary,
+            )
             .map_err(|e| write_error(&journal.path, e))?;
         if continued {
             journal.finished = left.finished.segment;
@@ -250,7 +271,7 @@ impl Drop for Journal {
 /// What a job before this one has left in the file.
 #[derive(Default)]
 struct Left {
-    head: Option<StoredHead>,
+    head: Option<AnyHead>,
     temporaries: Vec<String>,
     finished: Finished,
 }
@@ -269,7 +290,7 @@ impl Left {
         let length = file.metadata()?.len();
         let Ok(mut reader) = Reader::new(BufReader::new(file), length) else { return Ok(left) };
         left.head = read_head(&mut reader);
-        if left.head.is_none() {
+        if !matches!(left.head, Some(AnyHead::Current(_))) {
             return Ok(left);
         }
         left.finished.end = reader.position();
@@ -298,10 +319,19 @@ impl Left {
     }
 }
 
-fn read_head<R: io::BufRead>(reader: &mut Reader<R>) -> Option<StoredHead> {
-    match reader.next().ok()?? {
-        (Kind::Head, payload) => serde_json::from_slice(payload).ok(),
-        _ => None,
+fn read_head<R: io::BufRead>(reader: &mut Reader<R>) -> Option<AnyHead> {
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(default = "version_1")]
+        version: u32,
+    }
+    fn version_1() -> u32 {
+        1
+    }
+    let (Kind::Head, payload) = reader.next().ok()?? else { return None };
+    match serde_json::from_slice(payload).ok()? {
+        Version { version: JOURNAL_VERSION } => serde_json::from_slice(payload).ok().map(AnyHead::Current),
+        Version { version } => Some(AnyHead::OtherVersion(version)),
     }
 }
 
