@@ -8,6 +8,7 @@ use latentsync::options::{Encoding, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
 use latentsync::{Error, Result};
+use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
 use crate::common::{PLAIN, ffmpeg, files, open, output, probe, read_all, samples, shared, write};
@@ -229,6 +230,46 @@ fn a_torn_or_damaged_journal_counts_up_to_the_damage() {
         std::fs::write(&journal, nonsense).unwrap();
         assert_eq!(Journal::peek(&path), None);
         assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 0);
+    }
+}
+
+/// A journal with this head record and a temporary file, as its first version wrote it.
+fn journal_of_version_1(head: &serde_json::Value) -> Vec<u8> {
+    let mut bytes = b"LSRESUM1".to_vec();
+    for (kind, payload) in [(1, head.to_string()), (2, ".latentsync-old.mp4".to_string())] {
+        let start = bytes.len();
+        bytes.push(kind);
+        bytes.extend((payload.len() as u32).to_le_bytes());
+        bytes.extend(payload.as_bytes());
+        let checksum = Sha256::digest(&bytes[start..]);
+        bytes.extend(&checksum[..8]);
+    }
+    bytes
+}
+
+#[test]
+fn a_journal_of_another_version_is_refused_unless_the_job_starts_again() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    let fields = serde_json::json!({ "key": head.key, "seed": 7, "extra": {}, "stream": "x" });
+    let mut newer = fields.clone();
+    newer["version"] = 99.into();
+    for (fields, version) in [(fields, "version 1,"), (newer, "version 99,")] {
+        let journal = journal_of_version_1(&fields);
+        std::fs::write(Journal::path_of(&path), &journal).unwrap();
+        std::fs::write(dir.path().join(".latentsync-old.mp4"), "half").unwrap();
+        assert_eq!(Journal::peek(&path), None);
+        let error = job.run(&path, Some(resume(&head))).unwrap_err();
+        assert!(matches!(error, Error::JournalVersion { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(
+            ["out.mp4", version, "reads version 2"].iter().all(|part| message.contains(part)),
+            "{message}"
+        );
+        assert!(std::fs::read(Journal::path_of(&path)).unwrap() == journal, "the journal was changed");
+        assert_eq!(job.run(&path, Some(fresh(&head))).unwrap(), 0);
+        assert_eq!(files(dir.path()), ["out.mp4"]);
     }
 }
 

@@ -290,7 +290,7 @@ impl Left {
         let length = file.metadata()?.len();
         let Ok(mut reader) = Reader::new(BufReader::new(file), length) else { return Ok(left) };
         left.head = read_head(&mut reader);
-        if !matches!(left.head, Some(AnyHead::Current(_))) {
+        if left.head.is_none() {
             return Ok(left);
         }
         left.finished.end = reader.position();
