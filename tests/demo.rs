@@ -66,7 +66,7 @@ fn best_offset(got: &[f64], want: &[f64]) -> i32 {
 #[test]
 fn the_mouth_follows_both_sentences() {
     let follow = Sentence::ALL.map(|sentence| {
-        let (got, want) = (DEMO.spoken(sentence), sentence.wanted_openings().unwrap());
+        let (got, want) = (DEMO.spoken(sentence), sentence.expected_openings().unwrap());
         assert_eq!(got.len(), want.len(), "{sentence:?}");
         let (follows, offset) = (correlation(&got, &want), best_offset(&got, &want));
         eprintln!("{sentence:?}: correlation {follows:.3}, offset {offset}");
@@ -81,7 +81,7 @@ fn the_mouth_follows_both_sentences() {
 #[test]
 fn the_other_sentence_moves_the_mouth_otherwise() {
     let [first, second] = Sentence::ALL;
-    let (first_wants, second_wants) = (first.wanted_openings().unwrap(), second.wanted_openings().unwrap());
+    let (first_wants, second_wants) = (first.expected_openings().unwrap(), second.expected_openings().unwrap());
     let alike = correlation(&first_wants, &second_wants);
     assert!(alike.abs() < 0.15, "the sentences are alike: {alike:.3}");
     for (sentence, others) in [(first, &second_wants), (second, &first_wants)] {

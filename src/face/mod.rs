@@ -1,4 +1,4 @@
-//! Faces: finding, tracking and caching them.
+//! Detection, tracking and caching of faces.
 
 pub mod anchor_file;
 pub mod finder;

@@ -8,15 +8,16 @@ use candle_core::Device;
 
 use crate::error::{Error, Result};
 
-/// Maximum number of chunks per batch: batches end with segments, the units of resuming, and a segment has 15 chunks.
+/// Maximum number of chunks per batch: batches end with segments, the units of resuming, and a segment has 15
+/// chunks.
 pub const MAX_BATCH_CHUNKS: usize = 15;
 
 /// Number of 16-frame chunks per UNet batch. The chunks of a batch are independent: on a CPU the results are
 /// bit-identical for every batch size; on a GPU the last bits of sums depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BatchChunks {
-    /// On a CUDA device as many as fit in its free memory, up to [`Self::AUTO_MAX`]. Otherwise one, which occupies all
-    /// cores of a CPU; Metal does not report its free memory.
+    /// On a CUDA device as many as fit in its free memory, up to [`Self::AUTO_MAX`]. Otherwise one, which
+    /// occupies all cores of a CPU; Metal does not report its free memory.
     #[default]
     Auto,
     /// This number, or fewer if they do not fit in memory.
@@ -24,8 +25,9 @@ pub enum BatchChunks {
 }
 
 impl BatchChunks {
-    /// 128 frames, about half a segment. At this size the lowest resolution of the UNet already has thousands of rows,
-    /// which occupy the largest GPU; larger batches only hold more frames in memory and delay the output.
+    /// 128 frames, about half a segment. At this size the lowest resolution of the UNet already has thousands
+    /// of rows, which occupy the largest GPU; larger batches only hold more frames in memory and delay the
+    /// output.
     pub const AUTO_MAX: usize = 8;
 
     /// Maximum number of chunks per batch on `device`, regardless of its memory.

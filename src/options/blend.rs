@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::options::named_enum::named_enum;
 
-/// Width of a soft edge as a fraction of the face's side. The weight is 0.5 at this distance from the edge and 1 at twice
-/// the distance. 0 is a hard edge.
+/// Width of a soft edge as a fraction of the face's side. The weight is 0.5 at this distance from the edge
+/// and 1 at twice the distance. 0 is a hard edge.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Feather(f64);
 

@@ -10,9 +10,9 @@
 //! | `playback_type` `normal_reverse` | ping-pong | pad with silence |
 //! | `playback_type` `normal_reverse_by_audio` | ping-pong | trim |
 //!
-//! The vendors do not document what `silence` shows after the end of the video (here its last frame) nor where the three
-//! `playback_type`s stop; those rows are this project's interpretation. A still image has no length: in every mode it
-//! lasts as long as the voice.
+//! The vendors do not document what `silence` shows after the end of the video (here its last frame) nor
+//! where the three `playback_type`s stop; those rows are this project's interpretation. A still image has no
+//! length: in every mode it lasts as long as the voice.
 
 use std::cmp::Ordering;
 
@@ -61,8 +61,8 @@ impl DurationPolicy {
     /// The policy for still images in every mode.
     pub const STILL: Self = Self { audio_longer: AudioLonger::Hold, video_longer: VideoLonger::Trim };
 
-    /// Number of output frames for a video of `source_frames` and a voice of `audio_frames`, both at the rate of the output
-    /// (the voice rounded up to whole frames).
+    /// Number of output frames for a video of `source_frames` and a voice of `audio_frames`, both at the rate
+    /// of the output (the voice rounded up to whole frames).
     pub fn output_frames(&self, source_frames: usize, audio_frames: usize) -> usize {
         match audio_frames.cmp(&source_frames) {
             Ordering::Equal => audio_frames,
@@ -79,7 +79,8 @@ impl DurationPolicy {
         }
     }
 
-    /// The source frame that is shown as output frame `output` < [`Self::output_frames`]. `source_frames` ≥ 1.
+    /// The source frame that is shown as output frame `output` < [`Self::output_frames`]. `source_frames` ≥
+    /// 1.
     pub fn source_frame(&self, output: usize, source_frames: usize, audio_frames: usize) -> usize {
         let source_frames = source_frames.max(1);
         if self.changes_speed(source_frames, audio_frames) {
@@ -114,8 +115,8 @@ impl DurationPolicy {
         self.audio_longer == AudioLonger::Slow || self.video_longer == VideoLonger::Speed
     }
 
-    /// Whether source frame `source` of `source_frames` is shown again after other frames and must be stored. A frame that is
-    /// only repeated in a row need not be.
+    /// Whether source frame `source` of `source_frames` is shown again after other frames and must be stored.
+    /// A frame that is only repeated in a row need not be.
     pub fn is_reused(&self, source: usize, source_frames: usize, audio_frames: usize) -> bool {
         if audio_frames <= source_frames {
             return false;

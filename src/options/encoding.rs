@@ -44,10 +44,12 @@ impl Encoding {
         }
     }
 
-    /// Container of an output at `path`: the requested one, else that of the extension, else (no extension) MP4.
+    /// Container of an output at `path`: the requested one, else that of the extension, else (no extension)
+    /// MP4.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown extension, [`Error::InvalidOption`] if the container does not support the codec.
+    /// [`Error::Usage`] for an unknown extension, [`Error::InvalidOption`] if the container does not support
+    /// the codec.
     pub fn container_for(&self, path: &Path) -> Result<Container> {
         let container = match (self.container, path.extension()) {
             (Some(container), _) => container,

@@ -17,15 +17,16 @@ pub enum FaceSelector {
     Right,
     /// The n-th face from the left, from 0, in the first frame with enough faces.
     Index(usize),
-    /// The face that contains this point, else the nearest one, in the first frame with a face. x and y in pixels of the
-    /// upright frame.
+    /// The face that contains this point, else the nearest one, in the first frame with a face. x and y in
+    /// pixels of the upright frame.
     At([f32; 2]),
     /// The person most similar to the largest face in this picture.
     Picture(PathBuf),
 }
 
 impl FaceSelector {
-    /// Text for keys of stored results. It does not contain the path of a picture, whose content is a field of its own.
+    /// Text for keys of stored results. It does not contain the path of a picture, whose content is a field
+    /// of its own.
     pub(crate) fn key_text(&self) -> String {
         match self {
             Self::Picture(_) => "picture".to_string(),

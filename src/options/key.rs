@@ -4,8 +4,8 @@ use crate::options::{Encoding, FrameRate, Options, OutputRate};
 use crate::system::cache_key::{CacheKey, KeyValue};
 
 impl Options {
-    /// Adds every option to a key. A new option does not compile until it is added here; the version of the keys must then
-    /// be increased.
+    /// Adds every option to a key. A new option does not compile until it is added here; the version of the
+    /// keys must then be increased.
     pub(crate) fn add_to_key(&self, key: CacheKey) -> CacheKey {
         let Self {
             guidance_scale,

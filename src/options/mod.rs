@@ -1,5 +1,5 @@
-//! Options of a job and of loading a model, shared by the command line, the library, the server and the benchmarks.
-//! Nothing here opens a file or a device.
+//! Options of a job and of loading a model, shared by the command line, the library, the server and the
+//! benchmarks. Nothing here opens a file or a device.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,8 +34,8 @@ pub use silence::SilenceMode;
 pub const MAX_STEPS: usize = 999;
 /// Above this scale the guided prediction is far outside the distribution that the model was trained on.
 pub const MAX_GUIDANCE_SCALE: f64 = 10.0;
-/// In degrees. Beyond this angle the far half of the mouth is hidden, the nose is outside the far eyebrow, and the
-/// landmarks are unreliable.
+/// In degrees. Beyond this angle the far half of the mouth is hidden, the nose is outside the far eyebrow,
+/// and the landmarks are unreliable.
 pub const DEFAULT_MAX_YAW: f32 = 55.0;
 /// DeepCache interval of the original.
 pub const DEFAULT_DEEPCACHE_INTERVAL: usize = 3;
@@ -69,17 +69,18 @@ pub struct Options {
     pub silence: SilenceMode,
     /// Soft edge around the face.
     pub feather: Feather,
-    /// Soft edge of the mouth mask inside the face. It extends inwards and so reduces the fully visible generated area.
+    /// Soft edge of the mouth mask inside the face. It extends inwards and so reduces the fully visible
+    /// generated area.
     pub mask_feather: Feather,
     pub colour_match: ColourMatch,
     pub decoder: DecoderChoice,
     /// Codec, quality and container of the output.
     pub encoding: Encoding,
-    /// Reproduce the original where this engine deviates from it: colours are read as BT.601 regardless of the tags,
-    /// two extra frames are generated at the end, InsightFace receives BGR, Whisper windows of 30 s do not overlap, each
-    /// frame's largest face is used, detection gaps are not bridged, cuts are not detected, and `max_yaw` is ignored.
-    /// Overrides `fps`, `face`, `silence`, both feathers and `colour_match`. `on_missing_face` still applies; the original
-    /// fails.
+    /// Reproduce the original where this engine deviates from it: colours are read as BT.601 regardless of
+    /// the tags, two extra frames are generated at the end, InsightFace receives BGR, Whisper windows of 30 s
+    /// do not overlap, each frame's largest face is used, detection gaps are not bridged, cuts are not
+    /// detected, and `max_yaw` is ignored. Overrides `fps`, `face`, `silence`, both feathers and
+    /// `colour_match`. `on_missing_face` still applies; the original fails.
     pub reference_compat: bool,
 }
 
@@ -162,8 +163,8 @@ pub struct LoadOptions {
     /// Number of chunks per UNet batch. Not an option of the job, because it does not affect the result.
     pub batch_chunks: BatchChunks,
     pub face_detector: FaceDetectorChoice,
-    /// Consent to the licence of the InsightFace networks (non-commercial research only). Without it they are neither
-    /// downloaded nor loaded.
+    /// Consent to the licence of the InsightFace networks (non-commercial research only). Without it they are
+    /// neither downloaded nor loaded.
     pub accept_insightface_license: bool,
     /// Never use the network: missing files are an error.
     pub offline: bool,
@@ -185,8 +186,8 @@ pub enum ModelChoice {
 impl FromStr for ModelChoice {
     type Err = Error;
 
-    /// The name of a model, else a path. A word without a path separator that is not an existing path is refused as an
-    /// unknown name.
+    /// The name of a model, else a path. A word without a path separator that is not an existing path is
+    /// refused as an unknown name.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "latentsync-1.6" => Ok(Self::LatentSync16),

@@ -28,7 +28,8 @@ const STANDARD: [(u32, u32); 14] = [
 ];
 /// Maximum relative deviation of a constant rate from a standard one: the rounding of timestamps.
 const STEADY_TOLERANCE: f64 = 0.0004;
-/// Maximum relative deviation of an average rate from a standard one. Phones deviate this far from their nominal rate.
+/// Maximum relative deviation of an average rate from a standard one. Phones deviate this far from their
+/// nominal rate.
 const AVERAGE_TOLERANCE: f64 = 0.005;
 /// Maximum frame rate.
 const MAX_RATE: u32 = 240;
@@ -73,8 +74,8 @@ impl FrameRate {
         (seconds * self.as_f64() - 1e-6).ceil().max(0.0) as usize
     }
 
-    /// The nominal rate of a file with a measured rate: the nearest standard or integer rate within the tolerance, else the
-    /// measured one, clamped to 1 to 240. 25 if `measured` is not a positive number.
+    /// The nominal rate of a file with a measured rate: the nearest standard or integer rate within the
+    /// tolerance, else the measured one, clamped to 1 to 240. 25 if `measured` is not a positive number.
     pub fn nominal(measured: f64, steady: Steadiness) -> Self {
         if !measured.is_finite() || measured <= 0.0 {
             return Self::MODEL;
@@ -142,8 +143,8 @@ impl Default for OutputRate {
 impl FromStr for OutputRate {
     type Err = Error;
 
-    /// `source`, an integer such as `25`, a fraction such as `30000/1001`, or the decimal form of a standard rate such as
-    /// `29.97`.
+    /// `source`, an integer such as `25`, a fraction such as `30000/1001`, or the decimal form of a standard
+    /// rate such as `29.97`.
     fn from_str(text: &str) -> Result<Self> {
         let parsed = match text.split_once('/') {
             _ if text == "source" => return Ok(Self::Source),

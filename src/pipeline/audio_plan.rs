@@ -80,8 +80,8 @@ fn compute_features(
     Ok((features, activity))
 }
 
-/// Maximum number of chunks per batch: as many as fit in the memory of the device, unless their frames would occupy too
-/// much host memory.
+/// Maximum number of chunks per batch: as many as fit in the memory of the device, unless their frames would
+/// occupy too much host memory.
 fn batch_chunks(context: &JobContext, video: &VideoInfo, frame_map: &FrameMap) -> Result<usize> {
     let model = context.model;
     let fitting = model.max_batch_chunks(context.job.options.guidance_scale > 1.0)?;

@@ -35,8 +35,8 @@ impl Chunk {
         (self.number + 1).is_multiple_of(CHUNKS_PER_SEGMENT)
     }
 
-    /// Whether the next chunk starts a new batch. Segments consist of whole batches, so a resumed job computes in the
-    /// same batches as an uninterrupted one.
+    /// Whether the next chunk starts a new batch. Segments consist of whole batches, so a resumed job
+    /// computes in the same batches as an uninterrupted one.
     pub fn ends_batch(&self) -> bool {
         self.is_done || self.is_last || self.ends_segment()
     }
@@ -73,8 +73,8 @@ pub(super) struct Mouth {
     pub colour: ColourCorrection,
 }
 
-/// Groups the chunks of a batch that can share a tensor: for each number of faces except 0, the positions of the chunks
-/// with that number.
+/// Groups the chunks of a batch that can share a tensor: for each number of faces except 0, the positions of
+/// the chunks with that number.
 pub(super) fn group_by_faces(faces: &[usize]) -> Vec<Vec<usize>> {
     let mut groups = BTreeMap::<usize, Vec<usize>>::new();
     for (position, &count) in faces.iter().enumerate() {

@@ -1,8 +1,8 @@
-//! Mapping between output frames and model frames. The model works at 25 frames per second; the output may have another
-//! rate.
+//! Mapping between output frames and model frames. The model works at 25 frames per second; the output may
+//! have another rate.
 //!
-//! Model frame `k` is generated for the time k / 25. An output frame shows the mouth of the model frame that is nearest in
-//! time. At 25 frames per second the mapping is the identity.
+//! Model frame `k` is generated for the time k / 25. An output frame shows the mouth of the model frame that
+//! is nearest in time. At 25 frames per second the mapping is the identity.
 
 use std::ops::Range;
 
@@ -44,7 +44,8 @@ impl FrameMap {
         self.first_output(model_frames.start)..self.first_output(model_frames.end)
     }
 
-    /// The output frame, of `outputs` (not empty), whose picture is the source of `model_frame`: the nearest in time.
+    /// The output frame, of `outputs` (not empty), whose picture is the source of `model_frame`: the nearest
+    /// in time.
     pub fn source_output(&self, model_frame: usize, outputs: &Range<usize>) -> usize {
         let nearest = round(model_frame as u64 * self.numerator, FPS as u64 * self.denominator);
         nearest.clamp(outputs.start, outputs.end.saturating_sub(1))
@@ -59,7 +60,8 @@ impl FrameMap {
     }
 }
 
-/// `a` / `b` rounded to the nearest integer, halves down: half a frame at the end has no model frame of its own.
+/// `a` / `b` rounded to the nearest integer, halves down: half a frame at the end has no model frame of its
+/// own.
 fn round(a: u64, b: u64) -> usize {
     ((2 * a + b - 1) / (2 * b)) as usize
 }
@@ -127,7 +129,8 @@ mod tests {
     fn ten_minutes_do_not_drift() {
         let frame_map = frame_map(30000, 1001);
         let frames = FrameRate::new(30000, 1001).unwrap().frames_in(600.0);
-        // The last frame begins 0.6 ms before the end; the nearest model frame would be the one after the end.
+        // The last frame begins 0.6 ms before the end; the nearest model frame would be the one after the
+        // end.
         assert_eq!((frames, frame_map.model_frames(frames)), (17983, 15001));
         assert_eq!(frame_map.output_frames_for(15000), 17983);
     }

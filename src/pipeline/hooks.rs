@@ -14,6 +14,7 @@ pub struct Hooks<'a> {
     pub noise: Option<&'a dyn NoiseSource>,
     /// Called with the number of each chunk and its final latents, (1, frames, height, width, channels).
     pub latents: Option<&'a TensorHook<'a>>,
-    /// Called with the number of each output frame and its RGB picture, (height, width, 3) u8, before encoding.
+    /// Called with the number of each output frame and its RGB picture, (height, width, 3) u8, before
+    /// encoding.
     pub frame: Option<&'a TensorHook<'a>>,
 }

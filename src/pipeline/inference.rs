@@ -1,4 +1,5 @@
-//! Inference on the caller's thread: stages 4 to 6, chunk by chunk; stage 5 processes several chunks per batch.
+//! Inference on the caller's thread: stages 4 to 6, chunk by chunk; stage 5 processes several chunks per
+//! batch.
 
 use std::sync::mpsc::SyncSender;
 
@@ -58,7 +59,8 @@ pub(super) struct RunSummary {
 }
 
 impl Inference<'_, '_> {
-    /// Processes all chunks. Also returns the new entry of the face cache, complete if the job read the whole video.
+    /// Processes all chunks. Also returns the new entry of the face cache, complete if the job read the whole
+    /// video.
     pub fn run(mut self) -> (Result<RunSummary>, Option<FaceCacheWriter>) {
         let result = self.process_chunks();
         (result.map(|()| self.summary), self.sources.into_cache())
@@ -144,8 +146,9 @@ impl Inference<'_, '_> {
         Ok(Chunk { number, outputs, frames, is_done, is_last })
     }
 
-    /// Stage 5 for the chunks in which a generated mouth is visible. Chunks with equal numbers of faces share a UNet
-    /// batch. If the device runs out of memory, the batch is halved, and later batches stay at that size.
+    /// Stage 5 for the chunks in which a generated mouth is visible. Chunks with equal numbers of faces share
+    /// a UNet batch. If the device runs out of memory, the batch is halved, and later batches stay at that
+    /// size.
     fn denoise(&mut self, batch: &mut [Chunk]) -> Result<Vec<Option<GeneratedChunk>>> {
         let model_frames = batch.iter_mut().map(|chunk| self.model_frames(chunk));
         let mut model_frames = model_frames.collect::<Result<Vec<_>>>()?;
@@ -166,9 +169,7 @@ impl Inference<'_, '_> {
         let counts: Vec<usize> = model_frames.iter().map(Vec::len).collect();
         let mut groups = group_by_faces(&counts);
         while let Some(group) = groups.pop() {
-            let inputs =
-                group.iter().map(|&position| self.chunk_inputs(&batch[position], &model_frames[position]));
-            let inputs = inputs.collect::<Result<Vec<_>>>()?;
+            let inputs = self.group_inputs(&group, batch, &model_frames)?;
             let frames: usize = group.iter().map(|&position| batch[position].outputs.len()).sum();
             let latents = context.clock.time(Stage::DenoiseLatents, || {
                 denoiser.run(&inputs, |step| {
@@ -189,14 +190,7 @@ impl Inference<'_, '_> {
                 }
                 // The estimate is not exact, and other processes use the device as well.
                 Err(error) if error.is_out_of_memory() && group.len() > 1 => {
-                    let (first, second) = group.split_at(group.len() / 2);
-                    self.batch_chunks = second.len().min(self.batch_chunks);
-                    tracing::warn!(
-                        "out of memory with {} chunks per batch: reduced to {}",
-                        group.len(),
-                        self.batch_chunks
-                    );
-                    groups.extend([second.to_vec(), first.to_vec()]);
+                    groups.extend(self.halve(&group));
                 }
                 Err(error) => return Err(error),
             }
@@ -204,8 +198,31 @@ impl Inference<'_, '_> {
         Ok(generated)
     }
 
-    /// The model frames of a chunk whose source frames have a face, with the faces encoded. Empty if no generated mouth
-    /// is visible in the chunk.
+    /// Halves a group that did not fit in the memory of the device, and later batches with it. The first half
+    /// is last.
+    fn halve(&mut self, group: &[usize]) -> [Vec<usize>; 2] {
+        let (first, second) = group.split_at(group.len() / 2);
+        self.batch_chunks = second.len().min(self.batch_chunks);
+        tracing::warn!(
+            "out of memory with {} chunks per batch: reduced to {}",
+            group.len(),
+            self.batch_chunks
+        );
+        [second.to_vec(), first.to_vec()]
+    }
+
+    /// Inputs of the chunks of `batch` at the positions `group`.
+    fn group_inputs(
+        &self,
+        group: &[usize],
+        batch: &[Chunk],
+        model_frames: &[Vec<ModelFrame>],
+    ) -> Result<Vec<ChunkInputs>> {
+        group.iter().map(|&position| self.chunk_inputs(&batch[position], &model_frames[position])).collect()
+    }
+
+    /// The model frames of a chunk whose source frames have a face, with the faces encoded. Empty if no
+    /// generated mouth is visible in the chunk.
     fn model_frames(&self, chunk: &mut Chunk) -> Result<Vec<ModelFrame>> {
         let outputs = chunk.outputs.clone();
         let is_visible = |(output, frame): (usize, &SourceFrame)| self.strength(output, frame) > 0.0;

@@ -46,7 +46,8 @@ impl Job {
         }
     }
 
-    /// Copies inputs that are URLs or pipes to temporary files beside the output. Regular files are used in place.
+    /// Copies inputs that are URLs or pipes to temporary files beside the output. Regular files are used in
+    /// place.
     pub fn fetch(&self, cancel: &CancelToken) -> Result<FetchedJob> {
         let directory = directory_of(&self.output).to_path_buf();
         let spool = Spool { directory, limits: self.limits, addresses: self.addresses };

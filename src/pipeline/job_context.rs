@@ -97,7 +97,8 @@ impl JobContext<'_> {
         FaceCache::new(directory, &key.finish(), shape).map(Some)
     }
 
-    /// The fields that every result of the model depends on. `files`: fingerprint of the relevant model files.
+    /// The fields that every result of the model depends on. `files`: fingerprint of the relevant model
+    /// files.
     fn model_key(&self, kind: &str, version: u32, files: &str) -> CacheKey {
         CacheKey::new(kind, version)
             .field("model_files", files)

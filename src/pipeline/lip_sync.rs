@@ -80,8 +80,8 @@ impl LipSync {
         })
     }
 
-    /// Animates the mouth in `job.video` to match `job.audio` and writes `job.output`. If the job fails, the output
-    /// does not exist.
+    /// Animates the mouth in `job.video` to match `job.audio` and writes `job.output`. If the job fails, the
+    /// output does not exist.
     pub fn run(&self, job: &Job, progress: &mut dyn Progress, cancel: &CancelToken) -> Result<Report> {
         self.run_with(job, &Hooks::default(), progress, cancel)
     }
@@ -149,8 +149,8 @@ impl LipSync {
         };
         let source_frames = killed_job.and_then(|head| head.source_frames);
         let summary = match run_attempt(&context, source_frames, progress) {
-            // The file is damaged or declares a wrong length. Now that the length is known, the job starts again; the
-            // segments made for the declared length are unusable.
+            // The file is damaged or declares a wrong length. Now that the length is known, the job starts
+            // again; the segments made for the declared length are unusable.
             Err(Error::VideoShorterThanAnnounced { frames }) => {
                 Journal::discard(&job.output);
                 run_attempt(&context, Some(frames), progress)?
@@ -186,8 +186,8 @@ impl LipSync {
         }
     }
 
-    /// Maximum number of chunks per UNet batch for the device memory that is free now. `guided`: with classifier-free
-    /// guidance, which doubles the batch.
+    /// Maximum number of chunks per UNet batch for the device memory that is free now. `guided`: with
+    /// classifier-free guidance, which doubles the batch.
     ///
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if a GPU has too little memory for one chunk.

@@ -11,9 +11,9 @@ use crate::pipeline::Job;
 use crate::stages::decode_video::{VideoOptions, VideoReader};
 use crate::weights::{Checkpoint, HubSettings};
 
-/// Opens and closes every file that the job needs: the model, the anchor file or the detector, and the video and the voice
-/// unless they must be fetched. Loading a model takes minutes; an error that is returned here would make the job fail
-/// after that.
+/// Opens and closes every file that the job needs: the model, the anchor file or the detector, and the video
+/// and the voice unless they must be fetched. Loading a model takes minutes; an error that is returned here
+/// would make the job fail after that.
 pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
     let settings = HubSettings::for_loading(options);
     Checkpoint::open(model, &settings)?;

@@ -49,10 +49,11 @@ impl Stage {
     }
 }
 
-/// Receiver of a job's progress. It is called often, on the thread that called `LipSync::run`, and must not block.
+/// Receiver of a job's progress. It is called often, on the thread that called `LipSync::run`, and must not
+/// block.
 pub trait Progress: Send {
-    /// `done` of `total` units of `stage` are finished. The unit is a frame; that of denoising is a step of one frame.
-    /// `total` is `None` while it is not known. `done == total` ends the stage.
+    /// `done` of `total` units of `stage` are finished. The unit is a frame; that of denoising is a step of
+    /// one frame. `total` is `None` while it is not known. `done == total` ends the stage.
     fn stage(&mut self, stage: Stage, done: usize, total: Option<usize>);
 
     /// An informational message.

@@ -1,7 +1,8 @@
 //! Source frames in output order.
 //!
-//! Each source frame is decoded and aligned once. A frame that is repeated immediately is kept in memory; frames that
-//! are shown again later (loop, ping-pong) are stored in a temporary file, so memory does not grow with their number.
+//! Each source frame is decoded and aligned once. A frame that is repeated immediately is kept in memory;
+//! frames that are shown again later (loop, ping-pong) are stored in a temporary file, so memory does not
+//! grow with their number.
 
 use std::sync::mpsc::Receiver;
 
@@ -38,7 +39,8 @@ pub struct SourceFace {
 #[derive(Debug, Clone, Copy)]
 pub struct Lengths {
     pub policy: DurationPolicy,
-    /// Length of the video; `None` if it is not known exactly. Modes that change the speed use `declared` instead.
+    /// Length of the video; `None` if it is not known exactly. Modes that change the speed use `declared`
+    /// instead.
     pub source_frames: Option<usize>,
     /// Length of the video according to the file.
     pub declared: usize,
@@ -55,7 +57,8 @@ impl Lengths {
         self.policy.changes_speed(self.declared, self.audio_frames)
     }
 
-    /// Number of source frames that must be stored for reuse; an estimate if the length of the video is not exact.
+    /// Number of source frames that must be stored for reuse; an estimate if the length of the video is not
+    /// exact.
     pub fn reused_frames(&self) -> usize {
         match self.source_frames {
             Some(n) => (0..n).filter(|&source| self.is_reused(source)).count(),
@@ -134,14 +137,16 @@ impl FrameRetention {
     }
 }
 
-/// Lower bound of the bytes of a source frame: a picture of 4:2:0 with 8 bits and a crop of `resolution` pixels per side.
+/// Lower bound of the bytes of a source frame: a picture of 4:2:0 with 8 bits and a crop of `resolution`
+/// pixels per side.
 pub fn min_stored_frame_bytes(video: &VideoInfo, resolution: usize) -> usize {
     video.width * video.height * 3 / 2 + resolution * resolution * 3
 }
 
 /// Source of an output frame.
 pub enum NextFrame {
-    /// A frame that is shown for the first time. The caller passes it to [`SourceFrames::keep`] when its face is encoded.
+    /// A frame that is shown for the first time. The caller passes it to [`SourceFrames::keep`] when its face
+    /// is encoded.
     New(SourceFrame),
     /// A frame that was shown before.
     Repeated(SourceFrame),
@@ -207,7 +212,8 @@ impl SourceFrames {
     }
 
     fn read(&mut self) -> Result<Option<SourceFrame>> {
-        // A channel that closes without `None` means that the source thread has panicked, not that the video ended.
+        // A channel that closes without `None` means that the source thread has panicked, not that the video
+        // ended.
         let frame = self.aligned.recv().map_err(|_| Error::Interrupted)??;
         if let Some(frame) = &frame {
             self.frames_read += 1;

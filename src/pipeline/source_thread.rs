@@ -37,8 +37,8 @@ pub(super) struct SourceThread<'a> {
     pub counters: &'a StageCounters,
 }
 
-/// Opens the video. Its number of frames must not depend on the speed of the disk, so the frames are counted in full
-/// unless the video is certainly longer than the voice and will be trimmed.
+/// Opens the video. Its number of frames must not depend on the speed of the disk, so the frames are counted
+/// in full unless the video is certainly longer than the voice and will be trimmed.
 pub(super) fn open_video(context: &JobContext, voice_seconds: f64) -> Result<VideoReader> {
     let options = &context.job.options;
     let colour = match options.reference_compat {

@@ -1,4 +1,5 @@
-//! Stage 5: the diffusion loop over chunks of at most 16 frames, several of them together where there is room.
+//! Stage 5: the diffusion loop over chunks of at most 16 frames, several of them together where there is
+//! room.
 
 use candle_core::{Device, Tensor};
 use models::ddim::DdimSchedule;
@@ -38,9 +39,9 @@ struct Batch {
 }
 
 impl Denoiser<'_> {
-    /// The denoised latents of each of `chunks`, (1, frames, height, width, channels), f32 on the UNet's device. They
-    /// must have equally many frames, and see nothing of each other.
-    /// `after_step` is called with the number of finished steps. A cancelled job stops within a block.
+    /// The denoised latents of each of `chunks`, (1, frames, height, width, channels), f32 on the UNet's
+    /// device. They must have equally many frames, and see nothing of each other. `after_step` is called with
+    /// the number of finished steps. A cancelled job stops within a block.
     pub fn run(&self, chunks: &[ChunkInputs], mut after_step: impl FnMut(usize)) -> Result<Vec<Tensor>> {
         let stage = "denoise_latents";
         let mut batch = self.start(chunks).map_err(compute(stage))?;

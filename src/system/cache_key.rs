@@ -11,12 +11,13 @@ use crate::system::digest::{HashError, hash_into, hex};
 
 /// Builder of a key: the SHA-256 of a sequence of named fields.
 ///
-/// The key depends on the fields' names, types and order, never on the text of a `Debug` implementation. A change to
-/// the set of fields or to the meaning of one requires a new version.
+/// The key depends on the fields' names, types and order, never on the text of a `Debug` implementation. A
+/// change to the set of fields or to the meaning of one requires a new version.
 pub struct CacheKey(Sha256);
 
 impl CacheKey {
-    /// `kind`: kind of result; `version`: version of its fields. Keys of different releases of this program differ.
+    /// `kind`: kind of result; `version`: version of its fields. Keys of different releases of this program
+    /// differ.
     pub fn new(kind: &str, version: u32) -> Self {
         Self(Sha256::new())
             .field("kind", kind)

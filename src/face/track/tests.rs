@@ -59,7 +59,8 @@ fn options(on_missing_face: OnMissingFace) -> TrackOptions {
     TrackOptions::new(&Options { on_missing_face, ..Options::default() }, 25.0)
 }
 
-/// All frames of a video in these scenes; checks that they come complete and in order, and no later than promised.
+/// All frames of a video in these scenes; checks that they come complete and in order, and no later than
+/// promised.
 fn run(source: AnchorSource, options: TrackOptions, scenes: &[usize]) -> Result<Vec<TrackedFrame<usize>>> {
     let most = options.bridged + 2;
     let mut track = FaceTrack::new(source, options);
