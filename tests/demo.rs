@@ -81,7 +81,8 @@ fn the_mouth_follows_both_sentences() {
 #[test]
 fn the_other_sentence_moves_the_mouth_otherwise() {
     let [first, second] = Sentence::ALL;
-    let (first_wants, second_wants) = (first.expected_openings().unwrap(), second.expected_openings().unwrap());
+    let (first_wants, second_wants) =
+        (first.expected_openings().unwrap(), second.expected_openings().unwrap());
     let alike = correlation(&first_wants, &second_wants);
     assert!(alike.abs() < 0.15, "the sentences are alike: {alike:.3}");
     for (sentence, others) in [(first, &second_wants), (second, &first_wants)] {

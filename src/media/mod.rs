@@ -58,8 +58,8 @@ pub(crate) fn file_url(path: &Path) -> Option<CString> {
 /// Opens a media file for reading and finds its streams.
 ///
 /// # Errors
-/// [`Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] where
-/// FFmpeg finds nothing in it that it knows.
+/// [`Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] if
+/// FFmpeg does not recognise the format.
 pub(crate) fn open_input(path: &Path) -> Result<Input> {
     init();
     let not_media = |reason: String| Error::NotMedia { path: path.to_path_buf(), reason };

@@ -186,9 +186,11 @@ fn tag(video: &codec::Parameters, container: Container) -> u32 {
     match (video.id(), container) {
         // Apple's players support HEVC only with out-of-band headers.
         (Id::HEVC, Container::Mp4 | Container::Mov) => u32::from_le_bytes(*b"hvc1"),
-        // The tag of ProRes identifies the profile.
-        // SAFETY: reads a plain field of valid parameters.
-        (Id::PRORES, _) => unsafe { (*video.as_ptr()).codec_tag },
+        (Id::PRORES, _) => {
+            // The tag of ProRes identifies the profile.
+            // SAFETY: reads a plain field of valid parameters.
+            unsafe { (*video.as_ptr()).codec_tag }
+        }
         _ => 0,
     }
 }

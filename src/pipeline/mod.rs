@@ -7,10 +7,10 @@
 //! ╰──────── source thread ────────╯╰───────────────── inference ─────────────────╯╰─────── sink thread ───────╯
 //! ```
 //!
-//! [`LipSync::run`] prepares the job and calls [`run_attempt`], which starts three threads: [`SourceThread`]
-//! decodes the video and aligns the faces, [`Inference`] runs the networks on the caller's thread, and
-//! [`SinkThread`] blends the generated faces into the frames and encodes them. Bounded channels connect the
-//! threads, so memory does not grow with the length of the job. What all three need is in [`JobContext`].
+//! [`LipSync::run`] prepares the job and calls `run_attempt`, which starts three threads: `SourceThread`
+//! decodes the video and aligns the faces, `Inference` runs the networks on the caller's thread, and
+//! `SinkThread` blends the generated faces into the frames and encodes them. Bounded channels connect the
+//! threads, so memory does not grow with the length of the job. What all three need is in `JobContext`.
 //!
 //! The networks work on chunks of 16 frames at 25 frames per second, as in training; a GPU processes several
 //! chunks in one batch. At other frame rates, [`FrameMap`](frame_map::FrameMap) assigns model frames to
