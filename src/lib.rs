@@ -52,7 +52,7 @@ pub mod input;
 pub mod options;
 pub mod system;
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, InputRole, Result};
 pub use input::Input;
 pub use options::{LoadOptions, ModelChoice, Options};
 #[cfg(feature = "media")]

@@ -36,7 +36,9 @@ pub fn blend(of: Blend) -> Result<Tensor> {
     let all_f32 = [of.face, of.face_mask, of.weight].iter().all(|x| x.dtype() == DType::F32);
     let _timer = profile::timer(of.frame, || work(of));
     match (of.frame.device(), of.frame.dtype(), channels) {
-        (_, DType::U8, 3) if all_f32 && cuda::is_on(of.frame) && height * width > 0 => cuda::blend(of),
+        (_, DType::U8, 3) if all_f32 && cuda::is_on(of.frame) && height * width > 0 => {
+            cuda::blend(of.frame, of.face, of.face_mask, of.weight)
+        }
         (Device::Cpu, DType::U8, 3) if all_f32 => blend_cpu(of),
         _ => blend_reference(of),
     }

@@ -124,6 +124,17 @@ impl Linear {
         self.activated(x, Activation::Geglu)
     }
 
+    /// The CUDA version.
+    fn product(&self, weights: &cuda::LinearWeights, x: &Tensor, then: Then) -> Result<Tensor> {
+        if then == Then::Nothing
+            && x.elem_count() > 0
+            && let Some(matrix) = weights.matrix()?
+        {
+            return linear_reference(x, &matrix, None);
+        }
+        weights.apply(x, None, then)
+    }
+
     fn ungated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.check_ungated()?;
         self.activated(x, activation)
@@ -135,7 +146,7 @@ impl Linear {
         let _timer = profile::timer(x, || self.work(x, columns));
         let (weight, bias) = match &self.weights {
             Form::Packed(weights, isa) => return self.run(x, (weights, *isa), activation, None),
-            Form::Product(weights) => return weights.apply(x, None, then(activation)),
+            Form::Product(weights) => return self.product(weights, x, then(activation)),
             Form::Plain { weight, bias } => (weight, bias.as_ref()),
         };
         if cuda::takes(x) && x.elem_count() > 0 {

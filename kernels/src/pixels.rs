@@ -1,4 +1,4 @@
-//! What the image operations share: pixels as slices, and rectangles of them.
+//! Types that the image operations share: rectangles, resampling weights, pixels as slices.
 
 use candle_core::{Result, Storage, Tensor, WithDType, bail};
 
@@ -16,6 +16,13 @@ impl Rect {
     pub fn of(&self, x: &Tensor) -> Result<Tensor> {
         x.narrow(0, self.y, self.height)?.narrow(1, self.x, self.width)
     }
+}
+
+/// Which source samples make an output sample, and how much each counts.
+pub(crate) struct Taps<W> {
+    /// In order; of the bicubic kernel, neighbours.
+    pub indices: Vec<usize>,
+    pub weights: Vec<W>,
 }
 
 /// Calls `f` with the elements of a CPU tensor in row-major order.

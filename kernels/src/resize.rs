@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cuda;
-use crate::pixels::with_slice;
+use crate::pixels::{Taps, with_slice};
 use crate::profile::{self, Kind, Work};
 
 /// OpenCV's weights for bytes have 11 fractional bits, in each direction.
@@ -60,13 +60,6 @@ fn checked_dims(image: &Tensor, height: usize, width: usize) -> Result<(usize, u
         bail!("resize: {:?} to {height}x{width}", image.shape());
     }
     Ok((h, w, channels))
-}
-
-/// Which source samples make an output sample, and how much each counts.
-pub(crate) struct Taps<W> {
-    /// In order; of the bicubic kernel, neighbours.
-    pub indices: Vec<usize>,
-    pub weights: Vec<W>,
 }
 
 /// The eight samples around each output sample. Formula: `interpolateLanczos4` of OpenCV's `resize.cpp`,

@@ -41,7 +41,7 @@ pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) ->
     let _timer = profile::timer(source, || work(source, window.height * window.width * channels));
     match (source.device(), source.dtype(), channels) {
         (_, DType::U8 | DType::F32, _) if cuda::is_on(source) && window.width * window.height > 0 => {
-            cuda::warp_affine(source, &matrix.invert()?, window, fill)
+            cuda::warp_affine(source, &matrix.invert()?.0, window, fill)
         }
         (Device::Cpu, DType::U8, 3) => sample::<u8, 3>(source, &matrix.invert()?, window, fill),
         (Device::Cpu, DType::F32, 3) => sample::<f32, 3>(source, &matrix.invert()?, window, fill),
@@ -54,7 +54,7 @@ pub fn warp_affine(source: &Tensor, matrix: &Affine, window: Rect, fill: f32) ->
 pub fn warp_coverage(source: &Tensor, matrix: &Affine, window: Rect) -> Result<Tensor> {
     let (height, width, _) = checked_dims(source)?;
     if cuda::is_on(source) && window.width * window.height > 0 {
-        return cuda::warp_coverage(source, &matrix.invert()?, window);
+        return cuda::warp_coverage(source, &matrix.invert()?.0, window);
     }
     if !source.device().is_cpu() {
         return warp_coverage_reference(source, matrix, window);

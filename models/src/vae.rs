@@ -59,6 +59,11 @@ impl Default for AutoencoderKLConfig {
 }
 
 impl AutoencoderKLConfig {
+    /// Pixels of an image per latent, along each side.
+    pub fn downscale(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1)
+    }
+
     fn validate(&self) -> Result<()> {
         let levels = self.block_out_channels.len();
         if !(1..=MAX_LEVELS).contains(&levels) {
@@ -388,7 +393,7 @@ impl AutoencoderKL {
             quant_conv: quant(cfg.use_quant_conv, 2 * cfg.latent_channels, "quant_conv")?,
             post_quant_conv: quant(cfg.use_post_quant_conv, cfg.latent_channels, "post_quant_conv")?,
             latent_channels: cfg.latent_channels,
-            downscale: 1 << (cfg.block_out_channels.len() - 1),
+            downscale: cfg.downscale(),
             scaling_factor: cfg.scaling_factor,
             shift_factor: cfg.shift_factor.unwrap_or(0.0),
             dtype: vb.dtype(),

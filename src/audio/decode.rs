@@ -8,9 +8,10 @@ use ffmpeg::format::{Sample, context::Input};
 use ffmpeg::{Packet, Rational, codec, decoder, frame, media};
 
 use crate::audio::speech::{Speech, SpeechBuilder, downmix_weights};
+use crate::audio::{Error, Result};
 use crate::media::open_input;
 use crate::media::source::MAX_FAILURES;
-use crate::{CancelToken, Error, Result};
+use crate::system::CancelToken;
 
 /// Decodes the audio of a file.
 pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
@@ -19,7 +20,7 @@ pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
         .streams()
         .best(media::Type::Audio)
         .map(|stream| stream.index())
-        .ok_or_else(|| Error::NoAudioStream { path: path.to_path_buf() })?;
+        .ok_or_else(|| crate::media::Error::NoAudioStream { path: path.to_path_buf() })?;
     let mut decoding = Decoding::new(path, &input, index).map_err(|e| broken(path, e))?;
     let mut packet = Packet::empty();
     let mut failures = 0;
@@ -45,7 +46,7 @@ pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
 }
 
 fn broken(path: &Path, e: ffmpeg::Error) -> Error {
-    Error::Audio { path: path.to_path_buf(), reason: e.to_string() }
+    Error::Unreadable { path: path.to_path_buf(), reason: e.to_string() }
 }
 
 /// Length of the stream according to the container's index.
@@ -148,7 +149,7 @@ impl<'a> Decoding<'a> {
             Some(Declared { seconds, packets, .. })
                 if self.packets < packets && speech.duration_seconds + 0.25 < seconds =>
             {
-                Err(Error::AudioTruncated {
+                Err(Error::Truncated {
                     path: self.path.to_path_buf(),
                     got: speech.duration_seconds,
                     expected: seconds,

@@ -9,7 +9,9 @@ use hound::{SampleFormat, WavReader, WavSpec};
 #[cfg(feature = "media")]
 use crate::audio::decode::decode;
 use crate::audio::speech::{Speech, SpeechBuilder, downmix_weights};
-use crate::{CancelToken, Error, Result};
+use crate::audio::{Error, Result};
+use crate::system;
+use crate::system::CancelToken;
 
 /// Samples per channel that are processed at once.
 const BATCH: usize = 4096;
@@ -23,13 +25,13 @@ pub fn load_speech(path: impl AsRef<Path>) -> Result<Speech> {
     load_speech_until(path, &CancelToken::new())
 }
 
-/// [`load_speech`], or [`Error::Interrupted`] soon after `cancel` says so.
+/// [`load_speech`], or [`system::Error::Interrupted`] soon after `cancel` says so.
 pub fn load_speech_until(path: impl AsRef<Path>, cancel: &CancelToken) -> Result<Speech> {
     let path = path.as_ref();
     match WavReader::open(path) {
         Ok(wav) if is_plain(&wav) => read_wav(path, wav, cancel),
         Err(hound::Error::IoError(source)) if source.kind() == ErrorKind::NotFound => {
-            Err(Error::ReadFile { path: path.to_path_buf(), source })
+            Err(system::Error::ReadFile { path: path.to_path_buf(), source }.into())
         }
         _ => decode(path, cancel),
     }
@@ -76,7 +78,7 @@ fn read_samples<R: std::io::Read, S: hound::Sample>(
             Err(_) if is_open_ended(promised, &spec) => break,
             Err(_) => {
                 let seconds = |samples: u32| f64::from(samples) / channels as f64 / f64::from(rate);
-                return Err(Error::AudioTruncated {
+                return Err(Error::Truncated {
                     path: path.to_path_buf(),
                     got: seconds(read),
                     expected: seconds(promised),
@@ -115,11 +117,7 @@ fn default_mask(channels: usize) -> u64 {
 
 #[cfg(not(feature = "media"))]
 fn decode(path: &Path, _: &CancelToken) -> Result<Speech> {
-    Err(Error::NotMedia {
-        path: path.to_path_buf(),
-        reason: "not a plain WAV file, and this build has no FFmpeg (feature `media`) to read other formats"
-            .to_string(),
-    })
+    Err(Error::NotWav { path: path.to_path_buf() })
 }
 
 #[cfg(test)]
@@ -216,15 +214,16 @@ mod tests {
     fn missing_files_and_files_without_audio_are_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = load_speech(file(&directory, "voice.wav")).unwrap_err();
-        assert!(matches!(missing, Error::ReadFile { .. }) && missing.to_string().contains("voice.wav"));
+        assert!(
+            matches!(missing, Error::System(system::Error::ReadFile { .. }))
+                && missing.to_string().contains("voice.wav")
+        );
 
         let path = file(&directory, "notes.txt");
         for text in ["", "Dear diary, today I recorded nothing."] {
             std::fs::write(&path, text).unwrap();
             let error = load_speech(&path).unwrap_err();
             assert!(error.to_string().contains("notes.txt"), "{error}");
-            assert_eq!(error.exit_code(), 3);
-            assert!(error.hint().is_some());
         }
         assert!(load_speech(directory.path()).is_err());
     }
@@ -236,8 +235,10 @@ mod tests {
         let path = file(&directory, "picture.png");
         image::RgbImage::new(16, 16).save(&path).unwrap();
         let error = load_speech(&path).unwrap_err();
-        assert!(matches!(error, Error::NoAudioStream { .. }) && error.to_string().contains("picture.png"));
-        assert!(error.hint().is_some());
+        assert!(
+            matches!(error, Error::Media(crate::media::Error::NoAudioStream { .. }))
+                && error.to_string().contains("picture.png")
+        );
     }
 
     #[test]
@@ -266,7 +267,7 @@ mod tests {
         let path = file(&directory, "voice.wav");
         hound::WavWriter::create(&path, spec(1, 16_000, 16)).unwrap().finalize().unwrap();
         let error = load_speech(&path).unwrap_err();
-        assert!(matches!(error, Error::EmptyAudio { .. }), "{error}");
+        assert!(matches!(error, Error::Empty { .. }), "{error}");
 
         for value in [f32::NAN, f32::INFINITY] {
             let mut wav = hound::WavWriter::create(&path, float(2, 48_000)).unwrap();

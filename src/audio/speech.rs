@@ -9,8 +9,9 @@ use rubato::{
     Async, FixedAsync, Resampler as _, SincInterpolationParameters, SincInterpolationType, WindowFunction,
 };
 
+use crate::audio::{Error, Result};
 use crate::options::{FPS, FrameRate};
-use crate::{Error, Result};
+use crate::system;
 
 /// Supported sampling rates in Hz. Headers with other rates are treated as broken.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
@@ -71,7 +72,7 @@ impl SpeechBuilder {
         for frame in interleaved.chunks_exact(weights.len()) {
             let x: f32 = frame.iter().zip(weights).map(|(x, w)| x * w).sum();
             if !x.is_finite() {
-                return Err(Error::AudioSample {
+                return Err(Error::Sample {
                     path: self.path.clone(),
                     second: self.seconds + segment.seconds(),
                     value: x,
@@ -93,7 +94,7 @@ impl SpeechBuilder {
     pub fn finish(mut self) -> Result<Speech> {
         self.finish_segment()?;
         if self.samples.is_empty() {
-            return Err(Error::EmptyAudio { path: self.path });
+            return Err(Error::Empty { path: self.path });
         }
         Ok(Speech { samples: self.samples, duration_seconds: self.seconds, damaged: 0 })
     }
@@ -119,7 +120,7 @@ struct Segment {
 impl Segment {
     fn new(path: &Path, rate: u32, start: usize) -> Result<Self> {
         if !RATES.contains(&rate) {
-            return Err(Error::Audio {
+            return Err(Error::Unreadable {
                 path: path.to_path_buf(),
                 reason: format!("its sampling rate of {rate} Hz is outside {RATES:?} Hz"),
             });
@@ -282,7 +283,8 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 fn resampling_error(e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Compute { stage: "resampling the audio", source: candle_core::Error::wrap(e) }
+    system::Error::Compute { stage: "resampling the audio", source: candle_core::Error::wrap(e).into() }
+        .into()
 }
 
 /// Weights of the channels in the mono mix. `mask`: the channels that are present, in the bit order of WAVE
@@ -402,8 +404,8 @@ mod tests {
         samples[4_000] = f32::NAN;
         let message = speech(&samples, &[1.0], 16_000).unwrap_err().to_string();
         assert!(message.contains("voice.wav") && message.contains("0.250"), "{message}");
-        assert!(matches!(speech(&[], &[1.0], 16_000), Err(Error::EmptyAudio { .. })));
-        assert!(matches!(speech(&[0.0], &[1.0], 3), Err(Error::Audio { .. })));
+        assert!(matches!(speech(&[], &[1.0], 16_000), Err(Error::Empty { .. })));
+        assert!(matches!(speech(&[0.0], &[1.0], 3), Err(Error::Unreadable { .. })));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! The networks have their published sizes, and weights from `models::synthetic`: what a step costs does not depend on
 //! what the weights are. A model's own files can be measured as well.
 
+mod error;
 pub mod shapes;
 pub mod subject;
 pub mod stats;
@@ -14,12 +15,14 @@ mod part_runs;
 pub mod run;
 pub mod compare;
 
+pub use error::{Error, PeerCause, Result};
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::options::InvalidOption;
 
 /// A part of the work that is measured by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,14 +57,14 @@ pub enum What {
 }
 
 impl FromStr for What {
-    type Err = Error;
+    type Err = InvalidOption;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, InvalidOption> {
         let part = Part::ALL.into_iter().find(|part| part.name().replace('_', "-") == text);
         match (part, text) {
             (Some(part), _) => Ok(What::Part(part)),
             (None, "job") => Ok(What::Job),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "what",
                 value: text.to_string(),
                 expected: "some of `unet-step`, `vae-encode`, `vae-decode` and `job`, separated by commas"
@@ -84,14 +87,14 @@ pub enum Size {
 }
 
 impl FromStr for Size {
-    type Err = Error;
+    type Err = InvalidOption;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> Result<Self, InvalidOption> {
         match text {
             "small" => Ok(Size::Small),
             "256" => Ok(Size::Pixels256),
             "512" => Ok(Size::Pixels512),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "size",
                 value: text.to_string(),
                 expected: "`256`, `512` or `small`".to_string(),

@@ -9,8 +9,9 @@ use super::Part;
 use super::machine::Usage;
 use super::record::{OperationRecord, PartRecord, Peak};
 use super::subject::Work;
+use crate::bench::Result;
 use crate::bench::stats::Spread;
-use crate::error::{Result, compute};
+use crate::error::compute;
 use crate::system::machine::peak_memory_bytes;
 
 /// The runs of one part.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::Part;
-use crate::error::{Error, Result};
+use crate::bench::{Error, PeerCause, Result};
 
 /// How the peer is started.
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ impl Peer {
             .stdout(Stdio::piped());
         let mut child = command.spawn().map_err(no_python)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(refused("it has no standard input and output".into(), None));
+            return Err(refused("it has no standard input and output".into(), PeerCause::Other));
         };
         let mut peer = Self { child, stdin, stdout: BufReader::new(stdout), about: serde_json::Value::Null };
         peer.about = peer.answer()?;
@@ -73,10 +73,7 @@ impl Peer {
     /// Finds out, before anything is loaded for it, whether the peer can be started.
     pub fn check(script: &Path) -> Result<()> {
         if !script.is_file() {
-            return Err(refused(
-                format!("there is no `{}`", script.display()),
-                "run it in the project's directory, or name the script with `--peer-script`",
-            ));
+            return Err(refused(format!("there is no `{}`", script.display()), PeerCause::NoScript));
         }
         Command::new("python3").arg("--version").output().map(drop).map_err(no_python)
     }
@@ -111,13 +108,13 @@ impl Peer {
         let mut line = String::new();
         let ended = self.stdout.read_line(&mut line).map_or(true, |read| read == 0);
         if ended {
-            return Err(refused("it has ended".into(), "its own messages are above"));
+            return Err(refused("it has ended".into(), PeerCause::Failed));
         }
         if let Ok(Refused { error }) = serde_json::from_str(&line) {
-            return Err(refused(error, "its own messages are above"));
+            return Err(refused(error, PeerCause::Failed));
         }
         serde_json::from_str(&line)
-            .map_err(|error| refused(format!("its answer `{}`: {error}", line.trim_end()), None))
+            .map_err(|error| refused(format!("its answer `{}`: {error}", line.trim_end()), PeerCause::Other))
     }
 }
 
@@ -131,16 +128,13 @@ impl Drop for Peer {
 
 fn no_python(error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::NotFound => refused(
-            "`python3` is not installed".into(),
-            "install Python 3.11 or newer with its `venv` module (Debian: `apt-get install python3 python3-venv`)",
-        ),
-        _ => refused(format!("`python3` cannot be started: {error}"), None),
+        io::ErrorKind::NotFound => refused("`python3` is not installed".into(), PeerCause::NoPython),
+        _ => refused(format!("`python3` cannot be started: {error}"), PeerCause::Other),
     }
 }
 
-fn refused(problem: String, remedy: impl Into<Option<&'static str>>) -> Error {
-    Error::Peer { problem, remedy: remedy.into() }
+fn refused(problem: String, cause: PeerCause) -> Error {
+    Error::Peer { problem, cause }
 }
 
 #[cfg(all(test, unix))]
@@ -193,6 +187,6 @@ for line in sys.stdin:
     fn a_script_that_is_not_there_is_named() {
         let error = Peer::start(Path::new("nowhere/peer"), &setting()).map(drop).unwrap_err();
         assert!(error.to_string().contains("nowhere/peer"), "{error}");
-        assert!(error.hint().unwrap().contains("--peer-script"));
+        assert!(matches!(error, Error::Peer { cause: PeerCause::NoScript, .. }), "{error:?}");
     }
 }

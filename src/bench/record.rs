@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::Part;
 use super::machine::{Load, Machine};
 use crate::bench::stats::Spread;
-use crate::error::{Error, Result};
+use crate::bench::{Error, Result};
+use crate::system;
 
 /// Everything that one call of `latentsync bench` measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,15 +154,16 @@ pub struct PeerPart {
 
 impl Record {
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).map_err(|source| Error::ReadFile { path: path.to_path_buf(), source })?;
+        let text =
+            fs::read(path).map_err(|source| system::Error::ReadFile { path: path.to_path_buf(), source })?;
         serde_json::from_slice(&text)
-            .map_err(|error| Error::BenchRecord { path: path.to_path_buf(), problem: error.to_string() })
+            .map_err(|error| Error::Record { path: path.to_path_buf(), problem: error.to_string() })
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {
-        let refuse = |source| Error::WriteFile { path: path.to_path_buf(), source };
+        let refuse = |source| system::Error::WriteFile { path: path.to_path_buf(), source };
         let mut text = serde_json::to_string_pretty(self).map_err(|error| refuse(error.into()))?;
         text.push('\n');
-        fs::write(path, text).map_err(refuse)
+        Ok(fs::write(path, text).map_err(refuse)?)
     }
 }

@@ -13,11 +13,12 @@ use super::peer::{Peer, PeerSetting};
 use super::record::{JobRecord, PartRecord, Peak, PeerPart, PeerRecord, Record, Setting};
 use super::subject::{Needs, Source, Subject};
 use super::{Part, What};
+use crate::bench::Result;
 use crate::bench::stats::Spread;
-use crate::error::Result;
 use crate::options::{LoadOptions, Options};
 use crate::pipeline::LipSync;
 use crate::pipeline::report::{Report, Stage};
+use crate::system;
 use crate::system::cancel::CancelToken;
 use crate::system::device::{device_name, dtype_name};
 use crate::system::machine::peak_memory_bytes;
@@ -189,7 +190,7 @@ impl Bench {
 
     fn job(&self, files: &JobFiles, lipsync: &LipSync, cancel: &CancelToken) -> Result<JobRecord> {
         let directory = tempfile::tempdir()
-            .map_err(|source| crate::Error::WriteFile { path: std::env::temp_dir(), source })?;
+            .map_err(|source| system::Error::WriteFile { path: std::env::temp_dir(), source })?;
         let job = Job {
             anchors: files.anchors.clone(),
             options: Options {

@@ -10,7 +10,8 @@ use models::vae::{AutoencoderKL, AutoencoderKLConfig};
 use models::whisper::{WhisperDims, WhisperEncoder};
 
 use super::{Part, Size};
-use crate::error::{Error, Result, compute};
+use crate::bench::{Error, Result};
+use crate::error::compute;
 use crate::face::finder::FaceFinder;
 use crate::options::{LoadOptions, ModelChoice};
 use crate::pipeline::LipSync;
@@ -148,9 +149,9 @@ impl Subject {
             (Part::UnetStep, Some(unet), _) => self.unet_step(unet),
             (Part::VaeEncode, _, Some(vae)) => self.vae_encode(vae),
             (Part::VaeDecode, _, Some(vae)) => self.vae_decode(vae),
-            _ => return Err(Error::Usage(format!("the network of {} was not loaded", part.name()))),
+            _ => return Err(Error::Internal(format!("the network of {} was not loaded", part.name()))),
         };
-        work.map_err(compute(part.name()))
+        Ok(work.map_err(compute(part.name()))?)
     }
 
     /// What is made once per chunk is not timed: the audio's keys and values, and what mask and reference give to the
@@ -200,10 +201,10 @@ impl Subject {
             let model = model.clone();
             // Loaded again by the engine's own way; both at once need not fit.
             drop(self);
-            return LipSync::load(&model, options);
+            return Ok(LipSync::load(&model, options)?);
         }
         let (Some(unet), Some(vae)) = (self.unet, self.vae) else {
-            return Err(Error::Usage("a job needs both networks".into()));
+            return Err(Error::Internal("a job needs both networks".into()));
         };
         let whisper = Synthetic::new("bench.whisper.", 1.0).var_builder(DType::F32, &self.device);
         let activations = Activations::new(&self.plan.sizes(), self.dtype, &self.device)?;
@@ -256,5 +257,5 @@ fn check_memory(size: Size, needs: Needs, dtype: DType, device: &Device) -> Resu
         Size::Pixels512 if needs.unet => 512,
         _ => return Ok(()),
     };
-    MemoryNeeds::published(resolution, dtype, device)?.check(device)
+    Ok(MemoryNeeds::published(resolution, dtype, device)?.check(device)?)
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use latentsync::demo::{self, DemoInputs, Sentence};
-use latentsync::system::device::{DTypeChoice, DeviceChoice};
+use latentsync::options::{DTypeChoice, DeviceChoice};
 use latentsync::{LipSync, LoadOptions, ModelChoice};
 
 use super::interrupt::Interrupts;

@@ -8,15 +8,14 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use clap::Args;
 use ffmpeg_next as ffmpeg;
-use latentsync::options::BatchChunks;
-use latentsync::system::device::{
-    DTypeChoice, DeviceChoice, DeviceMemory, device_memory, device_name, dtype_name,
-};
+use latentsync::options::{BatchChunks, DTypeChoice, DeviceChoice};
+use latentsync::system::device::{DeviceMemory, device_memory, device_name, dtype_name};
 use latentsync::system::machine;
-use latentsync::weights::{self, BatchSize, HubSettings, MemoryNeeds, Package, pull_command};
+use latentsync::weights::{self, BatchSize, HubSettings, MemoryNeeds, Package};
 use serde::Serialize;
 
 use super::estimate::{self, Estimate};
+use super::hint::pull_command;
 use super::{failure, parse, text};
 
 #[derive(Debug, Args)]

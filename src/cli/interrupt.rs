@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use anyhow::Context;
-use latentsync::{CancelToken, Error};
+use latentsync::{CancelToken, system};
 
 use super::failure;
 use super::logging::Screen;
@@ -96,8 +96,8 @@ impl Interrupts {
         let speaks = self.speaks();
         latentsync::remove_unfinished_outputs();
         if speaks {
-            failure::report(&Error::Interrupted.into(), &self.screen, self.json);
+            failure::report(system::Error::Interrupted.into(), &self.screen, self.json);
         }
-        process::exit(Error::Interrupted.exit_code().into());
+        process::exit(failure::INTERRUPTED.into());
     }
 }

@@ -14,6 +14,7 @@ mod progress;
 mod interrupt;
 mod logging;
 mod failure;
+mod hint;
 mod text;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use latentsync::Error;
+use latentsync::options::InvalidOption;
 
 use interrupt::Interrupts;
 
@@ -73,13 +75,13 @@ pub fn run() -> ExitCode {
     let json = cli.command.wants_json();
     let interrupts = match Interrupts::install(&screen, json) {
         Ok(interrupts) => interrupts,
-        Err(error) => return failure::report(&error, &screen, json),
+        Err(error) => return failure::report(error, &screen, json),
     };
     match cli.command.run(&screen, &interrupts) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             interrupts.before_last_words();
-            failure::report(&error, &screen, json)
+            failure::report(error, &screen, json)
         }
     }
 }
@@ -124,9 +126,9 @@ impl Command {
 
 /// A clap value parser for the library's types. clap names the option itself, so only what is expected
 /// remains to be said.
-fn parse<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|error| match error {
-        Error::InvalidOption { expected, .. } => format!("expected {expected}"),
+fn parse<T: FromStr<Err: Into<Error>>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| match error.into() {
+        Error::Option(InvalidOption::Value { expected, .. }) => format!("expected {expected}"),
         other => other.to_string(),
     })
 }

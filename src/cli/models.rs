@@ -7,12 +7,13 @@ use anyhow::{Result, bail};
 use candle_core::DType;
 use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use latentsync::system::device::DTypeChoice;
+use latentsync::options::{DTypeChoice, InvalidOption};
 use latentsync::weights::{
     self, ConvertOptions, FileState, FileStatus, HubSettings, InsightFaceLicence, Package, PackageStatus,
 };
-use latentsync::{CancelToken, Error, ModelChoice};
+use latentsync::{CancelToken, ModelChoice};
 
+use super::failure::CommandError;
 use super::interrupt::Interrupts;
 use super::logging::Screen;
 use super::sync::model_choice;
@@ -96,14 +97,11 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Runs `work` with a callback that shows its progress and carries an interruption into it.
-    fn run<T>(
-        &self,
-        work: impl FnOnce(weights::OnProgress<'_>) -> latentsync::Result<T>,
-    ) -> latentsync::Result<T> {
+    fn run<T>(&self, work: impl FnOnce(weights::OnProgress<'_>) -> weights::Result<T>) -> weights::Result<T> {
         let mut files = progress::Files::new(self.screen);
         let result = work(&mut |step| {
             files.update(step.file, step.done, step.total);
-            self.cancel.check()
+            Ok(self.cancel.check()?)
         });
         files.finish();
         result
@@ -176,9 +174,9 @@ fn verify(packages: &[Package], settings: &HubSettings, work: &Work) -> Result<(
     }
     match bad.first() {
         None => Ok(()),
-        Some(package) => bail!(Error::ModelsNotIntact {
+        Some(&first) => bail!(CommandError::ModelsNotIntact {
             models: bad.iter().map(|package| package.name()).collect::<Vec<_>>().join(", "),
-            first: package.name(),
+            first,
         }),
     }
 }
@@ -203,12 +201,12 @@ fn show_verified(status: &PackageStatus) -> Result<()> {
     Ok(())
 }
 
-fn stored(dtype: DTypeChoice) -> Result<DType, Error> {
+fn stored(dtype: DTypeChoice) -> Result<DType, InvalidOption> {
     match dtype {
         DTypeChoice::BF16 => Ok(DType::BF16),
         DTypeChoice::F16 => Ok(DType::F16),
         DTypeChoice::F32 => Ok(DType::F32),
-        DTypeChoice::Auto => Err(Error::InvalidOption {
+        DTypeChoice::Auto => Err(InvalidOption::Value {
             option: "dtype",
             value: "auto".to_string(),
             expected: "`bf16`, `f16` or `f32`".to_string(),

@@ -9,15 +9,16 @@ use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
 use latentsync::input::{AddressPolicy, FetchLimits};
 use latentsync::options::{BatchChunks, FaceDetectorChoice};
+use latentsync::options::{DTypeChoice, DeviceChoice};
 use latentsync::server::jobs::Limits;
 use latentsync::server::jobs::clean::Keep;
 use latentsync::server::jobs::engine::LipSyncEngine;
 use latentsync::server::keys::Keys;
 use latentsync::server::{ServerConfig, Tls, serve};
-use latentsync::system::device::{DTypeChoice, DeviceChoice};
-use latentsync::{Error, LoadOptions, ModelChoice, Options};
+use latentsync::{LoadOptions, ModelChoice, Options, server, system};
 use url::{Host, Url};
 
+use super::failure::CommandError;
 use super::interrupt::Interrupts;
 use super::logging::LogFormat;
 use super::parse;
@@ -150,7 +151,7 @@ pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
     let config = args.config()?;
     config.defaults.validate()?;
     let address = SocketAddr::new(args.host, args.port);
-    let refuse = |source| Error::Listen { address: address.to_string(), source };
+    let refuse = |source| server::Error::Listen { address: address.to_string(), source };
     let listener = TcpListener::bind(address).map_err(refuse)?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     tracing::info!("listening on {scheme}://{}", listener.local_addr().map_err(refuse)?);
@@ -163,7 +164,7 @@ pub fn run(args: &ServeArgs, interrupts: &Interrupts) -> Result<()> {
 impl ServeArgs {
     fn config(&self) -> Result<ServerConfig> {
         let keys = self.keys()?;
-        let refuse = |problem: String| Err(Error::Usage(problem).into());
+        let refuse = |problem: String| Err(CommandError::Usage(problem).into());
         if keys.is_empty() && (!self.api_key.is_empty() || self.api_key_file.is_some()) {
             return refuse("there is no key in --api-key or --api-key-file".to_string());
         }
@@ -231,7 +232,7 @@ impl ServeArgs {
         let mut keys = self.api_key.clone();
         if let Some(path) = &self.api_key_file {
             let text = std::fs::read_to_string(path)
-                .map_err(|source| Error::ReadFile { path: path.clone(), source })
+                .map_err(|source| system::Error::ReadFile { path: path.clone(), source })
                 .context("no API keys")?;
             keys.extend(text.lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_string));
         }

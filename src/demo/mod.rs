@@ -12,12 +12,13 @@ use candle_core::Tensor;
 use image::RgbImage;
 
 use crate::audio::load_speech;
-use crate::error::{Error, Result, compute};
+use crate::error::{Result, compute};
 use crate::options::{Options, VideoLonger};
 use crate::pipeline::Job;
 use crate::pipeline::LipSync;
 use crate::pipeline::report::{Progress, Report};
 use crate::stages::decode_video::{VideoOptions, VideoReader};
+use crate::system;
 use crate::system::cancel::CancelToken;
 
 use opening::MouthMeter;
@@ -85,7 +86,7 @@ impl DemoInputs {
     /// Writes the inputs to `directory`, which is created if necessary. Fails if a file with one of the names
     /// has other content: it belongs to the user.
     pub fn write(directory: &Path) -> Result<Self> {
-        let refuse = |path: &Path, source| Error::WriteFile { path: path.to_path_buf(), source };
+        let refuse = |path: &Path, source| system::Error::WriteFile { path: path.to_path_buf(), source };
         fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
         let write = |name: &str, bytes: &[u8]| {
             let path = directory.join(name);
@@ -159,7 +160,7 @@ pub fn run(
             image::ImageError::IoError(source) => source,
             other => io::Error::other(other),
         };
-        Error::WriteFile { path: strip.clone(), source }
+        system::Error::WriteFile { path: strip.clone(), source }
     })?;
     let correlation = correlation(&openings, expected);
     Ok(DemoResult { video: job.output, strip, correlation, report })

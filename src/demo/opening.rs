@@ -5,7 +5,8 @@ use image::RgbImage;
 use serde::Deserialize;
 
 use super::Sentence;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::weights;
 
 /// Content of `face.mouth.json`.
 #[derive(Debug, Deserialize)]
@@ -37,10 +38,11 @@ struct MouthPlace {
 
 impl MouthMeter {
     pub fn built_in(json: &[u8]) -> Result<Self> {
-        serde_json::from_slice(json).map_err(|error| Error::ModelFile {
+        let meter = serde_json::from_slice(json).map_err(|error| weights::Error::File {
             path: "demo/face.mouth.json".into(),
             problem: error.to_string(),
-        })
+        })?;
+        Ok(meter)
     }
 
     /// Expected openings for a sentence, relative to the distance between the eyebrows.

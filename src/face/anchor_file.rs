@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use models::face::{Anchors, FaceTracker};
 
-use crate::error::{Error, Result};
+use crate::face::{Error, Result};
+use crate::system;
 
 /// Source of the anchor points.
 pub enum AnchorSource {
@@ -31,7 +32,9 @@ impl AnchorSource {
         match self {
             Self::File(file) => file.get(index),
             Self::Tracker(tracker) => {
-                let face = tracker.next(rgb).map_err(|source| Error::FaceSearch { frame: index, source })?;
+                let face = tracker
+                    .next(rgb)
+                    .map_err(|source| Error::Search { frame: index, source: source.into() })?;
                 Ok(face.map(|face| face.anchors))
             }
         }
@@ -48,7 +51,7 @@ pub struct AnchorFile {
 impl AnchorFile {
     /// Reads a file and checks that it has at least `needed` frames.
     pub fn read(path: &Path, needed: usize) -> Result<Self> {
-        let refuse = |source| Error::ReadFile { path: path.to_path_buf(), source };
+        let refuse = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
         // The file is read twice, before and after the model is loaded. A pipe would be empty the second time
         // and might block the first time.
         if !std::fs::metadata(path).map_err(refuse)?.is_file() {

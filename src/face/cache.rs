@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result, write_error};
+use crate::face::Result;
 use crate::face::record::{FaceRecord, FaceShape};
-use crate::system::temp_outputs::Unfinished;
+use crate::system;
+use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
+use crate::system::write_error;
 
 const MAGIC: &[u8; 8] = b"LSFACES1";
 /// Size of the header: magic, number of frames, whether these are all frames of the video.
@@ -33,7 +35,7 @@ impl FaceCache {
     /// `name`: key of everything that the entry depends on. Creates the directory.
     pub fn new(directory: &Path, name: &str, shape: FaceShape) -> Result<Self> {
         fs::create_dir_all(directory)
-            .map_err(|source| Error::WriteFile { path: directory.to_path_buf(), source })?;
+            .map_err(|source| system::Error::WriteFile { path: directory.to_path_buf(), source })?;
         Ok(Self { path: directory.join(format!("{name}.faces")), shape })
     }
 
@@ -124,7 +126,7 @@ impl CachedFaces {
             self.file.read_exact(&mut bytes)?;
             Ok(bytes)
         };
-        let bytes = read().map_err(|source| Error::ReadFile { path: self.path.clone(), source })?;
+        let bytes = read().map_err(|source| system::Error::ReadFile { path: self.path.clone(), source })?;
         FaceRecord::from_bytes(&bytes, self.shape)
     }
 
@@ -145,9 +147,9 @@ pub struct FaceCacheWriter {
 
 impl FaceCacheWriter {
     fn create(path: &Path) -> Result<Self> {
-        let failed = |source| Error::WriteFile { path: path.to_path_buf(), source };
+        let failed = |source| system::Error::WriteFile { path: path.to_path_buf(), source };
         let directory = path.parent().unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(".latentsync-").tempfile_in(directory).map_err(failed)?;
+        let file = tempfile::Builder::new().prefix(TEMP_PREFIX).tempfile_in(directory).map_err(failed)?;
         let unfinished = Unfinished::new(file.path())?;
         let mut file = BufWriter::new(file);
         file.write_all(&[0; HEADER]).map_err(failed)?;
@@ -172,7 +174,7 @@ impl FaceCacheWriter {
         let written =
             file.write_all(words.map(u32::to_le_bytes).as_flattened()).and_then(|()| file.write_all(buffer));
         self.frames += 1;
-        written.map_err(|source| write_error(&self.path, source))
+        Ok(written.map_err(|source| write_error(&self.path, source))?)
     }
 
     /// Marks that the entry has all frames of the video.
@@ -191,6 +193,6 @@ impl FaceCacheWriter {
             file.write_all(&[u8::from(complete)])?;
             file.persist(&path).map(drop).map_err(|error| error.error)
         };
-        finish().map_err(|source| write_error(&path, source))
+        Ok(finish().map_err(|source| write_error(&path, source))?)
     }
 }

@@ -8,7 +8,7 @@ use models::face::{
     Appearance, ChannelOrder, Face, FaceChoice, FaceDetector, FaceTracker, InsightFace, SeetaDlib,
 };
 
-use crate::error::{Error, Result};
+use crate::face::{Error, Result};
 use crate::options::{FaceDetectorChoice, LoadOptions, Options};
 use crate::weights::{self, HubSettings, InsightFaceLicence};
 
@@ -43,12 +43,13 @@ impl FaceFinder {
     pub fn check(&self) -> Result<()> {
         match self.choice {
             FaceDetectorChoice::Auto | FaceDetectorChoice::SeetaDlib => {
-                weights::shape_predictor(&self.settings).map(drop)
+                weights::shape_predictor(&self.settings)?;
             }
             FaceDetectorChoice::InsightFace => {
-                weights::insightface_files(self.licence, &self.settings).map(drop)
+                weights::insightface_files(self.licence, &self.settings)?;
             }
         }
+        Ok(())
     }
 
     /// A tracker for the frames of one video.
@@ -64,7 +65,7 @@ impl FaceFinder {
     /// Criterion for the person with the largest face in `image`, (height, width, 3) u8, which was read from
     /// `path`.
     pub fn like(&self, options: &Options, image: &Tensor, path: &Path) -> Result<FaceChoice> {
-        let search = |source| Error::ReferenceFaceSearch { path: path.to_path_buf(), source };
+        let search = |source| Error::ReferenceSearch { path: path.to_path_buf(), source: Box::new(source) };
         let faces = self.detector(options)?.detect_all(image).map_err(search)?;
         let larger = |best: Face, face: Face| if face.area() > best.area() { face } else { best };
         let Some(face) = faces.into_iter().reduce(larger) else {

@@ -1,5 +1,6 @@
 //! Detection, tracking and caching of faces.
 
+mod error;
 pub mod anchor_file;
 pub mod finder;
 #[cfg(feature = "media")]
@@ -10,3 +11,5 @@ pub(crate) mod posteriors;
 pub(crate) mod record;
 #[cfg(feature = "media")]
 pub(crate) mod cache;
+
+pub use error::{Error, Result};

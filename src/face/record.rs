@@ -2,9 +2,10 @@
 
 use kernels::warp_affine::Affine;
 
-use crate::error::{Error, Result};
 use crate::face::posteriors::FacePosteriors;
 use crate::face::track::Found;
+use crate::face::{Error, Result};
+use crate::system;
 use crate::weights::LatentShape;
 
 /// The face of one source frame.
@@ -71,7 +72,7 @@ fn matrix_from(bytes: &[u8; MATRIX]) -> Affine {
 }
 
 pub(crate) fn stored(source: candle_core::Error) -> Error {
-    Error::Compute { stage: "faces kept for reuse", source }
+    system::Error::Compute { stage: "faces kept for reuse", source: source.into() }.into()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::Input;
 use super::address::{AddressPolicy, NotPublic, PublicResolver};
 use super::problem::FetchProblem;
 use super::spool::{FetchLimits, Spool, SpoolFile};
-use crate::error::{Error, Result};
+use crate::input::{Error, Result};
 use crate::system::cancel::CancelToken;
 use crate::system::temp_outputs::Unfinished;
 
@@ -33,9 +33,9 @@ impl From<FetchProblem> for Stop {
     }
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
+impl<E: Into<Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
     }
 }
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-use crate::error::{Error, Result};
 use crate::system::cancel::CancelToken;
 use crate::system::temp_outputs::Unfinished;
 
+mod error;
 mod address;
 mod fetch;
 mod local_path;
@@ -20,6 +20,7 @@ mod problem;
 mod spool;
 
 pub use address::AddressPolicy;
+pub use error::{Error, Result};
 #[cfg(feature = "server")]
 pub(crate) use fetch::client;
 pub use local_path::{local_path, media_input};
@@ -121,8 +122,8 @@ impl LocalInput {
     /// who reads it.
     ///
     /// # Errors
-    /// [`Error::Fetch`], [`Error::Interrupted`] soon after the token is cancelled, [`Error::DiskFull`] and
-    /// [`Error::WriteFile`] where the temporary file cannot be written, [`Error::ReadFile`].
+    /// [`Error::Fetch`], [`system::Error::Interrupted`] soon after the token is cancelled, [`system::Error::DiskFull`] and
+    /// [`system::Error::WriteFile`] where the temporary file cannot be written, [`system::Error::ReadFile`].
     pub fn open(input: &Input, spool: &Spool, cancel: &CancelToken) -> Result<Self> {
         let spooled = match input {
             Input::Url(url) => Some(fetch::fetch(input, url, spool, cancel)?),
@@ -142,28 +143,9 @@ impl LocalInput {
         &self.path
     }
 
-    /// Says what the user gave, instead of the temporary file's name, in an error about this file.
-    pub fn name_in<T>(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|mut error| {
-            let named = match &mut error {
-                Error::ReadFile { path, .. }
-                | Error::NotMedia { path, .. }
-                | Error::NoVideoStream { path }
-                | Error::NoAudioStream { path }
-                | Error::NoFrames { path, .. }
-                | Error::Picture { path, .. }
-                | Error::HighDynamicRange { path, .. }
-                | Error::Audio { path, .. }
-                | Error::EmptyAudio { path }
-                | Error::AudioSample { path, .. }
-                | Error::AudioTruncated { path, .. } => Some(path),
-                _ => None,
-            };
-            if let Some(path) = named.filter(|path| **path == self.path) {
-                *path = self.input.to_string().into();
-            }
-            error
-        })
+    /// The input that it was made of.
+    pub fn input(&self) -> &Input {
+        &self.input
     }
 }
 

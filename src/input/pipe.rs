@@ -10,7 +10,8 @@ use tempfile::TempPath;
 
 use super::Input;
 use super::spool::{FetchLimits, Spool, SpoolFile};
-use crate::error::{Error, Result};
+use crate::input::{Error, Result};
+use crate::system;
 use crate::system::cancel::CancelToken;
 use crate::system::temp_outputs::Unfinished;
 
@@ -51,7 +52,9 @@ pub(super) fn read(
         file.check_time().map_err(problem)?;
         match pieces.recv_timeout(TICK) {
             Ok(Ok(piece)) => file.write(&piece)?.map_err(problem)?,
-            Ok(Err(source)) => return Err(Error::ReadFile { path: path.to_path_buf(), source }),
+            Ok(Err(source)) => {
+                return Err(system::Error::ReadFile { path: path.to_path_buf(), source }.into());
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -38,31 +38,6 @@ pub enum FetchProblem {
     Connection(String),
 }
 
-impl FetchProblem {
-    /// What the user can do about it.
-    pub(crate) fn hint(&self) -> &'static str {
-        match self {
-            Self::BadUrl(_) => "give an address that begins with `http://` or `https://` and a host",
-            Self::Status { status: 401 | 403 } => {
-                "the link may have expired or need a login: ask for a new one"
-            }
-            Self::Status { status: 500.. } | Self::Refused | Self::Stalled(_) | Self::ConnectTimeout(_) => {
-                "whoever sends it may be busy: try again later"
-            }
-            Self::Status { .. } => "open the link in a browser: the file may have been moved or removed",
-            Self::WebPage => "give the address of the file itself, not of the page that shows it",
-            Self::Playlist => "give the address of a single file: playlists are not followed",
-            Self::TooManyRedirects(_) => "give the address where the redirects end",
-            Self::TooLarge { .. } => "cut the file shorter, or download it and give the path",
-            Self::TooSlow(_) => "download the file with a tool that resumes, and give the path",
-            Self::NoSuchHost => "check the spelling of the host, and the network",
-            Self::Tls(_) => "the server's certificate is not trusted here: download the file by other means",
-            Self::PrivateAddress => "give the address of a public server",
-            Self::Truncated { .. } | Self::Connection(_) => "try again: the connection broke",
-        }
-    }
-}
-
 /// The name of a status, as far as users meet it.
 fn reason(status: u16) -> &'static str {
     match status {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::problem::FetchProblem;
-use crate::error::{Error, Result};
+use crate::input::{Error, Result};
+use crate::system;
 use crate::system::temp_outputs::Unfinished;
 
 /// Bytes at the start by which a web page is known.
@@ -171,7 +172,7 @@ impl SpoolFile {
 fn spool_error(directory: &Path, source: io::Error) -> Error {
     let path = directory.to_path_buf();
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull { path },
-        _ => Error::WriteFile { path, source },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => system::Error::DiskFull { path }.into(),
+        _ => system::Error::WriteFile { path, source }.into(),
     }
 }

@@ -16,7 +16,7 @@ use ffmpeg_next::{Frame, Packet, Rational, ffi, frame};
 
 use super::source::{DecodedStream, MediaStream};
 use super::{check, wants_more};
-use crate::error::{Error, Result};
+use crate::media::{Error, Result};
 use crate::options::Container;
 
 /// Maximum deviation of a copied packet from its expected time, in seconds: one frame. A larger gap would put
@@ -282,7 +282,7 @@ impl EncodedTrack {
             return Err(Error::NotMedia { path: path.to_path_buf(), reason });
         };
         let failed =
-            |e: ffmpeg::Error| Error::Encode { path: path.to_path_buf(), reason: format!("its audio: {e}") };
+            |e: ffmpeg::Error| Error::EncodeSound { path: path.to_path_buf(), reason: format!(": {e}") };
         let format = SoundFormat::of(&first).map_err(failed)?;
         let encoder = open_encoder(&format).ok_or(Error::NoEncoder { name: "aac" })?;
         let rate = encoder.rate() as i32;
@@ -303,9 +303,9 @@ impl EncodedTrack {
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>> {
-        self.advance().map_err(|e| Error::Encode {
+        self.advance().map_err(|e| Error::EncodeSound {
             path: self.source.source.path.clone(),
-            reason: format!("its audio after {} samples: {e}", self.adapted_samples),
+            reason: format!(", after {} samples: {e}", self.adapted_samples),
         })
     }
 

@@ -15,9 +15,10 @@ use ffmpeg_next::{Packet, Rational, ffi, packet, picture};
 use super::colour::{Coding, ColourTags};
 use super::picture::Picture;
 use super::{hardware, wants_more};
-use crate::error::{Error, Result};
 use crate::media::encoder_input::{EncoderFormat, EncoderInput, padded_size};
+use crate::media::{Error, Result};
 use crate::options::{EncoderChoice, Encoding, VideoCodec};
+use crate::system;
 
 /// Number of encoder threads. Constant, not the number of cores, because the output of x264 depends on it.
 const THREADS: usize = 8;
@@ -400,7 +401,7 @@ fn x264_params() -> &'static str {
 pub(crate) fn encode_error(path: &Path, error: ffmpeg::Error) -> Error {
     match error {
         ffmpeg::Error::Other { errno } if errno == ffmpeg::error::ENOSPC => {
-            Error::DiskFull { path: path.to_path_buf() }
+            system::Error::DiskFull { path: path.to_path_buf() }.into()
         }
         error => Error::Encode { path: path.to_path_buf(), reason: error.to_string() },
     }

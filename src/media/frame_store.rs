@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, write_error};
 use crate::media::picture::{Picture, PictureLayout};
+use crate::media::{Error, Result};
+use crate::system;
 use crate::system::machine::free_space;
+use crate::system::write_error;
 
 /// Source frames by number, each with extra bytes of the caller.
 ///
@@ -50,14 +52,16 @@ impl FrameStore {
     /// Stores frame `index` with the bytes `extra`, replacing an earlier frame of that number.
     ///
     /// # Errors
-    /// [`Error::DiskFull`], [`Error::WriteFile`] with the directory.
+    /// [`system::Error::DiskFull`], [`system::Error::WriteFile`] with the directory.
     pub fn put(&mut self, index: usize, picture: &Picture, extra: &[u8]) -> Result<()> {
-        self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))
+        Ok(self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))?)
     }
 
     /// Frame `index` and its extra bytes; `None` if it is not stored.
     pub fn get(&mut self, index: usize) -> Result<Option<(Picture, Vec<u8>)>> {
-        self.read(index).map_err(|source| Error::ReadFile { path: self.directory.clone(), source })
+        Ok(self
+            .read(index)
+            .map_err(|source| system::Error::ReadFile { path: self.directory.clone(), source })?)
     }
 
     /// One more than the highest stored number.

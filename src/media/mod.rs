@@ -1,6 +1,7 @@
 //! FFmpeg: demuxing, decoding, colour conversion, encoding and muxing, shared by the stages that read and
 //! write media files. Works with FFmpeg 5.1 to 8 through its libraries; no process is started.
 
+mod error;
 pub mod colour;
 pub mod picture;
 mod to_rgb;
@@ -20,6 +21,8 @@ pub(crate) mod muxer;
 pub mod journal;
 pub mod frame_store;
 
+pub use error::{Error, Result};
+
 use std::ffi::{CStr, CString, c_int};
 use std::path::Path;
 use std::sync::{Once, OnceLock};
@@ -28,7 +31,7 @@ use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::context::Input;
 
-use crate::error::{Error, Result};
+use crate::system;
 
 /// The model's frame rate in FFmpeg's type.
 pub const FRAME_RATE: i32 = crate::options::FPS as i32;
@@ -58,12 +61,12 @@ pub(crate) fn file_url(path: &Path) -> Option<CString> {
 /// Opens a media file for reading and finds its streams.
 ///
 /// # Errors
-/// [`Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] if
-/// FFmpeg does not recognise the format.
+/// [`system::Error::ReadFile`] where the file is missing, unreadable or not a regular file,
+/// [`Error::NotMedia`] if FFmpeg does not recognise the format.
 pub(crate) fn open_input(path: &Path) -> Result<Input> {
     init();
     let not_media = |reason: String| Error::NotMedia { path: path.to_path_buf(), reason };
-    let unreadable = |source| Error::ReadFile { path: path.to_path_buf(), source };
+    let unreadable = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
     // Checked before the file is opened, because opening a pipe blocks until it has a writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {

@@ -13,8 +13,9 @@ use ffmpeg_next::{Packet, Rational, ffi, packet};
 use super::audio_track::{AudioTrack, Span};
 use super::encoder::encode_error;
 use super::{check, file_url};
-use crate::error::{Error, Result};
+use crate::media::Result;
 use crate::options::Container;
+use crate::system;
 
 const VIDEO: usize = 0;
 const AUDIO: usize = 1;
@@ -74,11 +75,11 @@ impl Muxer {
     /// Writes the remaining audio of an output of `frames` frames and the index.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] soon after `cancelled` says so.
+    /// [`system::Error::Interrupted`] soon after `cancelled` says so.
     pub(crate) fn finish(mut self, frames: u64, cancelled: &dyn Fn() -> bool) -> Result<()> {
         self.write_sound(frames as i64, Until::End)?;
         if cancelled() {
-            return Err(Error::Interrupted);
+            return Err(system::Error::Interrupted.into());
         }
         let Self { mut output, path, .. } = self;
         output.write_trailer().map_err(|e| encode_error(&path, e))?;

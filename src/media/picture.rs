@@ -12,8 +12,9 @@ use ffmpeg_next::software::scaling::Flags;
 use super::colour::{Coding, ColourMode, Matrix};
 use super::scale::{Conversion, Layout, OVERRUN, Scaler, allocate};
 use super::{check, paste, to_rgb};
-use crate::error::{Error, Result};
 use crate::face::patch::Patch;
+use crate::media::{Error, Result};
+use crate::system;
 
 const STAGE: &str = "conversion of a picture";
 
@@ -119,7 +120,7 @@ impl Picture {
     /// sample changes if one of its pixels does.
     ///
     /// # Errors
-    /// [`Error::Compute`] where the patch reaches out of the picture.
+    /// [`system::Error::Compute`] where the patch reaches out of the picture.
     pub fn paste(&mut self, patch: &Patch) -> Result<()> {
         // SAFETY: the frame is valid. Its memory is copied if a clone shares it.
         check(unsafe { ffi::av_frame_make_writable(self.frame.as_mut_ptr()) })
@@ -168,7 +169,7 @@ impl std::fmt::Debug for Picture {
 }
 
 fn compute(source: candle_core::Error) -> Error {
-    Error::Compute { stage: STAGE, source }
+    system::Error::Compute { stage: STAGE, source: source.into() }.into()
 }
 
 /// A new reference to the samples of a frame. (`frame::Video::clone` copies them.)

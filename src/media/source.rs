@@ -12,8 +12,8 @@ use ffmpeg_next::media::Type;
 use ffmpeg_next::{Codec, Frame, Packet, Stream, codec, ffi, frame};
 
 use super::{open_input, wants_more};
-use crate::error::{Error, Result};
 use crate::media::nvdec;
+use crate::media::{Error, Result};
 use crate::options::{DecoderChoice, FrameRate, Steadiness};
 
 /// Maximum number of decoder threads. Each holds a frame in memory; more do not increase the speed.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
-use crate::error::{Error, Result};
+use crate::options::{InvalidOption, Result};
 
 /// Maximum number of chunks per batch: batches end with segments, the units of resuming, and a segment has 15
 /// chunks.
@@ -41,7 +41,7 @@ impl BatchChunks {
 }
 
 impl FromStr for BatchChunks {
-    type Err = Error;
+    type Err = InvalidOption;
 
     fn from_str(text: &str) -> Result<Self> {
         if text == "auto" {
@@ -49,7 +49,7 @@ impl FromStr for BatchChunks {
         }
         match text.parse::<NonZeroUsize>() {
             Ok(chunks) if chunks.get() <= MAX_BATCH_CHUNKS => Ok(Self::AtMost(chunks)),
-            _ => Err(Error::InvalidOption {
+            _ => Err(InvalidOption::Value {
                 option: "batch_chunks",
                 value: text.to_string(),
                 expected: format!("`auto` or a whole number between 1 and {MAX_BATCH_CHUNKS}"),

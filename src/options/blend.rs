@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
 use crate::options::named_enum::named_enum;
+use crate::options::{InvalidOption, Result};
 
 /// Width of a soft edge as a fraction of the face's side. The weight is 0.5 at this distance from the edge
 /// and 1 at twice the distance. 0 is a hard edge.
@@ -45,7 +45,7 @@ impl Default for Feather {
 }
 
 impl FromStr for Feather {
-    type Err = Error;
+    type Err = InvalidOption;
 
     fn from_str(text: &str) -> Result<Self> {
         text.parse()
@@ -59,9 +59,9 @@ impl fmt::Display for Feather {
     }
 }
 
-fn invalid(option: &'static str, value: String) -> Error {
+fn invalid(option: &'static str, value: String) -> InvalidOption {
     let expected = format!("a fraction of the face's side between 0 and {}", Feather::MAX);
-    Error::InvalidOption { option, value, expected }
+    InvalidOption::Value { option, value, expected }
 }
 
 named_enum! {
@@ -91,7 +91,6 @@ mod tests {
             assert_eq!(text.parse::<Feather>().is_ok(), good, "{text}");
         }
         let error = Feather::new("mask_feather", 0.3).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("mask_feather"), "{error}");
         assert!("wide".parse::<Feather>().unwrap_err().to_string().contains("wide"));
     }

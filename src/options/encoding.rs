@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
 use crate::options::named_enum::named_enum;
+use crate::options::{InvalidOption, Result};
 
 /// Encoding of the output. The default is H.264 by x264 at a quality that is visually close to the source.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -23,7 +23,7 @@ impl Encoding {
     /// Checks that the options are valid and fit each other.
     pub fn validate(&self) -> Result<()> {
         let refuse =
-            |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
+            |option, value: String, expected: String| Err(InvalidOption::Value { option, value, expected });
         let default = self.codec.default_crf();
         if let Some(crf) = self.crf {
             if default.is_none() {
@@ -48,19 +48,14 @@ impl Encoding {
     /// MP4.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an unknown extension, [`Error::InvalidOption`] if the container does not support
-    /// the codec.
+    /// [`InvalidOption::Extension`] for an unknown extension, [`InvalidOption::Value`] if the container does
+    /// not support the codec.
     pub fn container_for(&self, path: &Path) -> Result<Container> {
         let container = match (self.container, path.extension()) {
             (Some(container), _) => container,
             (None, None) => Container::Mp4,
-            (None, Some(extension)) => Container::of_extension(&extension.to_string_lossy()).ok_or_else(|| {
-                Error::Usage(format!(
-                    "the extension of `{}` means none of the containers mp4, mov and mkv: use another, or choose a \
-                     container",
-                    path.display()
-                ))
-            })?,
+            (None, Some(extension)) => Container::of_extension(&extension.to_string_lossy())
+                .ok_or_else(|| InvalidOption::Extension { path: path.to_path_buf() })?,
         };
         self.check_container(container)?;
         Ok(container)
@@ -72,7 +67,7 @@ impl Encoding {
             return Ok(());
         }
         let names = fitting.iter().map(Container::to_string).collect::<Vec<_>>().join("` or `");
-        Err(Error::InvalidOption {
+        Err(InvalidOption::Value {
             option: "container",
             value: container.to_string(),
             expected: format!("`{names}` for {}", self.codec),
@@ -205,7 +200,6 @@ mod tests {
         assert_eq!(of(given, "a.mp4"), Container::Mkv);
         assert_eq!(of(given, "a.bin"), Container::Mkv);
         let error = h264.container_for(Path::new("a.avi")).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
         let message = error.to_string();
         assert!(["a.avi", "mp4", "mov", "mkv"].iter().all(|word| message.contains(word)), "{message}");
     }
@@ -222,7 +216,6 @@ mod tests {
             let message = error.to_string();
             assert!(message.contains("container") && message.contains(instead), "{message}");
             assert!(message.contains(&codec.to_string()), "{message}");
-            assert_eq!(error.exit_code(), 2);
         }
         let pair = Encoding { container: Some(Container::Mp4), ..encoding(VideoCodec::Ffv1) };
         assert!(pair.validate().is_err());

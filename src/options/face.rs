@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
 use crate::options::named_enum::named_enum;
+use crate::options::{InvalidOption, Result};
 
 /// Which person is lip-synced in a video with several.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,7 +37,7 @@ impl FaceSelector {
 }
 
 impl FromStr for FaceSelector {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// Any text other than a keyword, a number or `X,Y` is the path of a picture, which must exist.
     fn from_str(text: &str) -> Result<Self> {
@@ -55,7 +55,7 @@ impl FromStr for FaceSelector {
             "largest" => Ok(Self::Largest),
             "left" => Ok(Self::Left),
             "right" => Ok(Self::Right),
-            _ => by_number().or_else(point).or_else(picture).ok_or_else(|| Error::InvalidOption {
+            _ => by_number().or_else(point).or_else(picture).ok_or_else(|| InvalidOption::Value {
                 option: "face",
                 value: text.to_string(),
                 expected: "`largest`, `left`, `right`, a number from 0, a point `X,Y` or a picture file"

@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
 use crate::options::named_enum::named_enum;
-use crate::system::device::{DTypeChoice, DeviceChoice};
 
+mod error;
+mod device;
 mod batch;
 mod blend;
 mod duration;
@@ -22,12 +22,14 @@ mod silence;
 
 pub use batch::{BatchChunks, MAX_BATCH_CHUNKS};
 pub use blend::{ColourMatch, Feather};
+pub use device::{DTypeChoice, DeviceChoice};
 pub use duration::{AudioLonger, DurationPolicy, LoopMode, PlaybackType, SyncMode, VideoLonger};
 pub use encoding::{Container, DecoderChoice, EncoderChoice, Encoding, VideoCodec};
+pub use error::{InvalidOption, Result};
 pub use face::{FaceSelector, OnMissingFace};
 pub use frame_range::FrameRange;
-pub use rate::FPS;
-pub use rate::{FrameRate, OutputRate, Steadiness};
+pub(crate) use rate::WHISPER_ROWS_PER_FRAME;
+pub use rate::{FPS, FrameRate, OutputRate, Steadiness};
 pub use silence::SilenceMode;
 
 /// The denoising steps are spread over the 1000 steps of the training; 999 is the last usable one.
@@ -111,7 +113,7 @@ impl Options {
     /// Checks that all values are in range. The error names the option.
     pub fn validate(&self) -> Result<()> {
         let refuse =
-            |option, value: String, expected: String| Err(Error::InvalidOption { option, value, expected });
+            |option, value: String, expected: String| Err(InvalidOption::Value { option, value, expected });
         if !(1.0..=MAX_GUIDANCE_SCALE).contains(&self.guidance_scale) {
             return refuse(
                 "guidance_scale",
@@ -184,7 +186,7 @@ pub enum ModelChoice {
 }
 
 impl FromStr for ModelChoice {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// The name of a model, else a path. A word without a path separator that is not an existing path is
     /// refused as an unknown name.
@@ -196,7 +198,7 @@ impl FromStr for ModelChoice {
             _ => {
                 let path = PathBuf::from(text);
                 if !path.exists() && !text.contains(std::path::is_separator) {
-                    return Err(Error::InvalidOption {
+                    return Err(InvalidOption::Value {
                         option: "model",
                         value: text.to_string(),
                         expected: "`latentsync-1.6`, `latentsync-1.5`, `demo` or a directory".to_string(),

@@ -1,6 +1,6 @@
 //! Options with a fixed set of names.
 
-use crate::error::Error;
+use crate::options::InvalidOption;
 
 /// Defines an enum whose variants have fixed names: `name()`, `NAMES`, `FromStr` and `Display`.
 ///
@@ -35,7 +35,7 @@ macro_rules! named_enum {
         }
 
         impl std::str::FromStr for $name {
-            type Err = crate::error::Error;
+            type Err = $crate::options::InvalidOption;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
@@ -56,12 +56,12 @@ macro_rules! named_enum {
 pub(super) use named_enum;
 
 /// Error for a text that is none of `names`, of which there are at least two.
-pub(super) fn unknown_name(option: &'static str, text: &str, names: &[&str]) -> Error {
+pub(super) fn unknown_name(option: &'static str, text: &str, names: &[&str]) -> InvalidOption {
     let expected = match names {
         [first @ .., last] => format!("`{}` or `{last}`", first.join("`, `")),
         [] => String::new(),
     };
-    Error::InvalidOption { option, value: text.to_string(), expected }
+    InvalidOption::Value { option, value: text.to_string(), expected }
 }
 
 #[cfg(test)]

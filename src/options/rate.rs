@@ -4,10 +4,14 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use models::mel::{HOP, SAMPLE_RATE};
+
+use crate::options::{InvalidOption, Result};
 
 /// Frame rate of the model, in frames per second.
 pub const FPS: usize = 25;
+/// Rows of Whisper's output per frame of video at [`FPS`]: its second convolution halves the mel frames.
+pub(crate) const WHISPER_ROWS_PER_FRAME: usize = SAMPLE_RATE / (2 * HOP) / FPS;
 
 /// Rates of cameras and editing software.
 const STANDARD: [(u32, u32); 14] = [
@@ -141,7 +145,7 @@ impl Default for OutputRate {
 }
 
 impl FromStr for OutputRate {
-    type Err = Error;
+    type Err = InvalidOption;
 
     /// `source`, an integer such as `25`, a fraction such as `30000/1001`, or the decimal form of a standard
     /// rate such as `29.97`.
@@ -156,7 +160,7 @@ impl FromStr for OutputRate {
             None if text.contains('.') => text.parse().ok().and_then(short_form),
             None => text.parse().ok().and_then(|number| FrameRate::new(number, 1)),
         };
-        parsed.map(Self::Exact).ok_or_else(|| Error::InvalidOption {
+        parsed.map(Self::Exact).ok_or_else(|| InvalidOption::Value {
             option: "fps",
             value: text.to_string(),
             expected: format!("`source`, or 1 to {MAX_RATE}, such as `25`, `29.97` or `30000/1001`"),

@@ -5,10 +5,11 @@ use std::sync::mpsc::SyncSender;
 
 use candle_core::{Device, Tensor};
 
-use crate::error::{Error, Result, compute};
+use crate::error::{Error, InputRole, Result, compute};
 use crate::face::cache::FaceCacheWriter;
 use crate::face::record::FaceRecord;
 use crate::face::track::Found;
+use crate::media;
 use crate::options::FrameRange;
 use crate::pipeline::LipSync;
 use crate::pipeline::audio_plan::AudioPlan;
@@ -16,6 +17,7 @@ use crate::pipeline::chunk::{Chunk, ChunkPlan, GeneratedChunk, ModelFrame, Mouth
 use crate::pipeline::job_context::JobContext;
 use crate::pipeline::progress::ProgressReporter;
 use crate::pipeline::report::{FaceReport, Stage};
+use crate::pipeline::run_error::RunError;
 use crate::pipeline::sink_thread::{GeneratedFace, OutputFrame, SinkMessage};
 use crate::pipeline::source_frames::{NextFrame, SourceFace, SourceFrame, SourceFrames};
 use crate::stages::colour_match::ColourCorrection;
@@ -61,12 +63,12 @@ pub(super) struct RunSummary {
 impl Inference<'_, '_> {
     /// Processes all chunks. Also returns the new entry of the face cache, complete if the job read the whole
     /// video.
-    pub fn run(mut self) -> (Result<RunSummary>, Option<FaceCacheWriter>) {
+    pub fn run(mut self) -> (Result<RunSummary, RunError>, Option<FaceCacheWriter>) {
         let result = self.process_chunks();
         (result.map(|()| self.summary), self.sources.into_cache())
     }
 
-    fn process_chunks(&mut self) -> Result<()> {
+    fn process_chunks(&mut self) -> Result<(), RunError> {
         let mut next_chunk = 0;
         let mut is_last = false;
         while !is_last {
@@ -83,7 +85,9 @@ impl Inference<'_, '_> {
             }
         }
         if self.summary.frames == 0 {
-            return Err(Error::NoFrames { path: self.context.fetched.video().to_path_buf(), damaged: 0 });
+            let path = self.context.fetched.video().to_path_buf();
+            let error = Error::from(media::Error::NoFrames { path, damaged: 0 });
+            return Err(error.in_input(InputRole::Video).into());
         }
         self.summary.source_frames = self.sources.frames_read();
         Ok(())
@@ -94,7 +98,7 @@ impl Inference<'_, '_> {
     }
 
     /// Reads chunks up to the end of the batch.
-    fn read_batch(&mut self, next_chunk: &mut usize) -> Result<Vec<Chunk>> {
+    fn read_batch(&mut self, next_chunk: &mut usize) -> Result<Vec<Chunk>, RunError> {
         let chunk_frames = self.context.model.chunk_frames;
         let mut batch: Vec<Chunk> = Vec::with_capacity(self.batch_chunks);
         while batch.len() < self.batch_chunks && !batch.last().is_some_and(Chunk::ends_batch) {
@@ -110,7 +114,7 @@ impl Inference<'_, '_> {
     }
 
     /// Reads the next frames of the output and encodes their faces.
-    fn read_chunk(&mut self, ChunkPlan { number, outputs, is_done }: ChunkPlan) -> Result<Chunk> {
+    fn read_chunk(&mut self, ChunkPlan { number, outputs, is_done }: ChunkPlan) -> Result<Chunk, RunError> {
         let frame_map = self.audio.frame_map;
         let mut frames = Vec::with_capacity(outputs.len());
         let mut is_last = false;
@@ -306,7 +310,7 @@ impl Inference<'_, '_> {
             hook(chunk.number, latents);
         }
         let numbers: Vec<usize> = model_frames.iter().map(|frame| frame.number).collect();
-        let decode = || decode_faces(&self.context.model.vae, latents, &numbers, || self.stop.check());
+        let decode = || decode_faces(&self.context.model.vae, latents, &numbers, || Ok(self.stop.check()?));
         let decoded = self.context.clock.time(Stage::DecodeLatents, decode)?;
         let crop = |&frame: &ModelFrame| Some(&chunk.source(frame).face.as_ref()?.crop);
         let pairs: Vec<_> = decoded.iter().zip(model_frames.iter().filter_map(crop)).collect();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{InputRole, Result, in_input};
 use crate::input::{AddressPolicy, FetchLimits, Input, LocalInput, Spool};
 use crate::options::Options;
 use crate::system::cancel::CancelToken;
@@ -51,8 +51,9 @@ impl Job {
     pub fn fetch(&self, cancel: &CancelToken) -> Result<FetchedJob> {
         let directory = directory_of(&self.output).to_path_buf();
         let spool = Spool { directory, limits: self.limits, addresses: self.addresses };
-        let fetch = |input| LocalInput::open(input, &spool, cancel);
-        let (video, audio) = (fetch(&self.video)?, fetch(&self.audio)?);
+        let fetch = |input, role| LocalInput::open(input, &spool, cancel).map_err(in_input(role));
+        let video = fetch(&self.video, InputRole::Video)?;
+        let audio = fetch(&self.audio, InputRole::Voice)?;
         let job = Self {
             video: video.path().into(),
             audio: audio.path().into(),
@@ -91,6 +92,6 @@ impl FetchedJob {
 
     /// Replaces the names of fetched temporary files in an error by the inputs that the caller passed.
     pub fn name_in<T>(&self, result: Result<T>) -> Result<T> {
-        self.video.name_in(self.audio.name_in(result))
+        result.map_err(|error| error.naming(&self.audio).naming(&self.video))
     }
 }

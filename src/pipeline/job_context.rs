@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use candle_core::Tensor;
 use models::ddim::DdimSchedule;
 
-use crate::error::Result;
+use crate::error::{InputRole, Result, in_input};
 use crate::face::cache::FaceCache;
 use crate::face::record::FaceShape;
 use crate::options::{FaceSelector, Options};
@@ -94,7 +94,7 @@ impl JobContext<'_> {
             .field("latent_height", shape.latents.height)
             .field("latent_width", shape.latents.width)
             .field("latent_channels", shape.latents.channels);
-        FaceCache::new(directory, &key.finish(), shape).map(Some)
+        Ok(Some(FaceCache::new(directory, &key.finish(), shape)?))
     }
 
     /// The fields that every result of the model depends on. `files`: fingerprint of the relevant model
@@ -114,8 +114,8 @@ impl JobContext<'_> {
         }
         let digest = |path: &Path| ContentDigest::of_file(path, self.cancel);
         let digests = InputDigests {
-            video: digest(self.fetched.video())?,
-            audio: digest(self.fetched.audio())?,
+            video: digest(self.fetched.video()).map_err(in_input(InputRole::Video))?,
+            audio: digest(self.fetched.audio()).map_err(in_input(InputRole::Voice))?,
             anchors: self.job.anchors.as_deref().map(digest).transpose()?,
             reference_face: match &self.job.options.face {
                 FaceSelector::Picture(path) => Some(digest(path)?),

@@ -10,13 +10,14 @@ use models::unet::UNet3D;
 use models::vae::AutoencoderKL;
 use models::whisper::WhisperEncoder;
 
-use crate::error::{Error, Result, compute};
+use crate::error::{Result, compute};
 use crate::face::finder::FaceFinder;
 use crate::media::journal::Journal;
 use crate::options::{BatchChunks, ColourMatch, LoadOptions, ModelChoice};
 use crate::pipeline::inference::RunSummary;
 use crate::pipeline::job_context::JobContext;
 use crate::pipeline::report::StageClock;
+use crate::pipeline::run_error::RunError;
 use crate::pipeline::{FetchedJob, Hooks, Job, Progress, Report, run_attempt};
 use crate::stages::colour_match::ColourMatcher;
 use crate::stages::noise::SeededNoise;
@@ -151,11 +152,11 @@ impl LipSync {
         let summary = match run_attempt(&context, source_frames, progress) {
             // The file is damaged or declares a wrong length. Now that the length is known, the job starts
             // again; the segments made for the declared length are unusable.
-            Err(Error::VideoShorterThanAnnounced { frames }) => {
+            Err(RunError::VideoShorter { frames }) => {
                 Journal::discard(&job.output);
-                run_attempt(&context, Some(frames), progress)?
+                run_attempt(&context, Some(frames), progress).map_err(RunError::into_error)?
             }
-            summary => summary?,
+            summary => summary.map_err(RunError::into_error)?,
         };
         Ok(self.report(&context, summary))
     }
@@ -190,10 +191,10 @@ impl LipSync {
     /// classifier-free guidance, which doubles the batch.
     ///
     /// # Errors
-    /// [`Error::Memory`](crate::Error::Memory) if a GPU has too little memory for one chunk.
+    /// [`Memory`](crate::system::Error::Memory) if a GPU has too little memory for one chunk.
     pub(crate) fn max_batch_chunks(&self, guided: bool) -> Result<usize> {
         let limit = BatchSize { chunks: self.batch_chunks.max_on(&self.device), guided };
-        self.activations.fitting(limit, &self.device)
+        Ok(self.activations.fitting(limit, &self.device)?)
     }
 
     /// Height, width and channels of one frame of latents.

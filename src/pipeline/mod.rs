@@ -28,6 +28,7 @@ mod lip_sync;
 mod preflight;
 mod progress;
 pub mod report;
+mod run_error;
 mod sink_thread;
 mod source_frames;
 mod source_thread;
@@ -43,12 +44,13 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use crate::audio::load_speech_until;
-use crate::error::Result;
+use crate::error::{InputRole, Result, in_input};
 use crate::options::FrameRange;
 use crate::pipeline::audio_plan::{AudioPlan, prepare_audio};
 use crate::pipeline::inference::{Inference, RunSummary};
 use crate::pipeline::job_context::JobContext;
 use crate::pipeline::progress::{ProgressReporter, StageCounters, Totals};
+use crate::pipeline::run_error::RunError;
 use crate::pipeline::sink_thread::{SinkThread, open_writer};
 use crate::pipeline::source_frames::{FrameRetention, SourceFrames};
 use crate::pipeline::source_thread::{FaceSource, SourceThread, open_video};
@@ -83,7 +85,7 @@ fn run_attempt(
     context: &JobContext,
     source_frames: Option<usize>,
     progress: &mut dyn Progress,
-) -> Result<RunSummary> {
+) -> Result<RunSummary, RunError> {
     progress.stage(Stage::AudioFeatures, 0, Some(1));
     let attempt = Attempt::prepare(context, source_frames)?;
     if attempt.audio.batch_chunks > 1 {
@@ -99,7 +101,7 @@ impl Attempt {
     /// Loads the voice and opens the video, the source of the faces and the output.
     fn prepare(context: &JobContext, source_frames: Option<usize>) -> Result<Self> {
         let load = || load_speech_until(context.fetched.audio(), context.cancel);
-        let speech = context.clock.time(Stage::AudioFeatures, load)?;
+        let speech = context.clock.time(Stage::AudioFeatures, load).map_err(in_input(InputRole::Voice))?;
         let reader = open_video(context, speech.duration_seconds)?;
         let video = reader.info();
         let damaged_audio_packets = speech.damaged;
@@ -124,7 +126,7 @@ impl Attempt {
     }
 
     /// Runs the three threads and completes the output.
-    fn run_threads(self, context: &JobContext, progress: &mut dyn Progress) -> Result<RunSummary> {
+    fn run_threads(self, context: &JobContext, progress: &mut dyn Progress) -> Result<RunSummary, RunError> {
         let Self { audio, damaged_audio_packets, reader, faces, writer, retention, summary } = self;
         let lengths = audio.lengths;
         let counters = StageCounters::default();
@@ -166,7 +168,7 @@ fn join(
     source: SourceThread,
     inference: Inference,
     sink: SinkThread,
-) -> Result<(RunSummary, VideoWriter, Vec<String>)> {
+) -> Result<(RunSummary, VideoWriter, Vec<String>), RunError> {
     let stop = inference.stop;
     thread::scope(|scope| {
         let source = scope.spawn(|| source.run());

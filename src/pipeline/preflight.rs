@@ -1,10 +1,13 @@
 //! Checks of a job that can run before the model is loaded.
 
+use std::path::Path;
+
 use ffmpeg_next::media::Type;
 
-use crate::error::{Error, Result};
+use crate::error::{InputRole, Result, in_input};
 use crate::face::anchor_file::AnchorFile;
 use crate::face::finder::FaceFinder;
+use crate::media;
 use crate::media::open_input;
 use crate::options::{LoadOptions, ModelChoice};
 use crate::pipeline::Job;
@@ -22,12 +25,17 @@ pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Resul
         None => FaceFinder::new(options, settings).check()?,
     }
     if let Some(video) = job.video.as_file() {
-        VideoReader::open(video, VideoOptions::default())?;
+        VideoReader::open(video, VideoOptions::default()).map_err(in_input(InputRole::Video))?;
     }
     match job.audio.as_file() {
-        Some(path) if open_input(path)?.streams().best(Type::Audio).is_none() => {
-            Err(Error::NoAudioStream { path: path.to_path_buf() })
-        }
-        _ => Ok(()),
+        Some(path) => check_voice(path).map_err(in_input(InputRole::Voice)),
+        None => Ok(()),
+    }
+}
+
+fn check_voice(path: &Path) -> media::Result<()> {
+    match open_input(path)?.streams().best(Type::Audio) {
+        Some(_) => Ok(()),
+        None => Err(media::Error::NoAudioStream { path: path.to_path_buf() }),
     }
 }

@@ -103,7 +103,7 @@ fn blend(context: &JobContext, number: usize, face: &GeneratedFace, picture: &mu
     if let Some(hook) = context.hooks.frame {
         hook(number, &patch.applied_to(&rgb).map_err(&failed)?);
     }
-    picture.paste(&patch)
+    Ok(picture.paste(&patch)?)
 }
 
 /// Opens the output. `source_frames`: the length of the video, if the file declares a wrong one.

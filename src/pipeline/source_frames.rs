@@ -8,14 +8,16 @@ use std::sync::mpsc::Receiver;
 
 use candle_core::{Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::face::cache::FaceCacheWriter;
 use crate::face::record::{FaceRecord, FaceShape, stored};
 use crate::media::frame_store::{FrameStore, check_space};
 use crate::media::picture::Picture;
 use crate::options::{AudioLonger, DurationPolicy, VideoLonger};
 use crate::pipeline::job_context::JobContext;
+use crate::pipeline::run_error::RunError;
 use crate::stages::decode_video::VideoInfo;
+use crate::system;
 use crate::system::paths::directory_of;
 
 /// A frame of the source video. Clones share its memory.
@@ -119,7 +121,8 @@ impl FrameRetention {
     /// `cache`: new entry of the face cache.
     ///
     /// # Errors
-    /// [`Error::NotEnoughDisk`] if the disk of the output has no space for the reused frames.
+    /// [`NotEnoughDisk`](crate::media::Error::NotEnoughDisk) if the disk of the output has no space for the
+    /// reused frames.
     pub fn new(
         context: &JobContext,
         video: &VideoInfo,
@@ -170,7 +173,7 @@ impl SourceFrames {
     }
 
     /// The frame to show as output frame `output`. Each call must pass the successor of the previous number.
-    pub fn next(&mut self, output: usize) -> Result<NextFrame> {
+    pub fn next(&mut self, output: usize) -> Result<NextFrame, RunError> {
         if self.lengths.changes_speed() {
             return self.next_at_speed(output);
         }
@@ -189,7 +192,7 @@ impl SourceFrames {
     }
 
     /// [`Self::next`] for modes that change the speed of the video: frames are repeated or dropped.
-    fn next_at_speed(&mut self, output: usize) -> Result<NextFrame> {
+    fn next_at_speed(&mut self, output: usize) -> Result<NextFrame, RunError> {
         let Lengths { policy, declared, audio_frames, .. } = self.lengths;
         if output >= policy.output_frames(declared, audio_frames) {
             return Ok(NextFrame::End);
@@ -207,14 +210,14 @@ impl SourceFrames {
         }
         match self.frames_read {
             0 => Ok(NextFrame::End),
-            frames => Err(Error::VideoShorterThanAnnounced { frames }),
+            frames => Err(RunError::VideoShorter { frames }),
         }
     }
 
     fn read(&mut self) -> Result<Option<SourceFrame>> {
         // A channel that closes without `None` means that the source thread has panicked, not that the video
         // ended.
-        let frame = self.aligned.recv().map_err(|_| Error::Interrupted)??;
+        let frame = self.aligned.recv().map_err(|_| system::Error::Interrupted)??;
         if let Some(frame) = &frame {
             self.frames_read += 1;
             self.current = Some(frame.clone());
@@ -222,14 +225,14 @@ impl SourceFrames {
         Ok(frame)
     }
 
-    fn repeat(&mut self, source: usize) -> Result<SourceFrame> {
+    fn repeat(&mut self, source: usize) -> Result<SourceFrame, RunError> {
         if let Some(frame) = self.current.as_ref().filter(|frame| frame.number == source) {
             return Ok(frame.clone());
         }
         let store = self.retention.store.as_mut();
         let stored = store.map(|store| store.get(source)).transpose()?.flatten();
         let Some((picture, bytes)) = stored else {
-            return Err(Error::VideoShorterThanAnnounced { frames: self.frames_read });
+            return Err(RunError::VideoShorter { frames: self.frames_read });
         };
         let face = SourceFace::from_bytes(&bytes, self.retention.shape)?;
         Ok(SourceFrame { number: source, picture, face })
@@ -249,7 +252,7 @@ impl SourceFrames {
         match &mut self.retention.store {
             Some(store) if self.lengths.is_reused(frame.number) => {
                 let bytes = frame.face.as_ref().map_or(Ok(Vec::new()), SourceFace::to_bytes)?;
-                store.put(frame.number, &frame.picture, &bytes)
+                Ok(store.put(frame.number, &frame.picture, &bytes)?)
             }
             _ => Ok(()),
         }
@@ -257,7 +260,10 @@ impl SourceFrames {
 
     fn cache(&mut self, frame: &SourceFrame) -> Result<()> {
         let record = frame.face.as_ref().map(|face| &face.record);
-        self.retention.cache.as_mut().map_or(Ok(()), |cache| cache.push(frame.number, record))
+        if let Some(cache) = &mut self.retention.cache {
+            cache.push(frame.number, record)?;
+        }
+        Ok(())
     }
 
     /// Returns the entry of the face cache, for the caller to finish if the job succeeds. Closes the channel.

@@ -4,11 +4,12 @@ use std::sync::mpsc::SyncSender;
 
 use models::face::FaceChoice;
 
-use crate::error::{Error, Result, compute};
+use crate::error::{InputRole, Result, compute, in_input};
 use crate::face::anchor_file::{AnchorFile, AnchorSource};
 use crate::face::cache::{CachedFaces, FaceCache};
 use crate::face::record::FaceRecord;
 use crate::face::track::{FaceTrack, TrackOptions, TrackedFrame};
+use crate::media;
 use crate::media::colour::ColourMode;
 use crate::media::picture::Picture;
 use crate::options::{FaceSelector, VideoLonger};
@@ -47,11 +48,12 @@ pub(super) fn open_video(context: &JobContext, voice_seconds: f64) -> Result<Vid
     };
     let video_options =
         VideoOptions { colour, rate: options.fps, decoder: options.decoder, count: CountDepth::Quick };
-    let mut reader = VideoReader::open(context.fetched.video(), video_options)?;
+    let mut reader =
+        VideoReader::open(context.fetched.video(), video_options).map_err(in_input(InputRole::Video))?;
     let VideoInfo { rate, count, .. } = reader.info();
     let suffices = surely_longer(count.frames as usize, rate.frames_in(voice_seconds));
     if !(suffices && options.duration.video_longer == VideoLonger::Trim) {
-        reader.count_in_full()?;
+        reader.count_in_full().map_err(in_input(InputRole::Video))?;
     }
     Ok(reader)
 }
@@ -100,7 +102,8 @@ fn face_choice(context: &JobContext) -> Result<FaceChoice> {
         FaceSelector::Picture(path) => {
             let mut reader = VideoReader::open(path, VideoOptions::default())?;
             let Some(picture) = reader.next()? else {
-                return Err(Error::NoFrames { path: path.clone(), damaged: reader.damaged() });
+                let (path, damaged) = (path.clone(), reader.damaged());
+                return Err(media::Error::NoFrames { path, damaged }.into());
             };
             context.model.face_finder.like(options, &picture.to_rgb()?, path)?
         }
@@ -184,7 +187,8 @@ impl FrameReader<'_> {
 
     fn read_frame(&mut self) -> Result<Option<Picture>> {
         self.context.cancel.check()?;
-        let picture = self.context.clock.time(Stage::DecodeVideo, || self.reader.next())?;
+        let picture = self.context.clock.time(Stage::DecodeVideo, || self.reader.next());
+        let picture = picture.map_err(in_input(InputRole::Video))?;
         if picture.is_some() {
             self.counters.add(Stage::DecodeVideo);
         }

@@ -6,7 +6,10 @@ use std::str::FromStr;
 use serde_json::Value;
 
 use super::Object;
-use crate::error::Error;
+use crate::options::InvalidOption;
+
+/// The problem of a body with fields of JoggAI's API and of fal's.
+pub(super) const AMBIGUOUS_API: &str = "is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's";
 
 /// What is wrong with a request, and where. `field` is a dotted path, empty for the body as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,8 +20,13 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    pub(crate) fn new(field: &str, problem: &str) -> Self {
+    pub fn new(field: &str, problem: &str) -> Self {
         Self { field: field.to_string(), problem: problem.to_string() }
+    }
+
+    /// Whether the fields are those of more than one API, so that the caller must name it.
+    pub fn is_ambiguous_api(&self) -> bool {
+        self.problem == AMBIGUOUS_API
     }
 
     pub(crate) fn wrong_type(field: &str, expected: &str, got: &Value) -> Self {
@@ -156,7 +164,11 @@ impl<'a> Fields<'a> {
     }
 
     /// One of a vendor's words for a mode.
-    pub fn name<T: FromStr<Err = Error>>(&self, name: &str, names: &[&str]) -> Result<Option<T>, FieldError> {
+    pub fn name<T: FromStr<Err = InvalidOption>>(
+        &self,
+        name: &str,
+        names: &[&str],
+    ) -> Result<Option<T>, FieldError> {
         let Some(text) = self.string(name)? else {
             return Ok(None);
         };

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
-use crate::options::{DurationPolicy, Options};
+use crate::options::{DurationPolicy, InvalidOption, Options};
+use crate::system;
 
 pub mod fal;
 pub mod fal_lipsync;
@@ -19,7 +19,9 @@ pub mod wavespeed_lipsync;
 pub mod jogg;
 pub mod sync_so;
 mod fields;
+mod error;
 
+pub use error::{Error, Result};
 pub use fields::FieldError;
 #[cfg(feature = "server")]
 pub(crate) use fields::{Fields, seed, whole};
@@ -89,10 +91,9 @@ impl Api {
         let of_latentsync = has("guidance_scale") || has("loop_mode") || has("seed");
         match (urls, plain) {
             (true, true) => Err(FieldError::new("", "has both `video_url`/`audio_url` and `video`/`audio`")),
-            (true, false) if has("playback_type") && of_latentsync => Err(FieldError::new(
-                "playback_type",
-                "is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's: `--request-api` says whose body this is",
-            )),
+            (true, false) if has("playback_type") && of_latentsync => {
+                Err(FieldError::new("playback_type", fields::AMBIGUOUS_API))
+            }
             (true, false) if has("playback_type") => Ok(Api::Jogg),
             (true, false) if has("sync_mode") => Ok(Api::FalLipsync),
             (true, false) => Ok(Api::Fal),
@@ -107,10 +108,10 @@ impl Api {
 }
 
 impl FromStr for Api {
-    type Err = Error;
+    type Err = InvalidOption;
 
-    fn from_str(text: &str) -> Result<Self> {
-        Api::ALL.into_iter().find(|api| api.name() == text).ok_or_else(|| Error::InvalidOption {
+    fn from_str(text: &str) -> Result<Self, InvalidOption> {
+        Api::ALL.into_iter().find(|api| api.name() == text).ok_or_else(|| InvalidOption::Value {
             option: "request_api",
             value: text.to_string(),
             expected: format!("one of {}", Api::ALL.map(Api::name).join(", ")),
@@ -161,8 +162,8 @@ impl Request {
         let mut text = String::new();
         std::fs::File::open(path)
             .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
-            .map_err(|source| Error::ReadFile { path: path.to_path_buf(), source })?;
-        let refuse = |source| Error::Request { path: path.to_path_buf(), source };
+            .map_err(|source| system::Error::ReadFile { path: path.to_path_buf(), source })?;
+        let refuse = |source| Error::Refused { path: path.to_path_buf(), source };
         if text.len() as u64 > MAX_BYTES {
             return Err(refuse(FieldError::new("", &format!("is longer than {MAX_BYTES} bytes"))));
         }

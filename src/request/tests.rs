@@ -120,7 +120,7 @@ fn what_is_wrong_is_named() {
         (fal("video", json!("v")), "the body has both"),
         (
             json!({"video_url": "v", "audio_url": "a", "playback_type": "normal", "seed": 1}),
-            "`playback_type` is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's: `--request-api`",
+            "`playback_type` is JoggAI's, but `guidance_scale`, `loop_mode` and `seed` are fal's",
         ),
         (
             json!({"video_url": "v", "audio_url": "a", "playback_type": "reverse"}),
@@ -199,11 +199,11 @@ fn a_file_that_is_no_json_is_refused_by_name() {
     let path = directory.path().join("request.json");
     std::fs::write(&path, "{\"video_url\": ").unwrap();
     let error = Request::read(&path, None).unwrap_err();
-    assert_eq!(error.exit_code(), 2);
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     std::fs::write(&path, "\u{feff}{\"video\": \"v\", \"audio\": \"a\"}").unwrap();
     assert_eq!(Request::read(&path, None).unwrap().video, "v", "with a byte order mark");
     let missing = Request::read(&directory.path().join("none.json"), None).unwrap_err();
-    assert_eq!(missing.exit_code(), 3);
+    assert!(matches!(missing, Error::System(_)), "{missing:?}");
 }
 
 /// A file without an end, named by mistake, was read until the memory was full.
@@ -212,7 +212,7 @@ fn a_body_of_megabytes_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), " ".repeat(MAX_BYTES as usize + 5)).unwrap();
     let error = Request::read(file.path(), None).unwrap_err();
-    assert_eq!(error.exit_code(), 2);
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     let problem = std::error::Error::source(&error).map(ToString::to_string);
     assert_eq!(problem.as_deref(), Some("the body is longer than 1048576 bytes"));
 }

@@ -11,9 +11,10 @@ use hyper_util::server::conn::auto::Builder;
 
 use super::jobs::engine::Engine;
 use super::{Server, ServerConfig, Tls};
-use crate::error::{Error, Result};
 use crate::server::limits::connections::Connections;
 use crate::server::limits::write_timeout::Watched;
+use crate::server::{Error, Result};
+use crate::system;
 use crate::system::cancel::CancelToken;
 
 /// How long requests that are being answered may go on after the server was told to end.
@@ -31,7 +32,7 @@ pub fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Error::Usage(format!("the server cannot start: {error}")))?;
+        .map_err(|error| Error::Internal(format!("the server cannot start: {error}")))?;
     runtime.block_on(listen(listener, config, engine, stop))
 }
 
@@ -85,7 +86,7 @@ async fn listen(
     let (served, ()) = tokio::join!(serving, ending);
     let stopped = tokio::task::spawn_blocking(|| server.stop()).await;
     served.map_err(refuse)?;
-    stopped.unwrap_or_else(|error| Err(Error::Usage(format!("the worker ended unexpectedly: {error}"))))
+    stopped.unwrap_or_else(|error| Err(Error::Internal(format!("the worker ended unexpectedly: {error}"))))
 }
 
 /// A client that sends its head drop by drop does not hold a connection for ever.
@@ -96,7 +97,7 @@ fn limit(builder: &mut Builder<TokioExecutor>, patience: Duration) {
 async fn certificate(tls: &Tls) -> Result<RustlsConfig> {
     let loaded = RustlsConfig::from_pem_file(&tls.certificate, &tls.key)
         .await
-        .map_err(|source| Error::ReadFile { path: tls.certificate.clone(), source })?;
+        .map_err(|source| system::Error::ReadFile { path: tls.certificate.clone(), source })?;
     let mut config = loaded.get_inner().as_ref().clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(RustlsConfig::from_config(Arc::new(config)))

@@ -94,7 +94,7 @@ impl Metrics {
     }
 
     /// All numbers, in Prometheus' text format.
-    pub fn text(&self, jobs: &Jobs) -> crate::Result<Vec<u8>> {
+    pub fn text(&self, jobs: &Jobs) -> crate::server::Result<Vec<u8>> {
         for (state, count) in jobs.store.count()? {
             self.jobs.with_label_values(&[state.name()]).set(count as i64);
         }

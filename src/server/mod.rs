@@ -1,6 +1,7 @@
 //! `latentsync serve`: the hosted APIs, answered by this machine. One file per vendor translates between its
 //! vocabulary and the [`jobs`]; all of them share one port, one model and one queue.
 
+mod error;
 pub mod config;
 pub mod jobs;
 pub mod keys;
@@ -43,8 +44,8 @@ use tower_http::trace::TraceLayer;
 pub use config::{ServerConfig, Tls};
 pub use listen::serve;
 
-use crate::error::{Error, Result};
 use app::{App, Shared};
+pub use error::{Error, Result};
 use jobs::engine::Engine;
 use jobs::inputs::Inputs;
 use jobs::worker::Worker;
@@ -70,7 +71,7 @@ impl Server {
     ///
     /// To be called within a runtime. [`Self::stop`] must follow, or jobs go on.
     pub fn start(config: ServerConfig, engine: Box<dyn Engine>) -> Result<Self> {
-        let internal = |problem: String| Error::Usage(format!("the server cannot start: {problem}"));
+        let internal = |problem: String| Error::Internal(format!("the server cannot start: {problem}"));
         let jobs = Arc::new(Jobs::open(DataDir::open(&config.data_dir)?, config.limits)?);
         let metrics = Arc::new(Metrics::new().map_err(|error| internal(error.to_string()))?);
         let outbound = Outbound::new(&config.fetch, config.addresses).map_err(internal)?;

@@ -5,8 +5,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::jobs::Refused;
-use crate::error::Error;
 use crate::request::FieldError;
+use crate::server::Error;
 use crate::server::limits::slow_body::TooSlow;
 
 /// When a client may ask again that was told to wait.

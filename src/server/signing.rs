@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::jobs::Store;
 use super::keys::sha256;
-use crate::error::{Error, Result};
+use crate::server::{Error, Result};
 use crate::system::digest::hex;
 
 /// This server's secrets. They are made on the first start and stay in its database.
@@ -25,7 +25,7 @@ impl Signer {
     pub fn open(store: &Store) -> Result<Self> {
         let seed = store.secret("ed25519", random)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed)
-            .map_err(|_| Error::Usage("the database's signing key is damaged".to_string()))?;
+            .map_err(|_| Error::Internal("the database's signing key is damaged".to_string()))?;
         let key_id = hex(&sha256(pair.public_key().as_ref())[..8]);
         Ok(Self {
             pair,
@@ -102,7 +102,7 @@ fn random() -> Result<Vec<u8>> {
     let mut bytes = vec![0; 32];
     SystemRandom::new()
         .fill(&mut bytes)
-        .map_err(|_| Error::Usage("the system has no random numbers".to_string()))?;
+        .map_err(|_| Error::Internal("the system has no random numbers".to_string()))?;
     Ok(bytes)
 }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use ffmpeg_next::format::Pixel;
 use ffmpeg_next::{ffi, frame, media};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::media::Error;
 use crate::media::colour::{Coding, ColourMode, ColourTags};
 use crate::media::decoded_frame::FrameNormalizer;
 use crate::media::deinterlace::{Deinterlacer, TimedFrame};
@@ -99,8 +100,8 @@ impl VideoReader {
     /// Opens a video or a still image (a video of one frame) and decodes the first frame.
     ///
     /// # Errors
-    /// [`Error::ReadFile`], [`Error::NotMedia`], [`Error::NoVideoStream`], [`Error::NoFrames`] where nothing
-    /// can be decoded, [`Error::HighDynamicRange`].
+    /// [`ReadFile`](crate::system::Error::ReadFile), [`Error::NotMedia`], [`Error::NoVideoStream`],
+    /// [`Error::NoFrames`] where nothing can be decoded, [`Error::HighDynamicRange`].
     pub fn open(path: impl AsRef<Path>, options: VideoOptions) -> Result<Self> {
         let path = path.as_ref();
         // The original reads frames with OpenCV, which does not deinterlace.
@@ -109,7 +110,7 @@ impl VideoReader {
         let frames = RetimedFrames::new(source, options.rate, deinterlacer);
         let source = &frames.source.source;
         let Some(TimedFrame { frame: first, .. }) = frames.ready.front() else {
-            return Err(Error::NoFrames { path: path.to_path_buf(), damaged: frames.source.damaged });
+            return Err(Error::NoFrames { path: path.to_path_buf(), damaged: frames.source.damaged }.into());
         };
         let matrix = source.display_matrix();
         let preparer =
@@ -119,7 +120,7 @@ impl VideoReader {
             false => preparer.tags().high_dynamic_range(),
         };
         if let Some(transfer) = transfer {
-            return Err(Error::HighDynamicRange { path: path.to_path_buf(), transfer });
+            return Err(Error::HighDynamicRange { path: path.to_path_buf(), transfer }.into());
         }
         let scan = Scan::read(path, options)?;
         let scanned = scan.complete;

@@ -12,17 +12,18 @@ use ffmpeg_next::Rational;
 use tempfile::NamedTempFile;
 
 use super::decode_video::VideoInfo;
-use crate::error::{Error, Result, write_error};
+use crate::error::{InputRole, Result, in_input, write_error};
+use crate::media::Error;
 use crate::media::audio_track::Span;
 use crate::media::encoder::{PictureFormat, VideoEncoder, encode_error};
 use crate::media::init;
-use crate::media::journal::{HIDDEN, Journal, JournalOptions};
+use crate::media::journal::{Journal, JournalOptions};
 use crate::media::muxer::{Muxer, Streams};
 use crate::media::picture::Picture;
-use crate::options::{Container, Encoding};
-use crate::system::paths::directory_of;
-use crate::system::paths::is_same_file;
-use crate::system::temp_outputs::Unfinished;
+use crate::options::{Container, Encoding, InvalidOption};
+use crate::system;
+use crate::system::paths::{directory_of, is_same_file};
+use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
 
 pub use crate::media::audio_track::SoundEnd;
 pub use crate::media::encoder::Effort;
@@ -71,10 +72,11 @@ impl VideoWriter {
     /// resumed, writes its segments.
     ///
     /// # Errors
-    /// [`Error::OutputIsInput`], [`Error::WriteFile`] where the directory is missing or not writable,
-    /// [`Error::DiskFull`], [`Error::Usage`] and [`Error::InvalidOption`] where `output.encoding` does not
-    /// suit itself or the path, [`Error::NoAudioStream`] and what else opening the voice can give,
-    /// [`Error::NoEncoder`], [`Error::NoHardwareEncoder`], [`Error::NotResumable`], [`Error::OutputBusy`].
+    /// [`Error::OutputIsInput`], [`WriteFile`](system::Error::WriteFile) if the directory is missing or not
+    /// writable, [`DiskFull`](system::Error::DiskFull), [`InvalidOption`] if `output.encoding` is invalid or
+    /// does not suit the path, [`Error::NoAudioStream`] and other errors of opening the voice,
+    /// [`Error::NoEncoder`], [`Error::NoHardwareEncoder`], [`Error::NotResumable`],
+    /// [`Error::JournalVersion`], [`Error::OutputBusy`].
     pub fn create(output: &OutputVideo) -> Result<Self> {
         init();
         let path = output.path.to_path_buf();
@@ -92,7 +94,7 @@ impl VideoWriter {
         }
         let sound = Span { frames: output.frames, frame_time, end: output.sound };
         let streams = Streams { container, video: encoder.parameters(), audio: output.audio, sound };
-        let mut muxer = Muxer::create(file.path(), &path, &streams)?;
+        let mut muxer = Muxer::create(file.path(), &path, &streams).map_err(in_input(InputRole::Voice))?;
         let stream = format!("{container} {}", encoder.fingerprint());
         let mut journal = match output.journal {
             Some(options) => Journal::open(&path, options, &stream, file.path())?,
@@ -154,12 +156,12 @@ impl VideoWriter {
     /// Writes the remaining packets and renames the temporary file.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] soon after `cancelled` says so, [`Error::DiskFull`], [`Error::WriteFile`],
-    /// [`Error::Encode`].
+    /// [`Interrupted`](system::Error::Interrupted) soon after `cancelled` returns true;
+    /// [`DiskFull`](system::Error::DiskFull), [`WriteFile`](system::Error::WriteFile), [`Error::Encode`].
     pub fn finish(mut self, cancelled: &dyn Fn() -> bool) -> Result<PathBuf> {
         self.end_segment_unless(cancelled)?;
         let Self { muxer, file, path, journal, frames, .. } = self;
-        muxer.finish(frames, cancelled)?;
+        muxer.finish(frames, cancelled).map_err(in_input(InputRole::Voice))?;
         file.persist(&path).map_err(|e| write_error(&path, e.error))?;
         if let Some(journal) = journal {
             journal.done();
@@ -175,7 +177,7 @@ impl VideoWriter {
         self.write_ready(cancelled)?;
         self.ended = self.frames;
         match &mut self.journal {
-            Some(journal) => journal.end_segment(self.frames),
+            Some(journal) => Ok(journal.end_segment(self.frames)?),
             None => Ok(()),
         }
     }
@@ -184,12 +186,12 @@ impl VideoWriter {
     fn write_ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<()> {
         while let Some(packet) = self.encoder.next_packet().map_err(|e| encode_error(&self.path, e))? {
             if cancelled() {
-                return Err(Error::Interrupted);
+                return Err(system::Error::Interrupted.into());
             }
             if let Some(journal) = &mut self.journal {
                 journal.append(&packet)?;
             }
-            self.muxer.write_video(packet)?;
+            self.muxer.write_video(packet).map_err(in_input(InputRole::Voice))?;
         }
         Ok(())
     }
@@ -200,11 +202,12 @@ fn frame_time((numerator, denominator): (u32, u32)) -> Result<Rational> {
     let terms = (i32::try_from(denominator), i32::try_from(numerator));
     match terms {
         (Ok(seconds @ 1..), Ok(frames @ 1..)) => Ok(Rational::new(seconds, frames)),
-        _ => Err(Error::InvalidOption {
+        _ => Err(InvalidOption::Value {
             option: "fps",
             value: format!("{numerator}/{denominator}"),
             expected: "a positive rate".into(),
-        }),
+        }
+        .into()),
     }
 }
 
@@ -215,10 +218,10 @@ fn check_target(path: &Path, inputs: &[&Path]) -> Result<()> {
     };
     if !target.is_file() {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "it exists and is not a regular file");
-        return Err(Error::WriteFile { path: path.to_path_buf(), source });
+        return Err(system::Error::WriteFile { path: path.to_path_buf(), source }.into());
     }
     if inputs.iter().any(|input| is_same_file(path, input)) {
-        return Err(Error::OutputIsInput { path: path.to_path_buf() });
+        return Err(Error::OutputIsInput { path: path.to_path_buf() }.into());
     }
     Ok(())
 }
@@ -227,7 +230,7 @@ fn check_target(path: &Path, inputs: &[&Path]) -> Result<()> {
 fn temporary_beside(path: &Path, container: Container) -> io::Result<NamedTempFile> {
     let suffix = format!(".{container}");
     let mut builder = tempfile::Builder::new();
-    builder.prefix(HIDDEN).suffix(&suffix);
+    builder.prefix(TEMP_PREFIX).suffix(&suffix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(directory_of(path))

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
 use crate::system::cancel::CancelToken;
 use crate::system::digest::{HashError, hash_into, hex};
+use crate::system::{Error, Result};
 
 /// Builder of a key: the SHA-256 of a sequence of named fields.
 ///

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, Result};
+use crate::system::{Error, Result};
 
 /// Asks a running job to stop; clones share the request.
 #[derive(Debug, Clone, Default)]

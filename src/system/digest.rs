@@ -4,23 +4,22 @@ use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
-
 /// Bytes between two calls of the progress callback.
 const STEP: usize = 4 << 20;
 
 /// Why hashing ended early.
-pub(crate) enum HashError {
+pub(crate) enum HashError<E> {
     Read(std::io::Error),
-    Stopped(Error),
+    /// The progress callback's error.
+    Stopped(E),
 }
 
-/// Feeds all of `file` to `hasher`, telling `on_step` how many bytes it has had.
-pub(crate) fn hash_into(
+/// Hashes all of `file`, calling `on_step` with the number of bytes so far. Returns their total.
+pub(crate) fn hash_into<E>(
     hasher: &mut Sha256,
     file: &mut impl Read,
-    mut on_step: impl FnMut(u64) -> Result<()>,
-) -> Result<u64, HashError> {
+    mut on_step: impl FnMut(u64) -> Result<(), E>,
+) -> Result<u64, HashError<E>> {
     let mut buffer = vec![0; STEP];
     let mut done = 0;
     loop {

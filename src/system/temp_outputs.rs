@@ -6,7 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::system::{Error, Result};
+
+/// First characters of the names of temporary files beside outputs, which file browsers hide.
+pub(crate) const TEMP_PREFIX: &str = ".latentsync-";
 
 static OUTPUTS: Outputs = Outputs::new();
 

@@ -22,7 +22,7 @@ use super::{HubSettings, Package, Role, digest, hub};
 use crate::options::ModelChoice;
 use crate::weights::KnownFaces;
 use crate::weights::LatentShape;
-use crate::{Error, Result};
+use crate::weights::{Error, MissingPart, Result};
 
 /// The files of one LatentSync, found, matched with each other and ready to load.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl Checkpoint {
 
     /// The VAE's `config.json`.
     pub fn vae_config<C: DeserializeOwned>(&self) -> Result<C> {
-        serde_json::from_slice(&self.vae_json()?).map_err(|error| Error::ModelFile {
+        serde_json::from_slice(&self.vae_json()?).map_err(|error| Error::File {
             path: self.vae_config.path().to_owned(),
             problem: error.to_string(),
         })
@@ -164,7 +164,7 @@ impl Checkpoint {
     /// The dimensions that the Whisper file carries.
     pub fn whisper_dims<C: DeserializeOwned>(&self) -> Result<C> {
         let dims = serde_json::to_value(self.whisper.dims()).and_then(serde_json::from_value);
-        dims.map_err(|error| Error::ModelFile {
+        dims.map_err(|error| Error::File {
             path: self.whisper.path().to_owned(),
             problem: format!("its dimensions: {error}"),
         })
@@ -277,7 +277,7 @@ fn matching_config(
 }
 
 fn no_config(directory: &Path) -> Error {
-    incomplete(directory, "UNet configuration", "`unet_config.yaml`")
+    incomplete(directory, MissingPart::UnetConfig, "`unet_config.yaml`")
 }
 
 /// Which published UNet a file is: by what a converted file says it was made from, or by its hash. Hashing 5 GB
@@ -334,12 +334,12 @@ fn parse_yaml<C: DeserializeOwned>(config: &UnetConfigText) -> Result<C> {
 }
 
 fn config_problem(config: &UnetConfigText, problem: String) -> Error {
-    Error::ModelFile { path: PathBuf::from(config.origin.trim_matches('`')), problem }
+    Error::File { path: PathBuf::from(config.origin.trim_matches('`')), problem }
 }
 
 /// Refuses a configuration that leaves open what the VAE is.
 fn check_vae_config(file: &ModelFile) -> Result<()> {
-    let refuse = |problem: String| Error::ModelFile { path: file.path().to_owned(), problem };
+    let refuse = |problem: String| Error::File { path: file.path().to_owned(), problem };
     let text = file.read()?;
     let config: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&text).map_err(|error| refuse(error.to_string()))?;
@@ -361,7 +361,7 @@ fn check_whisper(whisper: &TensorFile, width: usize, config: &UnetConfigText) ->
         }
         None => "it has no `dims`: not a checkpoint of OpenAI's Whisper".into(),
     };
-    Err(Error::ModelFile { path: whisper.path().to_owned(), problem })
+    Err(Error::File { path: whisper.path().to_owned(), problem })
 }
 
 /// The VAE's attention layers in their current names and shapes: published files call them `query`, `key`,

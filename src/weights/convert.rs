@@ -15,8 +15,9 @@ use super::model_file::ModelFile;
 use super::tensor_file::{DIMS, SOURCE_SHA256, StoredTensor, TensorFile};
 use super::{Checkpoint, HubSettings, OnProgress, Progress, hub};
 use crate::options::ModelChoice;
+use crate::system;
 use crate::system::temp_outputs::Unfinished;
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// What to convert, where to, and to what.
 #[derive(Debug, Clone)]
@@ -45,12 +46,11 @@ pub fn convert(
     on_progress: OnProgress<'_>,
 ) -> Result<Converted> {
     if !matches!(options.dtype, DType::BF16 | DType::F16 | DType::F32) {
-        return Err(Error::Usage(format!("weights are not kept as {:?}: bf16, f16 or f32", options.dtype)));
+        return Err(Error::StorageType(options.dtype));
     }
     let output = std::path::absolute(&options.output).map_err(|e| write_error(&options.output, e))?;
     let (Some(parent), false) = (output.parent(), output.exists()) else {
-        let output = output.display();
-        return Err(Error::Usage(format!("`{output}` exists already: name a new directory")));
+        return Err(Error::OutputExists { path: output });
     };
     let checkpoint = Checkpoint::open(&options.source, settings)?;
     fs::create_dir_all(parent).map_err(|e| write_error(parent, e))?;
@@ -98,7 +98,7 @@ fn whisper_stem(stem: &str) -> &str {
 }
 
 fn write_error(path: &Path, source: std::io::Error) -> Error {
-    Error::WriteModel { path: path.to_owned(), source }
+    Error::Write { path: path.to_owned(), source }
 }
 
 /// One file's copy.
@@ -122,10 +122,9 @@ impl Copy<'_> {
         let mut done = 0;
         for (_, tensor, dtype) in tensors {
             on_progress(Progress { file: self.name, done, total })?;
-            let tensor = self
-                .from
-                .read(tensor, dtype, &Device::Cpu)
-                .map_err(|source| Error::Compute { stage: "converting the model", source })?;
+            let tensor = self.from.read(tensor, dtype, &Device::Cpu).map_err(|source| {
+                system::Error::Compute { stage: "converting the model", source: source.into() }
+            })?;
             let bytes = View::data(&tensor);
             file.write_all(&bytes).map_err(|e| write_error(path, e))?;
             done += bytes.len() as u64;

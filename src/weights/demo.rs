@@ -3,7 +3,7 @@
 
 use super::locate::ModelFiles;
 use super::model_file::ModelFile;
-use crate::Result;
+use crate::weights::Result;
 
 #[cfg(feature = "demo")]
 macro_rules! built_in {
@@ -56,6 +56,6 @@ pub(super) fn known_faces() -> Result<ModelFile> {
 }
 
 #[cfg(not(feature = "demo"))]
-fn absent() -> crate::Error {
-    crate::Error::Usage("this build has no demo model: it was made without the feature `demo`".into())
+fn absent() -> crate::weights::Error {
+    crate::weights::Error::NoDemoModel
 }

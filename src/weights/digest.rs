@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 use crate::system::digest::{HashError, hash_into, hex};
 
 use super::{HubSettings, OnProgress, Progress};
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// Hashes the whole of `path`; `name` is what the progress callback is told.
 pub(super) fn sha256(path: &Path, name: &str, on_progress: OnProgress<'_>) -> Result<String> {
-    let read_error = |source| Error::ReadModel { path: path.to_owned(), source };
+    let read_error = |source| Error::Read { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(read_error)?;
     let total = file.metadata().map_err(read_error)?.len();
     let mut hasher = Sha256::new();
@@ -59,7 +59,7 @@ pub(super) fn remember_sha256(path: &Path, hash: &str, settings: &HubSettings) -
 
 /// Size and time of change, in words that compare.
 pub(super) fn stamp(path: &Path) -> Result<String> {
-    let metadata = fs::metadata(path).map_err(|source| Error::ReadModel { path: path.to_owned(), source })?;
+    let metadata = fs::metadata(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
     let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok(format!("{} {}", metadata.len(), changed.unwrap_or_default().as_nanos()))
 }
@@ -67,6 +67,7 @@ pub(super) fn stamp(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system;
 
     #[test]
     fn a_hash_is_computed_once_and_again_after_a_change() {
@@ -86,11 +87,14 @@ mod tests {
         assert_eq!(remembered_sha256(&path, &settings, &mut count).unwrap(), abc);
         assert_eq!(bytes_read, 3);
 
-        let mut refuse = |_: Progress<'_>| -> Result<()> { Err(Error::Interrupted) };
+        let mut refuse = |_: Progress<'_>| -> Result<()> { Err(system::Error::Interrupted.into()) };
         assert_eq!(remembered_sha256(&path, &settings, &mut refuse).unwrap(), abc, "read again");
 
         fs::write(&path, "abcd").unwrap();
-        assert!(matches!(remembered_sha256(&path, &settings, &mut refuse), Err(Error::Interrupted)));
+        assert!(matches!(
+            remembered_sha256(&path, &settings, &mut refuse),
+            Err(Error::System(system::Error::Interrupted))
+        ));
         assert_ne!(remembered_sha256(&path, &settings, &mut |_| Ok(())).unwrap(), abc);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the file");
     }

@@ -9,13 +9,14 @@ use super::checkpoint::{data_section, model_section};
 use super::locate::UnetConfigText;
 use super::pickle::{self, PickleError};
 use super::tensor_file::TensorFile;
-use crate::{Error, Result};
+use crate::system;
+use crate::weights::{Error, Result};
 
 /// Reads a bare pickle.
 pub fn pickle(bytes: &[u8]) -> Result<()> {
-    let problem = |problem| Error::ModelFile { path: "data.pkl".into(), problem };
+    let problem = |problem| Error::File { path: "data.pkl".into(), problem };
     pickle::read(bytes).map(drop).map_err(|error| match error {
-        PickleError::Code(name) => Error::ModelCode { path: "data.pkl".into(), name },
+        PickleError::Code(name) => Error::Code { path: "data.pkl".into(), name },
         PickleError::Malformed(text) => problem(text),
     })
 }
@@ -25,7 +26,7 @@ pub fn tensor_file(path: &Path, tensors: usize) -> Result<()> {
     let file = TensorFile::open(path.to_owned().into())?;
     for tensor in file.tensors().values().take(tensors) {
         file.read(tensor, DType::F32, &Device::Cpu)
-            .map_err(|source| Error::Compute { stage: "reading a tensor", source })?;
+            .map_err(|source| system::Error::Compute { stage: "reading a tensor", source: source.into() })?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::locate::find;
-use super::{HubSettings, Manifest, ManifestFile, OnProgress, Package, digest, pull_command};
-use crate::{Error, Result};
+use super::{HubSettings, Manifest, ManifestFile, OnProgress, Package, digest};
+use crate::weights::{Error, Result};
 
 /// One file of a package on this machine.
 #[derive(Debug, Clone)]
@@ -119,13 +119,13 @@ pub(super) fn located(
 ) -> Result<LocatedFile> {
     match state(file, settings) {
         FileState::Present { path } => Ok(LocatedFile { file: file.clone(), path }),
-        FileState::Corrupt { path, .. } => Err(Error::ModelTruncated {
+        FileState::Corrupt { path, .. } => Err(Error::Truncated {
             bytes: fs::metadata(&path).map_or(0, |metadata| metadata.len()),
             path,
             expected: file.bytes.to_string(),
-            remedy: format!("run `{}`", pull_command(&manifest.name)),
+            model: Some(manifest.name.clone()),
         }),
-        FileState::Missing | FileState::Partial { .. } => Err(Error::ModelNotPulled {
+        FileState::Missing | FileState::Partial { .. } => Err(Error::NotPulled {
             model: manifest.name.clone(),
             file: file.path.clone(),
             cache: settings.cache.clone(),

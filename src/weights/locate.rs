@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::demo;
 use super::inventory::{list, located};
 use super::model_file::ModelFile;
-use super::{HubSettings, InsightFaceLicence, ManifestFile, Package, Role, pull_command};
+use super::{HubSettings, InsightFaceLicence, ManifestFile, Package, Role};
 use crate::options::ModelChoice;
-use crate::{Error, Result};
+use crate::weights::{Error, MissingPart, Result};
 
 /// Where Debian's `libdlib-data` puts dlib's predictor.
 const DEBIAN_PREDICTOR: &str = "/usr/share/dlib/shape_predictor_68_face_landmarks.dat";
@@ -60,7 +60,7 @@ pub(super) fn find(file: &ManifestFile, settings: &HubSettings) -> Option<PathBu
 
 fn published_file(package: Package, role: Role, settings: &HubSettings) -> Result<PathBuf> {
     let manifest = package.manifest();
-    let file = manifest.file(role).ok_or_else(|| Error::ModelNotPulled {
+    let file = manifest.file(role).ok_or_else(|| Error::NotPulled {
         model: manifest.name.clone(),
         file: format!("{role:?}"),
         cache: settings.cache.clone(),
@@ -68,20 +68,16 @@ fn published_file(package: Package, role: Role, settings: &HubSettings) -> Resul
     Ok(located(manifest, file, settings)?.path)
 }
 
-/// What to do about a file that is cut off.
-pub(super) fn remedy_for(path: &Path) -> String {
-    let in_cache = |package: &Package| {
+/// Name of the package that a file of the cache belongs to; `None` for files elsewhere.
+pub(super) fn package_of(path: &Path) -> Option<String> {
+    let in_cache = |package: &&Package| {
         let mut files = package.manifest().files.iter();
         files.any(|file| {
             let folder = format!("models--{}", file.repository.replace('/', "--"));
             path.components().any(|part| part.as_os_str() == folder.as_str())
         })
     };
-    match Package::ALL.iter().find(|package| in_cache(package)) {
-        Some(package) => format!("run `{}`", pull_command(package.name())),
-        None => "copy the file again, or run `latentsync models pull latentsync-1.6` and use `--model latentsync-1.6`"
-            .into(),
-    }
+    Package::ALL.iter().find(in_cache).map(|package| package.name().to_owned())
 }
 
 /// A UNet's configuration and where it is from.
@@ -145,24 +141,24 @@ fn published_files(package: Package, settings: &HubSettings) -> Result<ModelFile
 fn directory_files(directory: &Path, settings: &HubSettings) -> Result<ModelFiles> {
     if directory.is_file() {
         let problem = "it is a file: give the directory that it is in".into();
-        return Err(Error::ModelFile { path: directory.to_owned(), problem });
+        return Err(Error::File { path: directory.to_owned(), problem });
     }
     if !directory.is_dir() {
-        return Err(Error::ModelFile {
+        return Err(Error::File {
             path: directory.to_owned(),
             problem:
                 "there is no such directory; the published models are `latentsync-1.6` and `latentsync-1.5`, the built-in one is `demo`"
                     .into(),
         });
     }
-    let unet = first_file(directory, &["", "checkpoints"], &["latentsync_unet"])
-        .ok_or_else(|| incomplete(directory, "UNet", "`latentsync_unet.safetensors`, `.pt` or `.bin`"))?;
+    let unet = first_file(directory, &["", "checkpoints"], &["latentsync_unet"]).ok_or_else(|| {
+        incomplete(directory, MissingPart::Unet, "`latentsync_unet.safetensors`, `.pt` or `.bin`")
+    })?;
     let beside = [unet.with_file_name("unet_config.yaml"), directory.join("unet_config.yaml")];
     let unet_config = match beside.into_iter().find(|path| path.is_file()) {
         None => None,
         Some(path) => Some(UnetConfigText {
-            yaml: fs::read_to_string(&path)
-                .map_err(|source| Error::ReadModel { path: path.clone(), source })?,
+            yaml: fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?,
             origin: format!("`{}`", path.display()),
         }),
     };
@@ -184,13 +180,10 @@ fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, P
         let config = vae.with_file_name("config.json");
         return match config.is_file() {
             true => Ok((vae, config)),
-            false => Err(Error::ModelIncomplete {
+            false => Err(Error::Incomplete {
                 directory: directory.to_owned(),
-                what: "VAE configuration",
+                part: MissingPart::VaeConfig,
                 looked_for: format!("`{}`", config.display()),
-                remedy:
-                    "copy it from where the VAE is from; stabilityai/sd-vae-ft-mse has it beside the weights"
-                        .into(),
             }),
         };
     }
@@ -200,7 +193,11 @@ fn directory_vae(directory: &Path, settings: &HubSettings) -> Result<(PathBuf, P
             tracing::info!("`{}` has no VAE, taking the published one", directory.display());
             Ok((vae, config))
         }
-        _ => Err(incomplete(directory, "VAE", "`vae/diffusion_pytorch_model.safetensors` or `.bin`")),
+        _ => Err(incomplete(
+            directory,
+            MissingPart::Vae,
+            "`vae/diffusion_pytorch_model.safetensors` or `.bin`",
+        )),
     }
 }
 
@@ -234,16 +231,14 @@ pub(super) fn whisper(model: &ModelChoice, width: usize, settings: &HubSettings)
             tracing::info!("`{}` has no Whisper, taking the published one", directory.display());
             Ok(path)
         }
-        (384, Err(_)) => Err(incomplete(directory, "Whisper", "`whisper/tiny.pt` or `.safetensors`")),
+        (384, Err(_)) => {
+            Err(incomplete(directory, MissingPart::Whisper, "`whisper/tiny.pt` or `.safetensors`"))
+        }
         // No published model has it, so that nothing can be pulled.
-        _ => Err(Error::ModelIncomplete {
+        _ => Err(Error::Incomplete {
             directory: directory.clone(),
-            what: "Whisper",
+            part: MissingPart::WhisperOfWidth(width),
             looked_for: format!("`whisper/{}.pt` or `.safetensors`", names[0]),
-            remedy: format!(
-                "the UNet listens to {width} channels (`cross_attention_dim`): copy the Whisper whose \
-                 `n_audio_state` is {width} there"
-            ),
         }),
     }
 }
@@ -256,23 +251,8 @@ fn first_file(directory: &Path, folders: &[&str], stems: &[&str]) -> Option<Path
     files.into_iter().find(|path| path.is_file())
 }
 
-pub(super) fn incomplete(directory: &Path, what: &'static str, looked_for: &str) -> Error {
-    let remedy = match what {
-        "UNet configuration" => {
-            "copy the file that the checkpoint was trained with (such as `configs/unet/stage2_512.yaml`) there".into()
-        }
-        "VAE" | "Whisper" => format!(
-            "run `latentsync models pull latentsync-1.6`, which fetches it for every directory, or copy it to `{}`",
-            directory.display()
-        ),
-        _ => "run `latentsync models pull latentsync-1.6` and use `--model latentsync-1.6`".to_owned(),
-    };
-    Error::ModelIncomplete {
-        directory: directory.to_owned(),
-        what,
-        looked_for: looked_for.to_owned(),
-        remedy,
-    }
+pub(super) fn incomplete(directory: &Path, part: MissingPart, looked_for: &str) -> Error {
+    Error::Incomplete { directory: directory.to_owned(), part, looked_for: looked_for.to_owned() }
 }
 
 #[cfg(test)]

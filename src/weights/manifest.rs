@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// A set of files that is downloaded together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,20 +67,14 @@ impl FromStr for Package {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Package::ALL.into_iter().find(|package| package.name() == name).ok_or_else(|| {
-            let known = Package::ALL.map(Package::name).join(", ");
-            Error::Usage(match name {
-                "demo" => "`demo` is a part of the program: there is nothing to fetch or to check".into(),
-                _ => format!("no model is called `{name}`; there are {known}"),
-            })
+        Package::ALL.into_iter().find(|package| package.name() == name).ok_or_else(|| match name {
+            "demo" => Error::DemoIsBuiltIn,
+            _ => Error::UnknownPackage {
+                name: name.to_owned(),
+                known: Package::ALL.map(Package::name).join(", "),
+            },
         })
     }
-}
-
-/// The command that fetches the package called `model`.
-pub fn pull_command(model: &str) -> String {
-    let consent = if model == Package::InsightFace.name() { " --accept-insightface-license" } else { "" };
-    format!("latentsync models pull {model}{consent}")
 }
 
 /// One file of `models/*.json`.
@@ -97,7 +91,7 @@ pub struct Manifest {
 impl Manifest {
     /// Parses a manifest of the same form as the built-in ones.
     pub fn from_json(text: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|error| Error::Usage(format!("manifest: {error}")))
+        serde_json::from_str(text).map_err(Error::Manifest)
     }
 
     /// The file that plays `role`, where the package has one.

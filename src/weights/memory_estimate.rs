@@ -12,21 +12,19 @@ use models::layers::Convolution;
 use models::unet::UNet3DConfig;
 use models::vae::AutoencoderKLConfig;
 
-use crate::error::compute;
+use crate::options::WHISPER_ROWS_PER_FRAME;
+use crate::system;
+use crate::system::compute;
 use crate::system::device::device_memory;
 use crate::weights::Checkpoint;
+use crate::weights::Result;
 use crate::weights::checkpoint::{published_unet_config, published_vae_config};
 use crate::weights::tensor_file::TensorFile;
-use crate::{Error, Result};
 
 /// Of a GPU's memory what is not counted on, for what the estimate leaves out.
 const SPARED: u64 = 512 << 20;
 /// Candle's own CUDA operations count in 32 bits, and do not say when a tensor has more elements.
 const MOST_ELEMENTS: u64 = i32::MAX as u64;
-/// Pixels of a face along each side of one latent.
-const LATENT: usize = 8;
-/// Rows of sound for each frame, as `audio_features` has them.
-const ROWS_PER_FRAME: usize = 2;
 
 /// latentsync-1.5 and -1.6 with their VAE and Whisper `tiny`: they differ in the size of the faces only.
 const PUBLISHED: Parameters = Parameters { networks: 1_351_000_000, whisper: 8_200_000 };
@@ -112,7 +110,7 @@ impl Checkpoint {
         let sizes = Sizes {
             unet: &unet,
             vae: &vae,
-            audio_tokens: ROWS_PER_FRAME * (left + 1 + right) * self.audio_layers(),
+            audio_tokens: WHISPER_ROWS_PER_FRAME * (left + 1 + right) * self.audio_layers(),
             frames: self.num_frames(),
             resolution: self.resolution(),
         };
@@ -147,7 +145,7 @@ impl MemoryNeeds {
         let unet = published_unet_config()?;
         let vae = published_vae_config();
         // Five frames' sound, of the five layers of Whisper `tiny`.
-        let audio_tokens = ROWS_PER_FRAME * 5 * 5;
+        let audio_tokens = WHISPER_ROWS_PER_FRAME * 5 * 5;
         let sizes = Sizes { unet: &unet, vae: &vae, audio_tokens, frames: 16, resolution };
         Self::of_way(&PUBLISHED, &sizes, dtype, way)
     }
@@ -172,7 +170,9 @@ impl MemoryNeeds {
     pub fn check(&self, device: &Device) -> Result<()> {
         let needed = self.bytes(BatchSize::ONE).saturating_add(spared(device));
         match device_memory(device) {
-            Some(memory) if needed > memory.free => Err(Error::Memory { needed, available: memory.free }),
+            Some(memory) if needed > memory.free => {
+                Err(system::Error::Memory { needed, available: memory.free }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -195,7 +195,8 @@ impl Activations {
         let Sizes { unet, vae, audio_tokens, frames, resolution } = *sizes;
         let audio_channels = unet.audio_channels().map_err(compute("loading the model"))?;
         let bytes = element_bytes(dtype, way);
-        let latents = product(&[resolution / LATENT, resolution / LATENT]);
+        let side = resolution / vae.downscale();
+        let latents = product(&[side, side]);
         let (of_position, largest) = unet_numbers(levels(&unet.block_out_channels), way);
         // Keys and values of the sound, in every layer.
         let audio = product(&[2, audio_tokens, audio_channels]);
@@ -231,7 +232,7 @@ impl Activations {
     /// How many chunks, at most those of `most`, fit into what is free on `device` now that the weights are there.
     ///
     /// # Errors
-    /// [`Error::Memory`] where not even one fits on a GPU. A CPU always takes one: what this process has freed and kept
+    /// [`system::Error::Memory`] where not even one fits on a GPU. A CPU always takes one: what this process has freed and kept
     /// does not count as free there, and that the model fits was asked before it was loaded.
     pub fn fitting(&self, most: BatchSize, device: &Device) -> Result<usize> {
         let free = device_memory(device).map_or(u64::MAX, |memory| memory.free);
@@ -240,7 +241,8 @@ impl Activations {
             None if device.is_cpu() => Ok(1),
             None => {
                 let one = BatchSize { chunks: 1, ..most };
-                Err(Error::Memory { needed: self.bytes(one).saturating_add(spared(device)), available: free })
+                let needed = self.bytes(one).saturating_add(spared(device));
+                Err(system::Error::Memory { needed, available: free }.into())
             }
         }
     }
@@ -271,7 +273,7 @@ fn derived_bytes(sizes: &Sizes, dtype: DType) -> candle_core::Result<u64> {
         };
         convolutions.iter().map(bytes).sum::<u64>()
     };
-    let unet = of_network(sizes.unet.convolutions()?, sizes.resolution / LATENT);
+    let unet = of_network(sizes.unet.convolutions()?, sizes.resolution / sizes.vae.downscale());
     let vae = of_network(sizes.vae.convolutions()?, sizes.resolution);
     Ok(unet + vae)
 }

@@ -1,6 +1,7 @@
 //! Weights: where they are, what they must be, how they come in. The only place that knows repositories and
 //! file names. Nothing here computes; a checkpoint that is not what it should be is refused by name.
 
+mod error;
 mod manifest;
 mod hub;
 mod digest;
@@ -25,17 +26,16 @@ mod pt;
 
 pub use checkpoint::{Checkpoint, Stamps, published_unet_config, published_vae_config};
 pub use convert::{ConvertOptions, Converted, convert};
+pub use error::{DownloadCause, Error, MissingPart, Result};
 pub use hub::{HubSettings, InsightFaceLicence};
 pub use inventory::{FileState, FileStatus, LocatedFile, PackageStatus, list, path, verify, verify_manifest};
 pub use locate::{InsightFaceFiles, insightface_files, published_here, shape_predictor};
-pub use manifest::{Manifest, ManifestFile, Package, Role, pull_command};
+pub use manifest::{Manifest, ManifestFile, Package, Role};
 
 pub(crate) use known_faces::KnownFaces;
 pub use latent_shape::LatentShape;
 pub use memory_estimate::{Activations, BatchSize, MemoryNeeds, Sizes};
 pub use pull::{pull, pull_manifest};
-
-use crate::Error;
 
 /// How far one file has come.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,6 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
-/// Called several times a second while something takes long. An error (such as [`Error::Interrupted`]) stops
+/// Called several times a second while something takes long. An error (such as [`system::Error::Interrupted`]) stops
 /// the work and is returned from it.
-pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) -> Result<(), Error> + Send);
+pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) -> Result<()> + Send);

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{OnProgress, digest};
 use crate::system::digest::hex;
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// A file whose bytes are a part of the program.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl From<PathBuf> for ModelFile {
 }
 
 fn read_error(path: &Path, source: std::io::Error) -> Error {
-    Error::ReadModel { path: path.to_owned(), source }
+    Error::Read { path: path.to_owned(), source }
 }
 
 /// A file's bytes.

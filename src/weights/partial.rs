@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::pull::create_parent;
 use super::{ManifestFile, OnProgress, Progress};
 use crate::system::digest::{HashError, hash_into, hex};
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// The bytes collected so far, and their hash.
 pub(super) struct Partial {
@@ -25,7 +25,7 @@ impl Partial {
     pub fn open(path: &Path, file: &ManifestFile, on_progress: OnProgress<'_>) -> Result<Self> {
         create_parent(path)?;
         let opened = OpenOptions::new().create(true).truncate(false).read(true).append(true).open(path);
-        let write_error = |source| Error::WriteModel { path: path.to_owned(), source };
+        let write_error = |source| Error::Write { path: path.to_owned(), source };
         let mut partial = Self {
             path: path.to_owned(),
             file: opened.map_err(write_error)?,
@@ -49,7 +49,7 @@ impl Partial {
     pub fn append(&mut self, bytes: &[u8], total: u64) -> Result<()> {
         self.file.write_all(bytes).map_err(|source| match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                Error::ModelDiskFull { path: self.path.clone(), needed: total - self.have, free: 0 }
+                Error::DiskFull { path: self.path.clone(), needed: total - self.have, free: 0 }
             }
             _ => self.write_error(source),
         })?;
@@ -67,7 +67,7 @@ impl Partial {
     }
 
     pub fn write_error(&self, source: std::io::Error) -> Error {
-        Error::WriteModel { path: self.path.clone(), source }
+        Error::Write { path: self.path.clone(), source }
     }
 
     /// Makes sure of the bytes and gives their hash.

@@ -13,10 +13,10 @@ use super::inventory::{FileState, located, remembered_state, wrong_hash, wrong_s
 use super::partial::Partial;
 use super::{
     HubSettings, InsightFaceLicence, LocatedFile, Manifest, ManifestFile, OnProgress, Package, Progress,
-    digest, pull_command,
+    digest,
 };
 use crate::system::machine;
-use crate::{Error, Result};
+use crate::weights::{DownloadCause, Error, Result};
 use futures_util::StreamExt;
 use hf_hub::repository::{HFRepository, RepoTypeModel};
 use hf_hub::{HFClient, HFError};
@@ -77,9 +77,8 @@ pub fn pull_manifest(
 /// The link and what it points to.
 fn remove_from_cache(path: &Path) -> Result<()> {
     let blob = path.canonicalize();
-    let remove = |path: &Path| {
-        fs::remove_file(path).map_err(|source| Error::WriteModel { path: path.to_owned(), source })
-    };
+    let remove =
+        |path: &Path| fs::remove_file(path).map_err(|source| Error::Write { path: path.to_owned(), source });
     remove(path)?;
     match blob {
         Ok(blob) if blob != path && blob.exists() => remove(&blob),
@@ -89,9 +88,9 @@ fn remove_from_cache(path: &Path) -> Result<()> {
 
 /// Refuses a download that cannot fit, before it starts.
 fn check_space(cache: &Path, needed: u64) -> Result<()> {
-    fs::create_dir_all(cache).map_err(|source| Error::WriteModel { path: cache.to_owned(), source })?;
+    fs::create_dir_all(cache).map_err(|source| Error::Write { path: cache.to_owned(), source })?;
     match machine::free_space(cache) {
-        Some(free) if free < needed => Err(Error::ModelDiskFull { path: cache.to_owned(), needed, free }),
+        Some(free) if free < needed => Err(Error::DiskFull { path: cache.to_owned(), needed, free }),
         _ => Ok(()),
     }
 }
@@ -104,7 +103,7 @@ fn fetch_all(
 ) -> Result<()> {
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|source| Error::WriteModel { path: settings.cache.clone(), source })?;
+        let runtime = runtime.map_err(|source| Error::Write { path: settings.cache.clone(), source })?;
         for file in files {
             runtime.block_on(Download::new(manifest, file, settings)?.run(on_progress))?;
         }
@@ -148,7 +147,7 @@ impl<'a> Download<'a> {
         let client = client.build().map_err(|source| Error::Download {
             repository: file.repository.clone(),
             file: file.path.clone(),
-            advice: "check HF_ENDPOINT".into(),
+            cause: DownloadCause::BadEndpoint.into(),
             source: source.into(),
         })?;
         let (owner, name) = file.repository.split_once('/').unwrap_or(("", &file.repository));
@@ -188,7 +187,7 @@ impl<'a> Download<'a> {
                 return Err(self.damaged(wrong_hash(sha256, &got)));
             }
         }
-        fs::rename(&incomplete, &blob).map_err(|source| Error::WriteModel { path: blob.clone(), source })?;
+        fs::rename(&incomplete, &blob).map_err(|source| Error::Write { path: blob.clone(), source })?;
         digest::remember_sha256(&blob, sha256, self.settings)?;
         self.link(&blob).await
     }
@@ -308,12 +307,11 @@ impl<'a> Download<'a> {
         create_parent(&pointer)?;
         // Left behind where the blob is gone, or replaced.
         let _ = fs::remove_file(&pointer);
-        link_file(&target, blob, &pointer).map_err(|source| Error::WriteModel { path: pointer, source })
+        link_file(&target, blob, &pointer).map_err(|source| Error::Write { path: pointer, source })
     }
 
     fn discard(&self, incomplete: &Path) -> Result<()> {
-        fs::remove_file(incomplete)
-            .map_err(|source| Error::WriteModel { path: incomplete.to_owned(), source })
+        fs::remove_file(incomplete).map_err(|source| Error::Write { path: incomplete.to_owned(), source })
     }
 
     fn damaged(&self, problem: String) -> Error {
@@ -321,31 +319,24 @@ impl<'a> Download<'a> {
             repository: self.file.repository.clone(),
             file: self.file.path.clone(),
             problem,
-            remedy: format!("run `{}` again", pull_command(&self.manifest.name)),
+            model: self.manifest.name.clone(),
         }
     }
 
     fn failed(&self, source: HFError) -> Error {
-        let endpoint = self.settings.endpoint.as_deref().unwrap_or("https://huggingface.co");
-        let advice = match &source {
-            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => {
-                format!("set HF_TOKEN to a token that may read {}", self.file.repository)
-            }
+        let endpoint = || self.settings.endpoint.as_deref().unwrap_or("https://huggingface.co").to_owned();
+        let cause = match &source {
+            HFError::AuthRequired { .. } | HFError::Forbidden { .. } => DownloadCause::AccessDenied,
             HFError::EntryNotFound { .. }
             | HFError::RepoNotFound { .. }
-            | HFError::RevisionNotFound { .. } => {
-                format!("{endpoint} does not have it; is HF_ENDPOINT right?")
-            }
-            HFError::RateLimited { .. } => "wait a little, or set HF_TOKEN".into(),
-            _ => format!(
-                "check the connection to {endpoint}; `{}` continues where it broke off",
-                pull_command(&self.manifest.name)
-            ),
+            | HFError::RevisionNotFound { .. } => DownloadCause::NotFound { endpoint: endpoint() },
+            HFError::RateLimited { .. } => DownloadCause::RateLimited,
+            _ => DownloadCause::Connection { endpoint: endpoint(), model: self.manifest.name.clone() },
         };
         Error::Download {
             repository: self.file.repository.clone(),
             file: self.file.path.clone(),
-            advice,
+            cause: cause.into(),
             source: source.into(),
         }
     }
@@ -355,17 +346,17 @@ pub(super) fn create_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else {
         return Ok(());
     };
-    fs::create_dir_all(parent).map_err(|source| Error::WriteModel { path: parent.to_owned(), source })
+    fs::create_dir_all(parent).map_err(|source| Error::Write { path: parent.to_owned(), source })
 }
 
 fn create(path: &Path) -> Result<File> {
     create_parent(path)?;
-    File::create(path).map_err(|source| Error::WriteModel { path: path.to_owned(), source })
+    File::create(path).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     create_parent(path)?;
-    fs::write(path, text).map_err(|source| Error::WriteModel { path: path.to_owned(), source })
+    fs::write(path, text).map_err(|source| Error::Write { path: path.to_owned(), source })
 }
 
 #[cfg(unix)]

@@ -9,7 +9,8 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
 use super::tensor_file::{StoredTensor, TensorFile};
-use crate::{Error, Result};
+use crate::system;
+use crate::weights::{Error, Result};
 
 /// How many unexpected keys a message names.
 const NAMED: usize = 3;
@@ -39,13 +40,15 @@ impl TensorFile {
                 Ok(network)
             }
             (Err(_), Some(failure)) => Err(failure),
-            (Err(source), None) => Err(Error::Compute { stage: "loading the model", source }),
+            (Err(source), None) => {
+                Err(system::Error::Compute { stage: "loading the model", source: source.into() }.into())
+            }
         }
     }
 
     fn all_read(&self, reads: &HashMap<String, u32>, unused: fn(&str) -> bool) -> Result<()> {
         if let Some((key, times)) = reads.iter().find(|(_, times)| **times > 1) {
-            return Err(Error::ModelFile {
+            return Err(Error::File {
                 path: self.path().to_owned(),
                 problem: format!("`{key}` was read {times} times"),
             });

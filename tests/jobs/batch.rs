@@ -148,7 +148,7 @@ fn an_interrupted_batch_leaves_nothing() {
         let token = CancelToken::new();
         let mut told = Told { cancel_at: Some((stage, token.clone())), ..Told::default() };
         let result = lipsync.run(&job, &mut told, &token);
-        assert!(matches!(result, Err(Error::Interrupted)), "{stage:?}: {result:?}");
+        assert!(result.as_ref().is_err_and(Error::is_interrupted), "{stage:?}: {result:?}");
         assert_eq!(bench.leftovers(&[]), [""; 0], "{stage:?}");
     }
 }

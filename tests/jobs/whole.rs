@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use latentsync::audio::load_speech;
 use latentsync::options::{DurationPolicy, LoopMode, OnMissingFace, SyncMode};
 use latentsync::pipeline::Hooks;
-use latentsync::{CancelToken, Error, Job, Progress, Stage};
+use latentsync::{CancelToken, Error, Job, Progress, Stage, face};
 
 use super::common::{Bench, bytes, read_frames};
 
@@ -142,7 +142,7 @@ fn an_interrupted_job_leaves_nothing() {
         let token = CancelToken::new();
         let result =
             bench.lipsync.run(&bench.job("speech_3s.wav"), &mut CancelAt(stage, token.clone()), &token);
-        assert!(matches!(result, Err(Error::Interrupted)), "{stage:?}: {result:?}");
+        assert!(result.as_ref().is_err_and(Error::is_interrupted), "{stage:?}: {result:?}");
         assert_eq!(bench.leftovers(&[]), [""; 0], "{stage:?}");
     }
 }
@@ -239,7 +239,7 @@ fn a_job_that_fails_leaves_nothing() {
     let run = |job: &Job| {
         let mut told = Told::default();
         let error = bench.lipsync.run(job, &mut told, &CancelToken::new()).unwrap_err();
-        assert!(matches!(error, Error::Anchors { .. }), "{error}");
+        assert!(matches!(error, Error::Face(face::Error::Anchors { .. })), "{error}");
         assert_eq!(bench.leftovers(&[]), [""; 0]);
         told.0.iter().any(|call| call.0 == Stage::MuxVideo)
     };
@@ -250,6 +250,6 @@ fn a_job_that_fails_leaves_nothing() {
     job.options.on_missing_face = OnMissingFace::Error;
     let mut told = Told::default();
     let error = bench.lipsync.run(&job, &mut told, &CancelToken::new()).unwrap_err();
-    assert!(matches!(error, Error::FaceMissing { frame: 1, .. }), "{error}");
+    assert!(matches!(error, Error::Face(face::Error::Missing { frame: 1, .. })), "{error}");
     assert_eq!(bench.leftovers(&[]), [""; 0]);
 }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use latentsync::Error;
 use latentsync::face::patch::Patch;
 use latentsync::media::picture::Picture;
-use latentsync::options::{Container, EncoderChoice, Encoding, VideoCodec};
+use latentsync::options::{Container, EncoderChoice, Encoding, InvalidOption, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use latentsync::{Error, ErrorKind, media};
 use tempfile::{TempDir, tempdir};
 
 use crate::common::{MUTED, PLAIN, ffmpeg, files, make, open, output, probe, read_all, samples, write};
@@ -234,11 +234,11 @@ fn impossible_outputs_are_refused_and_leave_nothing() {
         error
     };
     let error = refused("a.mp4", encoding(VideoCodec::Ffv1));
-    assert!(error.exit_code() == 2 && error.to_string().contains("mkv"), "{error}");
+    assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("mkv"), "{error}");
     let error = refused("a.webm", PLAIN);
-    assert!(error.exit_code() == 2 && error.to_string().contains("a.webm"), "{error}");
+    assert!(error.kind() == ErrorKind::Usage && error.to_string().contains("a.webm"), "{error}");
     let error = refused("a.mp4", Encoding { crf: Some(60.0), ..PLAIN });
-    assert!(matches!(error, Error::InvalidOption { option: "crf", .. }), "{error:?}");
+    assert!(matches!(error, Error::Option(InvalidOption::Value { option: "crf", .. })), "{error:?}");
 }
 
 /// Where no hardware encodes: `auto` does without, the others say so.
@@ -256,8 +256,8 @@ fn hardware_that_is_not_there_is_fallen_back_from_or_refused() {
         match create(named, &path) {
             Ok(writer) => assert!(writer.encoder().contains(&named.to_string())),
             Err(error) => {
-                assert!(matches!(error, Error::NoHardwareEncoder { .. }), "{error:?}");
-                assert!(error.exit_code() == 5 && error.hint().unwrap().contains("auto"), "{error}");
+                assert!(matches!(error, Error::Media(media::Error::NoHardwareEncoder { .. })), "{error:?}");
+                assert!(error.kind() == ErrorKind::Device, "{error}");
             }
         }
     }

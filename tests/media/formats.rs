@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use latentsync::Error;
 use latentsync::media::colour::ColourMode;
 use latentsync::media::picture::Picture;
 use latentsync::stages::decode_video::{CountDepth, VideoOptions, VideoReader};
+use latentsync::{Error, ErrorKind, media};
 use tempfile::{TempDir, tempdir};
 
 use crate::common::{ffmpeg, make, open, probe, read_all, samples};
@@ -352,8 +352,7 @@ fn high_dynamic_range_is_refused_by_name() {
         let Some(path) = make(&dir, &format!("{name}.mkv"), &args) else { return };
         let error = VideoReader::open(&path, VideoOptions::default()).err().unwrap();
         assert!(error.to_string().ends_with(&format!("is high dynamic range video ({name})")), "{error}");
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.hint().is_some());
+        assert_eq!(error.kind(), ErrorKind::Input);
     }
 }
 
@@ -363,8 +362,14 @@ fn a_video_stream_without_a_frame_is_said() {
     let args = "-f lavfi -i sine=d=0.4 -f lavfi -i testsrc2=s=64x48:d=0.4 -map 0 -map 1 -pix_fmt yuv420p -frames:v 0";
     let Some(path) = make(&dir, "empty.mkv", args) else { return };
     let error = VideoReader::open(&path, VideoOptions::default()).err().unwrap();
-    assert!(matches!(error, Error::NoFrames { .. } | Error::NoVideoStream { .. }), "{error:?}");
-    assert_eq!(error.exit_code(), 3);
+    assert!(
+        matches!(
+            error,
+            Error::Media(media::Error::NoFrames { .. }) | Error::Media(media::Error::NoVideoStream { .. })
+        ),
+        "{error:?}"
+    );
+    assert_eq!(error.kind(), ErrorKind::Input);
 }
 
 /// How much neighbouring lines differ, beyond what lines of the same field do: combs.

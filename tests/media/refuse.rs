@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use latentsync::Error;
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use latentsync::{Error, ErrorKind, media, system};
 use tempfile::tempdir;
 
 use crate::common::{PLAIN, files, make, open, output, read_all, shared, write};
@@ -62,7 +62,14 @@ fn hidden_playlists_are_not_followed() {
         let path = dir.path().join(name);
         std::fs::write(&path, [start, text.as_bytes()].concat()).unwrap();
         let error = refusal(&path);
-        assert!(matches!(error, Error::NotMedia { .. } | Error::NoVideoStream { .. }), "{name}: {error:?}");
+        assert!(
+            matches!(
+                error,
+                Error::Media(media::Error::NotMedia { .. })
+                    | Error::Media(media::Error::NoVideoStream { .. })
+            ),
+            "{name}: {error:?}"
+        );
     }
 }
 
@@ -74,7 +81,7 @@ fn what_is_no_video_is_refused_by_name() {
         std::fs::write(&path, bytes).unwrap();
         path
     };
-    assert!(matches!(refusal(Path::new("missing.mp4")), Error::ReadFile { .. }));
+    assert!(matches!(refusal(Path::new("missing.mp4")), Error::System(system::Error::ReadFile { .. })));
     for (path, reason) in [
         (dir.path().to_path_buf(), "not a regular file"),
         (file("empty.mp4", b""), "empty"),
@@ -82,20 +89,22 @@ fn what_is_no_video_is_refused_by_name() {
         (file("noise.mp4", &[0x17; 5000]), "Invalid data"),
     ] {
         let error = refusal(&path);
-        assert!(matches!(error, Error::NotMedia { .. }), "{error:?}");
+        assert!(matches!(error, Error::Media(media::Error::NotMedia { .. })), "{error:?}");
         assert!(error.to_string().contains(reason), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.hint().is_some());
+        assert_eq!(error.kind(), ErrorKind::Input);
     }
     if let Some(sound) = make(&dir, "sound.m4a", "-f lavfi -i sine=d=1") {
-        assert!(matches!(refusal(&sound), Error::NoVideoStream { .. }));
+        assert!(matches!(refusal(&sound), Error::Media(media::Error::NoVideoStream { .. })));
         let cover = "-f lavfi -i sine=d=1 -f lavfi -i color=red:s=64x64:d=0.04 -map 0 -map 1";
         let cover = make(&dir, "cover.mp3", &format!("{cover} -c:v png -disposition:v attached_pic"));
-        assert!(matches!(refusal(&cover.unwrap()), Error::NoVideoStream { .. }));
+        assert!(matches!(refusal(&cover.unwrap()), Error::Media(media::Error::NoVideoStream { .. })));
         let hdr = "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p10le -color_trc smpte2084 -c:v ffv1";
         let error = refusal(&make(&dir, "hdr.mkv", hdr).unwrap());
-        assert!(matches!(error, Error::HighDynamicRange { transfer: "PQ", .. }), "{error:?}");
+        assert!(
+            matches!(error, Error::Media(media::Error::HighDynamicRange { transfer: "PQ", .. })),
+            "{error:?}"
+        );
     }
 }
 
@@ -118,7 +127,7 @@ fn a_writer_that_is_dropped_or_cancelled_leaves_nothing() {
         pictures.iter().for_each(|picture| writer.push(picture).unwrap());
         assert_eq!(files(dir.path()).len(), 2);
         if cancel {
-            assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted)));
+            assert!(writer.finish(&|| true).is_err_and(|error| error.is_interrupted()));
         } else {
             drop(writer);
         }
@@ -159,10 +168,12 @@ fn a_bad_target_is_refused_before_any_work() {
 
     let missing = dir.path().join("no such directory/out.mp4");
     let error = refused(&missing, &info);
-    assert!(matches!(&error, Error::WriteFile { path, .. } if *path == missing), "{error:?}");
-    assert!(error.hint().is_some());
-    assert!(matches!(refused(dir.path(), &info), Error::WriteFile { .. }));
-    assert!(matches!(refused(Path::new("/dev/null"), &info), Error::WriteFile { .. }));
+    assert!(
+        matches!(&error, Error::System(system::Error::WriteFile { path, .. }) if *path == missing),
+        "{error:?}"
+    );
+    assert!(matches!(refused(dir.path(), &info), Error::System(system::Error::WriteFile { .. })));
+    assert!(matches!(refused(Path::new("/dev/null"), &info), Error::System(system::Error::WriteFile { .. })));
 
     let copy = dir.path().join("copy.mp4");
     std::fs::copy(&video, &copy).unwrap();
@@ -170,12 +181,15 @@ fn a_bad_target_is_refused_before_any_work() {
     std::fs::hard_link(&copy, &link).unwrap();
     let info = open(&copy).info().clone();
     for path in [&copy, &link] {
-        assert!(matches!(refused(path, &info), Error::OutputIsInput { .. }));
+        assert!(matches!(refused(path, &info), Error::Media(media::Error::OutputIsInput { .. })));
     }
 
     if let Some(silent) = make(&dir, "silent.mp4", "-f lavfi -i testsrc2=d=0.2 -pix_fmt yuv420p") {
         let info = open(&silent).info().clone();
-        assert!(matches!(refused(&dir.path().join("out.mp4"), &info), Error::NoAudioStream { .. }));
+        assert!(matches!(
+            refused(&dir.path().join("out.mp4"), &info).without_role(),
+            Error::Media(media::Error::NoAudioStream { .. })
+        ));
     }
     assert!(!files(dir.path()).iter().any(|name| name.starts_with(".latentsync")));
 }
@@ -213,9 +227,9 @@ fn a_full_disk_is_said_and_cleaned_up() {
     };
     let pictures = read_all(&video);
     let error = write(&disk.0.join("out.mp4"), open(&video).info(), &video, &pictures, PLAIN).unwrap_err();
-    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert!(error.is_disk_full(), "{error:?}");
     assert_eq!(files(&disk.0), [] as [String; 0]);
     let mut store = latentsync::media::frame_store::FrameStore::create(&disk.0).unwrap();
     let error = store.put(0, &pictures[0], &[]).unwrap_err();
-    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert!(Error::from(error).is_disk_full());
 }

@@ -7,7 +7,7 @@ use latentsync::media::picture::Picture;
 use latentsync::options::{Encoding, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
-use latentsync::{Error, Result};
+use latentsync::{Error, ErrorKind, Result, media, system};
 use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
@@ -183,7 +183,7 @@ fn a_job_that_is_killed_again_and_again_still_gets_there() {
         job.push(&mut writer, end).unwrap();
         // Cancelled: a job that was to be resumable leaves its journal, if there is a segment in it, and nothing else.
         match turn {
-            3 => assert!(matches!(writer.finish(&|| true), Err(Error::Interrupted))),
+            3 => assert!(writer.finish(&|| true).is_err_and(|error| error.is_interrupted())),
             _ => drop(writer),
         }
         let left = files(dir.path());
@@ -261,7 +261,8 @@ fn a_journal_of_another_version_is_refused_unless_the_job_starts_again() {
         std::fs::write(dir.path().join(".latentsync-old.mp4"), "half").unwrap();
         assert_eq!(Journal::peek(&path), None);
         let error = job.run(&path, Some(resume(&head))).unwrap_err();
-        assert!(matches!(error, Error::JournalVersion { .. }), "{error:?}");
+        assert!(matches!(error, Error::Media(media::Error::JournalVersion { .. })), "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::Usage);
         let message = error.to_string();
         assert!(
             ["out.mp4", version, "reads version 2"].iter().all(|part| message.contains(part)),
@@ -284,8 +285,8 @@ fn other_settings_are_refused_and_the_journal_stays() {
     let other_seed = JournalHead { seed: 8, ..head.clone() };
     for other in [&other_key, &other_seed] {
         let error = job.run(&path, Some(resume(other))).unwrap_err();
-        assert!(matches!(error, Error::NotResumable { .. }), "{error:?}");
-        assert!(error.exit_code() == 2 && error.hint().unwrap().contains("--resume"), "{error}");
+        assert!(matches!(error, Error::Media(media::Error::NotResumable { .. })), "{error:?}");
+        assert!(error.kind() == ErrorKind::Usage, "{error}");
         assert!(error.to_string().contains("out.mp4"), "{error}");
     }
     job.encoding.crf = Some(30.0);
@@ -308,7 +309,10 @@ fn two_jobs_of_one_output_do_not_share_a_journal() {
     let mut first = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
     let mut second = VideoWriter::create(&job.output(&path, Some(fresh(&head)))).unwrap();
     let error = job.run(&path, Some(resume(&head))).unwrap_err();
-    assert!(matches!(error, Error::OutputBusy { .. }) && error.exit_code() == 3, "{error:?}");
+    assert!(
+        matches!(error, Error::Media(media::Error::OutputBusy { .. })) && error.kind() == ErrorKind::Input,
+        "{error:?}"
+    );
     job.push(&mut first, 50).unwrap();
     job.push(&mut second, 50).unwrap();
     second.finish(&|| false).unwrap();
@@ -340,7 +344,10 @@ fn a_planted_link_is_not_followed() {
     let victim = dir.path().join("victim");
     std::fs::write(&victim, "mine").unwrap();
     std::os::unix::fs::symlink(&victim, Journal::path_of(&path)).unwrap();
-    assert!(matches!(job.run(&path, Some(fresh(&head))), Err(Error::WriteFile { .. })));
+    assert!(matches!(
+        job.run(&path, Some(fresh(&head))),
+        Err(Error::System(system::Error::WriteFile { .. }))
+    ));
     assert_eq!(std::fs::read(&victim).unwrap(), b"mine");
     assert_eq!(Journal::peek(&path), None);
 }

@@ -241,7 +241,7 @@ fn is_16_khz_mono(path: &Path) -> bool {
 }
 
 /// The Whisper of the set's checkpoint.
-fn load_encoder(model: &Path) -> latentsync::Result<WhisperEncoder> {
+fn load_encoder(model: &Path) -> latentsync::weights::Result<WhisperEncoder> {
     let source = ModelChoice::Directory(model.to_path_buf());
     let checkpoint = Checkpoint::open(&source, &HubSettings::from_env())?;
     let dims: WhisperDims = checkpoint.whisper_dims()?;

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 
 use candle_core::{DType, Device, IndexOp, Tensor};
+use latentsync::options::DTypeChoice;
 use latentsync::pipeline::Hooks;
 use latentsync::stages::noise::{NoiseFor, NoiseSource};
-use latentsync::system::device::DTypeChoice;
 use latentsync::weights::LatentShape;
 use latentsync::weights::{Checkpoint, HubSettings};
 use latentsync::{CancelToken, Job, LipSync, LoadOptions, ModelChoice, Options};

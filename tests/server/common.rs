@@ -11,7 +11,7 @@ use latentsync::input::{AddressPolicy, Input};
 use latentsync::pipeline::report::StageTimes;
 use latentsync::server::jobs::engine::Engine;
 use latentsync::server::{ServerConfig, serve};
-use latentsync::{CancelToken, Error, Job, Options, Progress, Report, Stage};
+use latentsync::{CancelToken, Error, InputRole, Job, Options, Progress, Report, Stage, media};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -60,7 +60,8 @@ impl Engine for Stub {
         let video = std::fs::read(&path).unwrap();
         let contains = |word: &[u8]| video.windows(word.len()).any(|window| window == word);
         if contains(b"broken") {
-            return Err(Error::NoVideoStream { path });
+            let error = Error::from(media::Error::NoVideoStream { path });
+            return Err(error.in_input(InputRole::Video));
         }
         assert!(!contains(b"panic"), "the test asked for it");
         for step in 0..self.steps {
@@ -105,7 +106,7 @@ fn local(input: impl Into<Input>) -> PathBuf {
 pub struct Server {
     pub url: String,
     stop: CancelToken,
-    thread: Option<JoinHandle<latentsync::Result<()>>>,
+    thread: Option<JoinHandle<latentsync::server::Result<()>>>,
     /// Kept for the next server where there is one.
     directory: PathBuf,
     _temporary: Option<TempDir>,

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use latentsync::weights::Error;
 use latentsync::weights::{ConvertOptions, convert};
-use latentsync::{Error, ModelChoice};
+use latentsync::{ModelChoice, system};
 
 use crate::checkpoint::{no_hub, open, small_checkpoint, unet_pt};
 
@@ -54,7 +55,10 @@ fn a_converted_copy_is_smaller_and_the_same() {
         assert_eq!(vae.tensor("decoder.mid_block.attentions.0.to_q.weight").unwrap().shape(), [2, 2]);
 
         let again = convert(&options, &no_hub(dir.path()), &mut |_| Ok(())).unwrap_err();
-        assert!(again.exit_code() == 2 && again.to_string().contains("exists already"), "{again}");
+        assert!(
+            matches!(again, Error::OutputExists { .. }) && again.to_string().contains("exists already"),
+            "{again}"
+        );
     }
     let mut left: Vec<_> =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -76,9 +80,12 @@ fn a_conversion_that_is_stopped_leaves_nothing() {
         dtype: DType::F16,
     };
     let mut stop = |progress: latentsync::weights::Progress<'_>| match progress.file.starts_with("whisper") {
-        true => Err(Error::Interrupted),
+        true => Err(system::Error::Interrupted.into()),
         false => Ok(()),
     };
-    assert!(matches!(convert(&options, &no_hub(dir.path()), &mut stop), Err(Error::Interrupted)));
+    assert!(matches!(
+        convert(&options, &no_hub(dir.path()), &mut stop),
+        Err(Error::System(system::Error::Interrupted))
+    ));
     assert_eq!(fs::read_dir(dir.path().join("out")).unwrap().count(), 0);
 }

@@ -3,10 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::launch::Launch;
-use crate::blend::Blend;
-use crate::pixels::Rect;
-use crate::resize::Taps;
-use crate::warp_affine::Affine;
+use crate::pixels::{Rect, Taps};
 
 /// A thread per pixel, in tiles of 32 × 8.
 const TILE: [usize; 3] = [32, 8, 1];
@@ -17,14 +14,14 @@ fn launch<'a>(module: &'static str, name: &'static str, height: usize, width: us
 }
 
 /// `source`: (height, width, channels), u8 or f32; `inverse`: destination to source.
-pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -> Result<Tensor> {
+pub fn warp_affine(source: &Tensor, inverse: &[[f64; 3]; 2], window: Rect, fill: f32) -> Result<Tensor> {
     let source = source.contiguous()?;
     let (height, width, channels) = source.dims3()?;
     let launch = launch("warp_affine", "warp_affine", window.height, window.width)
         .dtype(source.dtype())
         .tensor(&source)
         .output()
-        .doubles(inverse.0.as_flattened().iter().copied())
+        .doubles(inverse.as_flattened().iter().copied())
         .ints(&[height, width, channels, window.x, window.y, window.height, window.width])
         .float(fill);
     // SAFETY: the tiles cover the window.
@@ -32,11 +29,11 @@ pub fn warp_affine(source: &Tensor, inverse: &Affine, window: Rect, fill: f32) -
 }
 
 /// As above.
-pub fn warp_coverage(source: &Tensor, inverse: &Affine, window: Rect) -> Result<Tensor> {
+pub fn warp_coverage(source: &Tensor, inverse: &[[f64; 3]; 2], window: Rect) -> Result<Tensor> {
     let (height, width, _) = source.dims3()?;
     let launch = launch("warp_affine", "warp_coverage", window.height, window.width)
         .output()
-        .doubles(inverse.0.as_flattened().iter().copied())
+        .doubles(inverse.as_flattened().iter().copied())
         .ints(&[height, width, window.x, window.y, window.height, window.width]);
     // SAFETY: the tiles cover the window.
     unsafe { launch.run((window.height, window.width), DType::F32, source.device()) }
@@ -118,10 +115,11 @@ pub fn gaussian_blur(image: &Tensor, kernel: &[f32]) -> Result<Tensor> {
     pass(&pass(&image.contiguous()?, false)?, true)
 }
 
-pub fn blend(of: Blend) -> Result<Tensor> {
-    let (height, width, channels) = of.frame.dims3()?;
-    let (frame, face) = (of.frame.contiguous()?, of.face.contiguous()?);
-    let (mask, weight) = (of.face_mask.contiguous()?, of.weight.contiguous()?);
+/// `frame`: (height, width, 3), u8; `face`: (height, width, 3), f32; `face_mask` and `weight`: (height, width), f32.
+pub fn blend(frame: &Tensor, face: &Tensor, face_mask: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (height, width, channels) = frame.dims3()?;
+    let (frame, face) = (frame.contiguous()?, face.contiguous()?);
+    let (mask, weight) = (face_mask.contiguous()?, weight.contiguous()?);
     let launch = launch("blend", "blend", height, width)
         .tensor(&frame)
         .tensor(&face)

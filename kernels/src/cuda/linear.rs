@@ -4,7 +4,6 @@ use candle_core::{Result, Tensor};
 
 use super::epilogue::{Epilogue, Then, epilogue};
 use super::product::Weights;
-use crate::linear::linear_reference;
 
 /// The weights of a linear layer.
 #[derive(Debug, Clone)]
@@ -22,6 +21,12 @@ impl LinearWeights {
         Ok(Some(Self(plain.for_geglu()?.unwrap_or(plain))))
     }
 
+    /// The weights as an (out, in) matrix, if the layer has no bias: cuBLAS multiplies with it faster than the kernels do,
+    /// but an epilogue would need a second pass over its result.
+    pub fn matrix(&self) -> Result<Option<Tensor>> {
+        self.0.matrix()
+    }
+
     /// `x`: (..., in) → (..., out), for GEGLU (..., out / 2). `residual`: as the result; not with GEGLU.
     pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>, then: Then) -> Result<Tensor> {
         let Self(weights) = self;
@@ -31,10 +36,6 @@ impl LinearWeights {
                 *last = weights.columns()? / if then == Then::Geglu { 2 } else { 1 };
             }
             return Tensor::zeros(dims, x.dtype(), x.device());
-        }
-        // cuBLAS has the faster product, but leaves what follows to a pass over the result.
-        if let (Then::Nothing, None, Some(matrix)) = (then, residual, weights.matrix()?) {
-            return linear_reference(x, &matrix, None);
         }
         // Columns that lie in the order in which they came are not in the same tile as their gates.
         if then == Then::Geglu && !weights.is_for_geglu() {

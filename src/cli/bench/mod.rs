@@ -15,9 +15,10 @@ use latentsync::bench::run::{Bench, JobFiles};
 use latentsync::bench::subject::Source;
 use latentsync::bench::{Size, What};
 use latentsync::options::BatchChunks;
-use latentsync::system::device::{DTypeChoice, DeviceChoice};
-use latentsync::{Error, LoadOptions, ModelChoice};
+use latentsync::options::{DTypeChoice, DeviceChoice};
+use latentsync::{LoadOptions, ModelChoice};
 
+use super::failure::CommandError;
 use super::interrupt::Interrupts;
 use super::parse;
 use super::sync::model_choice;
@@ -111,7 +112,7 @@ pub fn run(args: &BenchArgs, interrupts: &Interrupts) -> Result<()> {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
             .build_global()
-            .map_err(|error| Error::Usage(format!("--threads {threads}: {error}")))?;
+            .map_err(|error| CommandError::Usage(format!("--threads {threads}: {error}")))?;
     }
     let cancel = interrupts.start_work();
     let record = bench.run(cancel)?;
@@ -133,7 +134,7 @@ pub fn run(args: &BenchArgs, interrupts: &Interrupts) -> Result<()> {
 }
 
 impl BenchArgs {
-    fn bench(&self) -> Result<Bench, Error> {
+    fn bench(&self) -> Result<Bench, CommandError> {
         let job = match (&self.video, &self.audio) {
             (Some(video), Some(audio)) => Some(JobFiles {
                 video: video.clone(),
@@ -150,10 +151,12 @@ impl BenchArgs {
             what.extend(job.as_ref().map(|_| What::Job));
         }
         if what.contains(&What::Job) && job.is_none() {
-            return Err(Error::Usage("--what job needs a job: give --video and --audio".into()));
+            return Err(CommandError::Usage("--what job needs a job: give --video and --audio".into()));
         }
         if self.peer && self.size == Size::Small {
-            return Err(Error::Usage("--peer knows the published networks: give --size 256 or 512".into()));
+            return Err(CommandError::Usage(
+                "--peer knows the published networks: give --size 256 or 512".into(),
+            ));
         }
         Ok(Bench {
             source: match &self.model {

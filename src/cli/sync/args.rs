@@ -14,11 +14,12 @@ use latentsync::options::{
     DurationPolicy, EncoderChoice, Encoding, FaceDetectorChoice, FaceSelector, Feather, LoopMode,
     OnMissingFace, OutputRate, PlaybackType, SilenceMode, SyncMode, VideoCodec,
 };
-use latentsync::request::{Api, FieldError, Request};
-use latentsync::system::device::{DTypeChoice, DeviceChoice};
+use latentsync::options::{DTypeChoice, DeviceChoice};
+use latentsync::request::{self, Api, FieldError, Request};
 use latentsync::weights::{self, HubSettings};
-use latentsync::{Error, Input, Job, LoadOptions, ModelChoice, Options};
+use latentsync::{Input, Job, LoadOptions, ModelChoice, Options};
 
+use crate::cli::failure::CommandError;
 use crate::cli::parse;
 
 /// A video and a voice go in, a lip-synced video comes out.
@@ -198,7 +199,7 @@ impl SyncArgs {
     }
 
     /// The request's values, and over them what was typed.
-    pub fn job(&self) -> Result<Job, Error> {
+    pub fn job(&self) -> anyhow::Result<Job> {
         let request = self.request.as_deref().map(|path| read_request(path, self.request_api)).transpose()?;
         let (asked_video, asked_audio, options) = match request {
             Some(request) => (Some(request.video), Some(request.audio), request.options),
@@ -206,7 +207,7 @@ impl SyncArgs {
         };
         let input = |typed: &Option<OsString>, asked: Option<Input>, name: &str| match typed {
             Some(text) => typed_input(text, name),
-            None => asked.ok_or_else(|| Error::Usage(format!("--{name} is missing"))),
+            None => asked.ok_or_else(|| CommandError::Usage(format!("--{name} is missing"))),
         };
         let options = Options {
             steps: self.steps,
@@ -257,11 +258,10 @@ impl SyncArgs {
 }
 
 /// What was typed for a file. A URL is understood as it is in a request.
-fn typed_input(text: &OsStr, name: &str) -> Result<Input, Error> {
+fn typed_input(text: &OsStr, name: &str) -> Result<Input, CommandError> {
     match text.to_str() {
-        Some(url) if !Path::new(text).exists() => {
-            media_input(url, Path::new("")).map_err(|problem| Error::Usage(format!("--{name} {problem}")))
-        }
+        Some(url) if !Path::new(text).exists() => media_input(url, Path::new(""))
+            .map_err(|problem| CommandError::Usage(format!("--{name} {problem}"))),
         _ => Ok(Input::File(text.into())),
     }
 }
@@ -273,16 +273,16 @@ struct LocalRequest {
     options: Options,
 }
 
-fn read_request(path: &Path, api: Option<Api>) -> Result<LocalRequest, Error> {
+fn read_request(path: &Path, api: Option<Api>) -> request::Result<LocalRequest> {
     let request = Request::read(path, api)?;
     for field in &request.ignored {
         tracing::warn!("`{}`: `{field}` has no effect here", path.display());
     }
     let directory = path.parent().unwrap_or(Path::new(""));
     let local = |text: &str, field: &str| {
-        media_input(text, directory).map_err(|problem| Error::Request {
+        media_input(text, directory).map_err(|problem| request::Error::Refused {
             path: path.to_path_buf(),
-            source: FieldError { field: field.to_string(), problem },
+            source: FieldError::new(field, &problem),
         })
     };
     let mut options = Options::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use latentsync::options::FrameRange;
 use latentsync::system::paths::is_same_file;
-use latentsync::{Error, Input, Job, LipSync, Report};
+use latentsync::{Error, Input, Job, LipSync, Report, media, system};
 
 use super::interrupt::Interrupts;
 use super::logging::Screen;
@@ -43,23 +43,26 @@ pub fn run(args: &SyncArgs, screen: &Screen, interrupts: &Interrupts) -> Result<
 fn check_files(job: &Job) -> Result<(), Error> {
     let inputs = [&job.video, &job.audio].into_iter().filter_map(Input::as_file);
     for path in inputs.chain(job.anchors.as_deref()) {
-        let refuse = |source| Error::ReadFile { path: path.to_path_buf(), source };
+        let refuse = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
         if path.metadata().map_err(refuse)?.is_dir() {
-            return Err(refuse(io::ErrorKind::IsADirectory.into()));
+            return Err(refuse(io::ErrorKind::IsADirectory.into()).into());
         }
         if is_same_file(path, &job.output) {
-            return Err(Error::OutputIsInput { path: path.to_path_buf() });
+            return Err(media::Error::OutputIsInput { path: path.to_path_buf() }.into());
         }
     }
-    let refuse = |source| Error::WriteFile { path: job.output.clone(), source };
+    let refuse = |source| system::Error::WriteFile { path: job.output.clone(), source };
     if job.output.is_dir() {
-        return Err(refuse(io::ErrorKind::IsADirectory.into()));
+        return Err(refuse(io::ErrorKind::IsADirectory.into()).into());
     }
     match job.output.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) if !parent.is_dir() => {
-            Err(refuse(io::Error::new(io::ErrorKind::NotFound, "its directory does not exist")))
+            Err(refuse(io::Error::new(io::ErrorKind::NotFound, "its directory does not exist")).into())
         }
-        _ => job.options.encoding.container_for(&job.output).map(drop),
+        _ => {
+            job.options.encoding.container_for(&job.output)?;
+            Ok(())
+        }
     }
 }
 

@@ -7,10 +7,11 @@ use std::collections::VecDeque;
 use candle_core::Tensor;
 use models::face::Anchors;
 
-use crate::error::{Error, Result, compute};
 use crate::face::anchor_file::AnchorSource;
+use crate::face::{Error, Result};
 use crate::options::FPS;
 use crate::options::{OnMissingFace, Options};
+use crate::system::compute;
 
 mod cuts;
 mod yaw;
@@ -255,7 +256,7 @@ impl<T> FaceTrack<T> {
             }
             OnMissingFace::Error => {
                 let seconds = frame.index as f64 / self.options.fps;
-                return Err(Error::FaceMissing { frame: frame.index, seconds });
+                return Err(Error::Missing { frame: frame.index, seconds });
             }
         }
         self.ready.push_back(frame);

@@ -59,7 +59,8 @@ fn options(on_missing_face: OnMissingFace) -> TrackOptions {
     TrackOptions::new(&Options { on_missing_face, ..Options::default() }, 25.0)
 }
 
-/// Tracks a video with these scenes. Checks that all frames are returned in order and within the maximum delay.
+/// Tracks a video with these scenes. Checks that all frames are returned in order and within the maximum
+/// delay.
 fn run(source: AnchorSource, options: TrackOptions, scenes: &[usize]) -> Result<Vec<TrackedFrame<usize>>> {
     let max_delay = options.bridged + 2;
     let mut track = FaceTrack::new(source, options);
@@ -128,9 +129,8 @@ fn frames_without_a_face_pass_hold_or_fail() {
     assert_eq!(found(&held), "..SSHHHHHHHS");
     assert_eq!(held[8].face.unwrap().anchors, front(10.0));
     let error = run(OnMissingFace::Error).unwrap_err();
-    assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("frame 0"), "{error}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("--on-missing-face pass")));
+    assert!(matches!(error, Error::Missing { .. }), "{error:?}");
 }
 
 #[test]

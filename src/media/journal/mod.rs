@@ -16,14 +16,14 @@ use ffmpeg_next::Packet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result, write_error};
+use crate::media::{Error, Result};
+use crate::system;
 use crate::system::digest::hex;
 use crate::system::paths::directory_of;
-use crate::system::temp_outputs::Unfinished;
+use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
+use crate::system::write_error;
 use record::{Kind, Reader, Segment};
 
-/// Prefix of the names of temporary files and journals.
-pub(crate) const HIDDEN: &str = ".latentsync-";
 /// Maximum length in bytes of an output's name that is included in the journal's name; file systems allow
 /// 255.
 const MAX_NAME_BYTES: usize = 200;
@@ -89,7 +89,7 @@ impl Journal {
     /// Path of the journal for an output.
     pub fn path_of(output: &Path) -> PathBuf {
         let name = output.file_name().unwrap_or_default();
-        let mut hidden = std::ffi::OsString::from(HIDDEN);
+        let mut hidden = std::ffi::OsString::from(TEMP_PREFIX);
         match name.len() <= MAX_NAME_BYTES {
             true => hidden.push(name),
             false => hidden.push(&hex(&Sha256::digest(name.as_encoded_bytes()))[..32]),
@@ -124,7 +124,8 @@ impl Journal {
     /// # Errors
     /// Of a job that is to go on: [`Error::OutputBusy`] where another job is writing the output,
     /// [`Error::NotResumable`] where the journal is of a job with other settings, [`Error::JournalVersion`]
-    /// where it has another version. Of every job: [`Error::WriteFile`], [`Error::DiskFull`].
+    /// where it has another version. Of every job: [`system::Error::WriteFile`],
+    /// [`system::Error::DiskFull`].
     pub(crate) fn open(
         output: &Path,
         options: JournalOptions,
@@ -193,7 +194,7 @@ impl Journal {
 
     /// Passes the packets of the killed job's segments to `write`.
     pub(crate) fn replay(&mut self, write: &mut dyn FnMut(Packet) -> Result<()>) -> Result<()> {
-        let unreadable = |source| Error::ReadFile { path: self.path.clone(), source };
+        let unreadable = |source| system::Error::ReadFile { path: self.path.clone(), source };
         let mut file = self.file.get_ref();
         let end = file.stream_position().map_err(unreadable)?;
         file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
@@ -210,16 +211,19 @@ impl Journal {
         }
         drop(reader);
         if packets != self.finished.packets {
-            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()));
+            return Err(unreadable(io::ErrorKind::UnexpectedEof.into()).into());
         }
-        file.seek(SeekFrom::Start(end)).map(|_| ()).map_err(unreadable)
+        file.seek(SeekFrom::Start(end)).map_err(unreadable)?;
+        Ok(())
     }
 
     /// Appends a packet of the current segment.
     pub(crate) fn append(&mut self, packet: &Packet) -> Result<()> {
         self.packets += 1;
         let (head, data) = record::of_packet(packet);
-        record::write(&mut self.file, Kind::Packet, &[&head, data]).map_err(|e| write_error(&self.path, e))
+        record::write(&mut self.file, Kind::Packet, &[&head, data])
+            .map_err(|e| write_error(&self.path, e))?;
+        Ok(())
     }
 
     /// Appends an end-of-segment record: the packets so far contain the first `frames` frames of the output.
@@ -227,7 +231,8 @@ impl Journal {
         let packets = self.finished.packets + u64::from(std::mem::take(&mut self.packets));
         self.finished = Segment { number: self.finished.number + 1, frames, packets };
         let written = record::write(&mut self.file, Kind::Segment, &[&self.finished.to_bytes()]);
-        written.and_then(|()| self.sync()).map_err(|e| write_error(&self.path, e))
+        written.and_then(|()| self.sync()).map_err(|e| write_error(&self.path, e))?;
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -345,7 +350,7 @@ fn read_head<R: io::BufRead>(reader: &mut Reader<R>) -> Option<AnyHead> {
 /// Removes the temporary file of a killed job. The name was read from a file, so it must have the prefix of
 /// temporary files and no path separators.
 fn remove_temporary(directory: &Path, name: &str) {
-    let ours = name.starts_with(HIDDEN) && !name.ends_with(".resume") && !name.contains(['/', '\\']);
+    let ours = name.starts_with(TEMP_PREFIX) && !name.ends_with(".resume") && !name.contains(['/', '\\']);
     let path = directory.join(name);
     if ours && std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
         tracing::info!("removing `{}`, left by a killed job", path.display());

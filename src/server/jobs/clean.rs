@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::store::is_full;
 use super::{Jobs, now};
-use crate::error::Result;
+use crate::server::Result;
 
 /// How long things are kept, and how much.
 #[derive(Debug, Clone, Copy)]

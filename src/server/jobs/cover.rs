@@ -6,14 +6,16 @@ use std::path::Path;
 
 use image::{ImageFormat, RgbImage};
 
-use crate::error::{Error, Result, compute};
+use crate::error::compute;
+use crate::server::Result;
 use crate::stages::decode_video::{VideoOptions, VideoReader};
+use crate::system;
 
 /// Writes the first frame of `video` to `to`, as a JPEG.
 pub fn write(video: &Path, to: &Path) -> Result<()> {
-    let failed = |reason: String| Error::Encode { path: to.to_path_buf(), reason };
+    let failed = |reason: String| crate::media::Error::Encode { path: to.to_path_buf(), reason };
     let Some(picture) = VideoReader::open(video, VideoOptions::default())?.next()? else {
-        return Err(Error::NoFrames { path: video.to_path_buf(), damaged: 0 });
+        return Err(crate::media::Error::NoFrames { path: video.to_path_buf(), damaged: 0 }.into());
     };
     let (width, height) = (picture.width() as u32, picture.height() as u32);
     let rgb =
@@ -27,5 +29,5 @@ pub fn write(video: &Path, to: &Path) -> Result<()> {
         file.write_all(&jpeg.into_inner())?;
         file.sync_all()
     };
-    write().map_err(|source| Error::WriteFile { path: to.to_path_buf(), source })
+    Ok(write().map_err(|source| system::Error::WriteFile { path: to.to_path_buf(), source })?)
 }

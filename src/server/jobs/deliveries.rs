@@ -4,8 +4,8 @@
 use rusqlite::{Connection, Params, params};
 
 use super::Store;
-use crate::error::Result;
 use crate::request::Api;
+use crate::server::Result;
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS deliveries (

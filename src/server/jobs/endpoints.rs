@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Outcome, Store};
-use crate::error::Result;
 use crate::request::Api;
+use crate::server::Result;
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE endpoints (

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::inputs::Inputs;
 use super::{Blame, Failure, JobRecord, Jobs, Level, Live};
-use crate::error::Error;
 use crate::input::LocalInput;
 use crate::request::Request;
+use crate::server::Error;
 use crate::system::cancel::CancelToken;
 
 /// How often it is looked whether a job was cancelled whose inputs are on their way.
@@ -33,8 +33,8 @@ impl Stopped {
     /// The server cannot do something with its own files. The client is not told their names.
     pub fn by_files(error: Error) -> Self {
         match error {
-            Error::Interrupted => Stopped::Interrupted,
-            full @ Error::DiskFull { .. } => Stopped::NoRoom(full),
+            error if error.is_interrupted() => Stopped::Interrupted,
+            full if full.is_disk_full() => Stopped::NoRoom(full),
             error => {
                 tracing::error!("{}", told(&error));
                 let message = "the server cannot read or write its files".to_string();
@@ -45,8 +45,7 @@ impl Stopped {
 }
 
 /// An error and its causes, on one line.
-pub fn told(error: &Error) -> String {
-    let error: &dyn std::error::Error = error;
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -62,10 +61,10 @@ pub fn fetch(jobs: &Jobs, inputs: Inputs, job: &JobRecord, cancel: &CancelToken)
     }
     let open = |url: &str, blame: Blame| {
         inputs.open(url, &directory, jobs, cancel).map_err(|error| match error {
-            Error::Interrupted => Stopped::Interrupted,
-            full @ Error::DiskFull { .. } => Stopped::NoRoom(full),
+            error if error.is_interrupted() => Stopped::Interrupted,
+            full if full.is_disk_full() => Stopped::NoRoom(full),
             error => {
-                let fetching = matches!(error, Error::Fetch { .. } | Error::ReadFile { .. });
+                let fetching = error.is_fetching();
                 Stopped::Failed(Failure { blame, fetching, message: told(&error) })
             }
         })

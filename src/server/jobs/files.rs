@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 
 use super::Output;
-use crate::error::{Error, Result, write_error};
+use crate::server::{Error, Result};
+use crate::system;
+use crate::system::write_error;
 
 /// The result's name, in its directory and in its URL.
 pub const OUTPUT: &str = "output.mp4";
@@ -44,8 +46,7 @@ impl DataDir {
     /// else is refused: what is in its `results` or `work` is not this server's to clean.
     pub fn open(root: &Path) -> Result<Self> {
         if entries(root).iter().any(|path| !is_nobodys(path)) && !root.join(DATABASE).is_file() {
-            let problem = format!("`{}` is neither empty nor a server's data directory", root.display());
-            return Err(Error::Usage(problem));
+            return Err(Error::NotADataDir { path: root.to_path_buf() });
         }
         create(root)?;
         // What makes the directory a server's, also if that ends before it has a database.
@@ -54,19 +55,19 @@ impl DataDir {
             .create(true)
             .append(true)
             .open(&path)
-            .map_err(|source| Error::WriteFile { path, source })?;
+            .map_err(|source| system::Error::WriteFile { path, source })?;
         for directory in ["uploads", "results", "work"] {
             create(&root.join(directory))?;
         }
         let path = root.join("lock");
-        let refuse = |source| Error::WriteFile { path: path.clone(), source };
+        let refuse = |source| system::Error::WriteFile { path: path.clone(), source };
         let lock = File::create(&path).map_err(refuse)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::Usage(format!("another server is using `{}`", root.display())));
+                return Err(Error::DataDirInUse { path: root.to_path_buf() });
             }
-            Err(fs::TryLockError::Error(source)) => return Err(refuse(source)),
+            Err(fs::TryLockError::Error(source)) => return Err(refuse(source).into()),
         }
         private(root)?;
         let directory = Self { root: root.to_path_buf(), _lock: lock, used: AtomicU64::new(0) };
@@ -138,7 +139,8 @@ impl DataDir {
             fs::rename(&unfinished, &result)?;
             sync_directory(&directory)
         })?;
-        let bytes = fs::metadata(&result).map_err(|source| Error::ReadFile { path: result, source })?.len();
+        let bytes =
+            fs::metadata(&result).map_err(|source| system::Error::ReadFile { path: result, source })?.len();
         Ok(Output { bytes, report })
     }
 
@@ -249,15 +251,15 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn create(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|source| write_error(path, source))
+    Ok(fs::create_dir_all(path).map_err(|source| write_error(path, source))?)
 }
 
 /// The directory holds keys and other people's faces: nobody else on this machine reads it.
 #[cfg(unix)]
 fn private(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .map_err(|source| Error::WriteFile { path: path.to_path_buf(), source })
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .map_err(|source| system::Error::WriteFile { path: path.to_path_buf(), source })?)
 }
 
 #[cfg(not(unix))]

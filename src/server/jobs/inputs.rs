@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::Jobs;
-use crate::error::{Error, Result};
 use crate::input::{AddressPolicy, FetchLimits, Input, LocalInput, Spool};
+use crate::server::Result;
+use crate::system;
 use crate::system::cancel::CancelToken;
 
 /// How much of a file's beginning tells what it is.
@@ -23,7 +24,7 @@ impl Inputs {
     /// The file behind `url`: where it lies, or in `directory` if it has to be downloaded.
     ///
     /// # Errors
-    /// Those of [`LocalInput::open`], and [`Error::NotMedia`] for what does not begin as a media file.
+    /// Those of [`LocalInput::open`], and [`crate::media::Error::NotMedia`] for what does not begin as a media file.
     pub fn open(&self, url: &str, directory: &Path, jobs: &Jobs, cancel: &CancelToken) -> Result<LocalInput> {
         let input = match own_file(url, jobs)? {
             Some(path) => Input::File(path),
@@ -33,13 +34,13 @@ impl Inputs {
         let spool =
             Spool { directory: directory.to_path_buf(), limits: self.limits, addresses: self.addresses };
         let local = LocalInput::open(&input, &spool, cancel)?;
-        let refuse = |source| Error::ReadFile { path: local.path().to_path_buf(), source };
+        let refuse = |source| system::Error::ReadFile { path: local.path().to_path_buf(), source };
         let mut head = Vec::new();
         File::open(local.path()).map_err(refuse)?.take(HEAD).read_to_end(&mut head).map_err(refuse)?;
         if !is_media(&head) {
             let path = Input::Url(url.to_string()).to_string().into();
             let reason = if head.is_empty() { "the file is empty" } else { "neither video nor audio" };
-            return Err(Error::NotMedia { path, reason: reason.to_string() });
+            return Err(crate::media::Error::NotMedia { path, reason: reason.to_string() }.into());
         }
         Ok(local)
     }
@@ -53,7 +54,7 @@ fn own_file(url: &str, jobs: &Jobs) -> Result<Option<PathBuf>> {
             Some(_) => Ok(Some(jobs.files.upload(&id))),
             None => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "it was not uploaded completely");
-                Err(Error::ReadFile { path: upload.name.into(), source })
+                Err(system::Error::ReadFile { path: upload.name.into(), source }.into())
             }
         };
     }

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::inputs::own_id;
 use super::store::{Group, Waiting};
 use super::{Blame, DataDir, Failure, JobRecord, Level, NewJob, Outcome, State, Store, now};
-use crate::error::{Error, Result};
 use crate::pipeline::report::Stage;
 use crate::request::{Api, Request};
+use crate::server::{Error, Result};
 use crate::system::cancel::CancelToken;
 
 /// A job during which the server ended this often waits until all others have run: it may be the cause.

@@ -7,7 +7,8 @@ use std::io;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Store, now};
-use crate::error::{Error, Result};
+use crate::server::Result;
+use crate::system;
 
 pub(super) const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS uploads (
@@ -62,7 +63,7 @@ impl Store {
         if open.is_none() {
             return Ok(false);
         }
-        publish().map_err(|source| Error::WriteFile { path: id.into(), source })?;
+        publish().map_err(|source| system::Error::WriteFile { path: id.into(), source })?;
         connection
             // From now on it is kept for as long as is promised, however long it took to arrive.
             .execute(

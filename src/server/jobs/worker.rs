@@ -11,12 +11,13 @@ use super::fetching::{Ahead, Fetched, Stopped, fetch, told};
 use super::inputs::Inputs;
 use super::queue::{StageProgress, Turn};
 use super::{Blame, Failure, JobRecord, Jobs, Level, Outcome, Output, cover};
-use crate::error::{Error, Result};
+use crate::error::{ErrorKind, InputRole};
 use crate::options::Options;
 use crate::pipeline::Job;
 use crate::pipeline::report::{Progress, Report, Stage};
 use crate::request::Api;
 use crate::server::metrics::Metrics;
+use crate::server::{Error, Result};
 use crate::system::cancel::CancelToken;
 
 /// How long a disk that is full, or a database that cannot be written, is given before it is tried again.
@@ -162,8 +163,8 @@ impl Worker {
         let task = Job { options, ..Job::new(video.path(), audio.path(), &output) };
         let mut progress = JobProgress { worker: self, job, told: None, ahead };
         let report = engine.run(&task, &mut progress, cancel).map_err(|error| match error {
-            Error::Interrupted => Stopped::Interrupted,
-            full @ Error::DiskFull { .. } => Stopped::NoRoom(full),
+            error if error.is_interrupted() => Stopped::Interrupted,
+            full if full.is_disk_full() => Stopped::NoRoom(full.into()),
             error => Stopped::Failed(names.blamed(&error)),
         })?;
         for warning in &report.warnings {
@@ -201,14 +202,13 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// What a failure of the engine lies in: its message names the file, if it is about one.
-    fn blamed(&self, error: &Error) -> Failure {
+    /// A failure of the engine, blamed on the input that it is about, if any.
+    fn blamed(&self, error: &crate::Error) -> Failure {
         let message = told(error);
-        let names = |path: &Path| message.contains(&*path.to_string_lossy());
-        let blame = match error.exit_code() {
-            2 => Blame::Request,
-            3 if names(self.video) => Blame::Video,
-            3 if names(self.audio) => Blame::Audio,
+        let blame = match (error.kind(), error.input_role()) {
+            (ErrorKind::Usage, _) => Blame::Request,
+            (ErrorKind::Input, Some(InputRole::Video)) => Blame::Video,
+            (ErrorKind::Input, Some(InputRole::Voice)) => Blame::Audio,
             _ => Blame::Server,
         };
         Failure::of(blame, self.hide(&message))

@@ -16,13 +16,11 @@ use models::whisper::WhisperEncoder;
 use windows::WindowPlan;
 pub use windows::Windows;
 
-use crate::Result;
 use crate::audio::Speech;
-use crate::error::compute;
+use crate::error::{Result, compute};
+use crate::options::WHISPER_ROWS_PER_FRAME;
 
 const STAGE: &str = "the audio features";
-/// Rows of features per model frame.
-const ROWS_PER_FRAME: usize = 2;
 /// Number of windows whose features are cached: a frame at a seam needs two.
 const CACHED_WINDOWS: usize = 2;
 
@@ -77,7 +75,7 @@ impl AudioFeatures {
 
     /// Number of frames that the original generates for this audio, two more than its features cover.
     pub fn reference_frames(&self) -> usize {
-        self.rows() / ROWS_PER_FRAME + 2
+        self.rows() / WHISPER_ROWS_PER_FRAME + 2
     }
 
     /// Rows of features, 20 ms each.
@@ -89,8 +87,8 @@ impl AudioFeatures {
     /// all layers → (tokens, channels): (50, 384) with `tiny` and a reach of [2, 2].
     pub fn window(&self, frame: usize) -> Result<Tensor> {
         let [left, right] = self.reach;
-        let first = (ROWS_PER_FRAME * frame) as isize - (ROWS_PER_FRAME * left) as isize;
-        let rows: Vec<usize> = (0..ROWS_PER_FRAME * (left + 1 + right))
+        let first = (WHISPER_ROWS_PER_FRAME * frame) as isize - (WHISPER_ROWS_PER_FRAME * left) as isize;
+        let rows: Vec<usize> = (0..WHISPER_ROWS_PER_FRAME * (left + 1 + right))
             .map(|i| (first + i as isize).clamp(0, self.rows() as isize - 1) as usize)
             .collect();
         self.gather(&rows).map_err(compute(STAGE))

@@ -18,7 +18,7 @@ use zip::result::ZipError;
 
 use super::model_file::{Bytes, ModelFile};
 use super::pickle::{self, Contents, PickleError};
-use crate::{Error, Result};
+use crate::weights::{Error, Result};
 
 /// Key under which a converted file says which published file it was made from.
 pub(super) const SOURCE_SHA256: &str = "source_sha256";
@@ -126,12 +126,12 @@ impl TensorFile {
     }
 
     fn problem(&self, problem: impl Into<String>) -> Error {
-        Error::ModelFile { path: self.path().to_owned(), problem: problem.into() }
+        Error::File { path: self.path().to_owned(), problem: problem.into() }
     }
 
     fn pickle_error(&self, error: PickleError) -> Error {
         match error {
-            PickleError::Code(name) => Error::ModelCode { path: self.path().to_owned(), name },
+            PickleError::Code(name) => Error::Code { path: self.path().to_owned(), name },
             PickleError::Malformed(problem) => self.problem(problem),
         }
     }
@@ -292,7 +292,7 @@ impl TensorFile {
 }
 
 fn truncated(path: &Path, bytes: u64, expected: String) -> Error {
-    Error::ModelTruncated { path: path.to_owned(), bytes, expected, remedy: super::locate::remedy_for(path) }
+    Error::Truncated { path: path.to_owned(), bytes, expected, model: super::locate::package_of(path) }
 }
 
 /// The bytes of an archive entry, if it is stored as it is and inside the file.

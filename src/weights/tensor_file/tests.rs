@@ -104,7 +104,6 @@ fn code_in_an_archive_or_bare_is_refused_by_name() {
     let evil = b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.";
     for bytes in [pt::archive(evil, &[]), evil.to_vec()] {
         let error = open("x.pt", &bytes).unwrap_err();
-        assert_eq!(error.exit_code(), 4);
         let error = error.to_string();
         assert!(error.contains("x.pt` contains code (posix.system) and was refused"), "{error}");
     }
@@ -142,7 +141,7 @@ fn a_truncated_file_says_what_it_should_be() {
     let pickle_ends = 400;
     for end in pickle_ends..whole.len() - 30 {
         let error = open("w.pt", &whole[..end]).unwrap_err();
-        assert!(error.hint().is_some());
+        assert!(matches!(error, Error::Truncated { model: None, .. }), "{error:?}");
         let error = error.to_string();
         assert!(error.contains(&format!("is truncated: {end} bytes, expected")), "{error}");
     }
@@ -178,8 +177,7 @@ fn lengths_that_cannot_be_are_no_allocation() {
     for length in [u64::MAX, 1 << 62, 100 << 20, 9] {
         let mut bytes = length.to_le_bytes().to_vec();
         bytes.extend(b"garbage");
-        let error = open("w.safetensors", &bytes).unwrap_err();
-        assert_eq!(error.exit_code(), 4, "{error}");
+        assert!(open("w.safetensors", &bytes).is_err(), "{length}");
     }
     assert!(open("w.safetensors", b"").unwrap_err().to_string().contains("is truncated: 0 bytes"));
     assert!(open("w.pt", b"PK\x03\x04").unwrap_err().to_string().contains("is truncated: 4 bytes"));

@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use self::record::{COLUMNS, Stored};
 use super::{JobRecord, Level, LogLine, NewJob, Outcome, Priority, State, deliveries, endpoints, now};
-use crate::error::{Error, Result};
 use crate::request::Api;
+use crate::server::{Error, Result};
 
 /// A job that waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,8 +82,7 @@ impl Store {
         // One that begins with a question would fail, and not wait, where another connection is writing.
         durable.set_transaction_behavior(TransactionBehavior::Immediate);
         if !schema::migrate(&mut durable).map_err(refuse)? {
-            let problem = format!("`{}` is of a newer version of this program", path.display());
-            return Err(Error::Usage(problem));
+            return Err(Error::NewerDatabase { path: path.to_path_buf() });
         }
         let relaxed = connect("NORMAL").map_err(refuse)?;
         let reader = connect("NORMAL").map_err(refuse)?;
