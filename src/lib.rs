@@ -24,7 +24,7 @@
 //! // `()` keeps the progress to itself; the token's clones stop the job from another thread.
 //! let report = lipsync.run(&job, &mut (), &CancelToken::new())?;
 //! println!("{} frames in {:.1} s", report.frames, report.seconds);
-//! # assert_eq!((report.seed, report.frames), (7, Sentence::Second.wanted_openings()?.len()));
+//! # assert_eq!((report.seed, report.frames), (7, Sentence::Second.expected_openings()?.len()));
 //! # assert!(output.is_file());
 //! # Ok(())
 //! # }

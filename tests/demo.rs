@@ -71,7 +71,7 @@ fn best_delay(got: &[f64], want: &[f64]) -> i32 {
 #[test]
 fn the_mouth_follows_both_sentences() {
     let correlations = Sentence::ALL.map(|sentence| {
-        let (got, want) = (DEMO.openings(sentence), sentence.wanted_openings().unwrap());
+        let (got, want) = (DEMO.openings(sentence), sentence.expected_openings().unwrap());
         assert_eq!(got.len(), want.len(), "{sentence:?}");
         let (correlation, delay) = (correlation(&got, &want), best_delay(&got, &want));
         eprintln!("{sentence:?}: correlation {correlation:.3}, delay {delay}");
@@ -87,7 +87,7 @@ fn the_mouth_follows_both_sentences() {
 #[test]
 fn the_mouth_does_not_follow_the_other_sentence() {
     let [first, second] = Sentence::ALL;
-    let (first_wants, second_wants) = (first.wanted_openings().unwrap(), second.wanted_openings().unwrap());
+    let (first_wants, second_wants) = (first.expected_openings().unwrap(), second.expected_openings().unwrap());
     let between = correlation(&first_wants, &second_wants);
     assert!(between.abs() < 0.15, "the sentences correlate: {between:.3}");
     for (sentence, other) in [(first, &second_wants), (second, &first_wants)] {

@@ -1,4 +1,4 @@
-//! The best audio stream of any file that FFmpeg reads -> [`Speech`], without what the encoder put around it.
+//! Decodes the best audio stream of a file with FFmpeg to [`Speech`], without encoder delay and padding.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use ffmpeg::{Packet, Rational, codec, decoder, frame, media};
 use crate::audio::speech::{Speech, SpeechBuilder, downmix_weights};
 use crate::audio::{Error, Result};
 use crate::media::open_input;
-use crate::media::source::MOST_FAILURES;
+use crate::media::source::MAX_FAILURES;
 use crate::system::CancelToken;
 
-/// The sound of a file that is no plain WAV, or of a video.
+/// Decodes the audio of a file.
 pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
     let mut input = open_input(path)?;
     let index = input
@@ -34,8 +34,8 @@ pub(super) fn decode(path: &Path, cancel: &CancelToken) -> Result<Speech> {
                 }
             }
             Err(ffmpeg::Error::Eof) => break,
-            // One bad packet: the demuxer finds the next, unless it is stuck.
-            Err(ffmpeg::Error::InvalidData) if failures < MOST_FAILURES => {
+            // A damaged packet: the demuxer continues with the next one, unless it is stuck.
+            Err(ffmpeg::Error::InvalidData) if failures < MAX_FAILURES => {
                 failures += 1;
                 decoding.damaged += 1;
             }
@@ -49,11 +49,11 @@ fn broken(path: &Path, e: ffmpeg::Error) -> Error {
     Error::Unreadable { path: path.to_path_buf(), reason: e.to_string() }
 }
 
-/// What the container says of the stream, where it has an index to know it from.
-struct Announced {
+/// Length of the stream according to the container's index.
+struct Declared {
     seconds: f64,
     packets: i64,
-    /// Start of the stream plus its duration, in its time base.
+    /// Start plus duration of the stream, in its time base.
     end: i64,
 }
 
@@ -62,13 +62,14 @@ struct Decoding<'a> {
     decoder: decoder::Audio,
     builder: SpeechBuilder,
     time_base: Rational,
-    /// Only for MP4 and MOV: other containers have their decoders cut the padding off, or estimate.
-    announced: Option<Announced>,
+    /// Only for MP4 and MOV. In other containers the decoders trim the padding, or the duration is an
+    /// estimate.
+    declared: Option<Declared>,
     frame: frame::Audio,
     interleaved: Vec<f32>,
     packets: i64,
     damaged: usize,
-    /// End of the last packet and of the last frame, in the time base.
+    /// End of the last packet, in the time base.
     packet_end: Option<i64>,
     last_frame: Option<LastFrame>,
 }
@@ -84,10 +85,10 @@ impl<'a> Decoding<'a> {
         let stream = input.stream(index).ok_or(ffmpeg::Error::StreamNotFound)?;
         let time_base = stream.time_base();
         let mut context = codec::context::Context::from_parameters(stream.parameters())?.decoder();
-        // The decoder cuts off the encoder's delay and padding, which are given in this unit.
+        // The decoder trims encoder delay and padding, which are given in this unit.
         context.set_packet_time_base(time_base);
         let has_index = input.format().name().contains("mp4");
-        let announced = (has_index && stream.duration() > 0).then(|| Announced {
+        let declared = (has_index && stream.duration() > 0).then(|| Declared {
             seconds: stream.duration() as f64 * f64::from(time_base),
             packets: stream.frames(),
             end: stream.start_time().max(0).saturating_add(stream.duration()),
@@ -97,7 +98,7 @@ impl<'a> Decoding<'a> {
             decoder: context.audio()?,
             builder: SpeechBuilder::new(path),
             time_base,
-            announced,
+            declared,
             frame: frame::Audio::empty(),
             interleaved: Vec::new(),
             packets: 0,
@@ -114,7 +115,7 @@ impl<'a> Decoding<'a> {
         }
         match self.decoder.send_packet(packet) {
             Ok(()) => self.receive(),
-            // As players do: what cannot be decoded is left out.
+            // Packets that cannot be decoded are skipped, as in players.
             Err(_) => {
                 self.damaged += 1;
                 Ok(())
@@ -138,14 +139,14 @@ impl<'a> Decoding<'a> {
     }
 
     fn finish(mut self) -> Result<Speech> {
-        // A decoder that cannot be drained has nothing left.
+        // A decoder that refuses to be drained has no frames left.
         if self.decoder.send_eof().is_ok() {
             self.receive()?;
         }
         self.builder.drop_last(self.padding());
         let speech = Speech { damaged: self.damaged, ..self.builder.finish()? };
-        match self.announced {
-            Some(Announced { seconds, packets, .. })
+        match self.declared {
+            Some(Declared { seconds, packets, .. })
                 if self.packets < packets && speech.duration_seconds + 0.25 < seconds =>
             {
                 Err(Error::Truncated {
@@ -158,14 +159,14 @@ impl<'a> Decoding<'a> {
         }
     }
 
-    /// Samples of the last frame that lie behind the end of the stream. An AAC frame is 1024 samples long; where
-    /// the sound ends within it, an MP4 says so by the packet's duration or the stream's, and decoders of
-    /// FFmpeg 5 decode it whole.
+    /// Number of samples of the last frame after the end of the stream. An AAC frame has 1024 samples; if the
+    /// audio ends inside it, an MP4 file declares that by the duration of the packet or of the stream, but
+    /// FFmpeg 5 decodes the whole frame.
     fn padding(&self) -> u64 {
-        let (Some(frame), Some(announced)) = (&self.last_frame, &self.announced) else {
+        let (Some(frame), Some(declared)) = (&self.last_frame, &self.declared) else {
             return 0;
         };
-        let end = self.packet_end.map_or(announced.end, |end| end.min(announced.end));
+        let end = self.packet_end.map_or(declared.end, |end| end.min(declared.end));
         let kept = end.saturating_sub(frame.start) as f64 * f64::from(self.time_base) * f64::from(frame.rate);
         match kept.round() {
             kept if kept > 0.0 && kept < frame.samples as f64 => frame.samples as u64 - kept as u64,
@@ -174,7 +175,7 @@ impl<'a> Decoding<'a> {
     }
 }
 
-/// The samples of all channels, one moment after the other, with full scale at 1.
+/// Interleaves the channels of a frame as f32 with full scale 1.
 fn interleave(frame: &frame::Audio, out: &mut Vec<f32>) {
     out.clear();
     match frame.format() {
@@ -183,7 +184,7 @@ fn interleave(frame: &frame::Audio, out: &mut Vec<f32>) {
         Sample::I32(_) => collect(frame, out, |x: i32| x as f32 / 2f32.powi(31)),
         Sample::F32(_) => collect(frame, out, |x: f32| x),
         Sample::F64(_) => collect(frame, out, |x: f64| x as f32),
-        // No decoder of FFmpeg gives 64-bit integers.
+        // No FFmpeg decoder outputs 64-bit integers.
         Sample::I64(_) | Sample::None => {}
     }
 }

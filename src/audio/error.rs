@@ -26,8 +26,8 @@ pub enum Error {
 
     /// Builds without FFmpeg read plain WAV only.
     #[error(
-        "`{}` is not a media file that can be read: it is no plain WAV file, and this build has no FFmpeg (feature \
-         `media`) to read others",
+        "`{}` is not a media file that can be read: not a plain WAV file, and this build has no FFmpeg (feature \
+         `media`) to read other formats",
         path.display()
     )]
     NotWav { path: PathBuf },

@@ -1,4 +1,4 @@
-//! Speech: reading and resampling audio files, and telling speech from silence.
+//! Reading and resampling of audio files, and voice activity detection.
 
 mod error;
 mod read;

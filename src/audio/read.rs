@@ -1,5 +1,5 @@
-//! Any file with sound in it -> [`Speech`]. Plain WAV is read by `hound` in every build; everything else, the sound of
-//! videos included, by FFmpeg.
+//! Reads [`Speech`] from any file with an audio stream. Plain WAV is read by `hound` in every build; all
+//! other formats, including videos, by FFmpeg.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -13,13 +13,14 @@ use crate::audio::{Error, Result};
 use crate::system;
 use crate::system::CancelToken;
 
-/// Samples that are handed on at once.
+/// Samples per channel that are processed at once.
 const BATCH: usize = 4096;
 
-/// The sound of a file as 16 kHz mono. Of several audio streams the one that players choose: the default, or else
-/// the first of equals. Time 0 is the stream's own first sample, however late in the file it begins.
+/// Reads the audio of a file as 16 kHz mono. Of several audio streams, the one that players select is used.
+/// Time 0 is the first sample of the stream, even if the stream starts later than others in the file.
 ///
-/// Errors: no such file, no audio stream, no samples, samples that are no numbers, a file cut short.
+/// Fails for missing files, files without audio stream, empty audio, NaN or infinite samples, and truncated
+/// files.
 pub fn load_speech(path: impl AsRef<Path>) -> Result<Speech> {
     load_speech_until(path, &CancelToken::new())
 }
@@ -36,8 +37,9 @@ pub fn load_speech_until(path: impl AsRef<Path>, cancel: &CancelToken) -> Result
     }
 }
 
-/// Whether `hound` reads this file as well as FFmpeg would. It does not say which channel is where, so more than two
-/// are left to FFmpeg; so is a length of 0, which programs write that did not know it yet.
+/// Whether `hound` reads this file as well as FFmpeg. It does not report the channel layout, so files with
+/// more than two channels are left to FFmpeg, as are those with a length of 0, which streaming writers
+/// produce.
 fn is_plain<R: std::io::Read>(wav: &WavReader<R>) -> bool {
     let WavSpec { channels, bits_per_sample, sample_format, .. } = wav.spec();
     let known = match sample_format {
@@ -93,14 +95,15 @@ fn read_samples<R: std::io::Read, S: hound::Sample>(
     builder.finish()
 }
 
-/// A length near the header's limit of 2 or 4 GB stands for "until the end": the writer could not go back.
+/// Whether the length is near the header's limit of 2 or 4 GB, which means "until the end": the writer could
+/// not seek back.
 fn is_open_ended(samples: u32, spec: &WavSpec) -> bool {
     let bytes = u64::from(samples) * u64::from(spec.bits_per_sample.div_ceil(8));
     const MARGIN: u64 = 1 << 16;
     bytes + MARGIN >= 1 << 32 || (bytes..bytes + MARGIN).contains(&(1 << 31))
 }
 
-/// The channels that a WAV file without a channel mask is taken to have, as WAVE numbers them.
+/// Default channel mask for a number of channels, with the bits of WAVE.
 fn default_mask(channels: usize) -> u64 {
     match channels {
         1 => 0b100,
@@ -124,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// A WAV file of one second of a tone that differs by channel.
+    /// Writes one second of a tone with a different frequency per channel.
     fn write_wav(path: &Path, spec: WavSpec) {
         let mut wav = hound::WavWriter::create(path, spec).unwrap();
         let scale = 2f32.powi(i32::from(spec.bits_per_sample) - 1);
@@ -153,7 +156,7 @@ mod tests {
         directory.path().join(name)
     }
 
-    /// The largest difference, away from the ends, where a tone that begins and ends at once is not defined.
+    /// The largest difference, except near the ends, where the abrupt start and end of the tone matter.
     fn worst(a: &Speech, b: &Speech) -> f32 {
         assert_eq!(a.samples.len(), b.samples.len());
         let difference = |i: usize| (a.samples[i] - b.samples[i]).abs();
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn every_plain_wav_holds_the_same_sound() {
+    fn every_plain_wav_format_has_the_same_samples() {
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory, "voice.wav");
         write_wav(&path, spec(1, 16_000, 16));
@@ -180,7 +183,7 @@ mod tests {
             assert_eq!(got.duration_seconds, 1.0);
             assert!(worst(&got, &want) < tolerance, "{spec:?}: {}", worst(&got, &want));
         }
-        // Two channels are their mean.
+        // Two channels are averaged.
         write_wav(&path, spec(2, 16_000, 16));
         let got = load_speech(&path).unwrap();
         let other = |i: usize| 0.5 * (2.0 * PI * 400.0 * i as f32 / 16_000.0).sin();
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn ffmpeg_reads_a_wav_as_hound_does() {
         let directory = tempfile::tempdir().unwrap();
-        // A colon would be a protocol to FFmpeg.
+        // FFmpeg would interpret the colon as the end of a protocol.
         let path = file(&directory, "take 2: voice.wav");
         for spec in [spec(1, 16_000, 16), spec(2, 44_100, 24), float(2, 48_000), spec(1, 22_050, 8)] {
             write_wav(&path, spec);
@@ -200,7 +203,7 @@ mod tests {
             assert_eq!(hound.duration_seconds, ffmpeg.duration_seconds);
             assert!(worst(&hound, &ffmpeg) <= 1.0 / 32768.0, "{spec:?}");
         }
-        // More channels than `hound` can tell apart; it writes 5.1 in the order of WAVE.
+        // 5.1 channels in the order of WAVE, which FFmpeg reads.
         write_wav(&path, spec(6, 16_000, 16));
         let surround = load_speech(&path).unwrap();
         let peak = surround.samples.iter().fold(0f32, |peak, x| peak.max(x.abs()));
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_no_sound_is_named() {
+    fn missing_files_and_files_without_audio_are_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = load_speech(file(&directory, "voice.wav")).unwrap_err();
         assert!(
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wav_cut_short_is_refused_and_an_open_ended_one_is_read() {
+    fn a_truncated_wav_is_refused_and_an_open_ended_one_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory, "voice.wav");
         write_wav(&path, spec(1, 16_000, 16));
@@ -250,7 +253,7 @@ mod tests {
         assert!(message.contains("voice.wav") && message.contains("0.25 s"), "{message}");
         assert!(message.contains("1.00 s"), "{message}");
 
-        // What a program writes that pipes its output and cannot fill in the length.
+        // The length that a program writes if its output is a pipe.
         for length in [0x7fff_f000u32, 0xffff_fff0] {
             bytes[40..44].copy_from_slice(&length.to_le_bytes());
             std::fs::write(&path, &bytes).unwrap();
@@ -259,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn no_samples_and_samples_that_are_no_numbers_are_refused() {
+    fn empty_audio_and_non_finite_samples_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory, "voice.wav");
         hound::WavWriter::create(&path, spec(1, 16_000, 16)).unwrap().finalize().unwrap();
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn three_milliseconds_are_sound_too() {
+    fn three_milliseconds_are_accepted() {
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory, "click.wav");
         for (rate, frames, want) in [(16_000, 48, 48), (44_100, 132, 48), (48_000, 1, 1)] {

@@ -1,5 +1,5 @@
-//! Decoded sound in any shape -> 16 kHz mono, quantised to 16 bits as the original's `ffmpeg -ac 1 -ar 16000
-//! -f s16le` leaves it. Works as the sound arrives: only the 16 kHz samples are kept.
+//! Conversion of decoded audio to 16 kHz mono with 16-bit quantisation, like the original's `ffmpeg -ac 1 -ar
+//! 16000 -f s16le`. Streaming: only the 16 kHz samples are kept in memory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,30 +10,30 @@ use rubato::{
 };
 
 use crate::audio::{Error, Result};
-use crate::options::{FPS, frames_in};
+use crate::options::{FPS, FrameRate};
 use crate::system;
 
-/// Rates from telephones to studio masters; a header that says otherwise is broken.
+/// Supported sampling rates in Hz. Headers with other rates are treated as broken.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=768_000;
 
-/// 16 kHz mono sound.
+/// 16 kHz mono audio.
 #[derive(Debug, Clone)]
 pub struct Speech {
-    /// Within [-1, 1], multiples of 1 / 32768.
+    /// Multiples of 1/32768 in [-1, 1].
     pub samples: Vec<f32>,
-    /// Of the decoded sound: its own samples over its own rate.
+    /// Number of decoded samples divided by their sampling rate.
     pub duration_seconds: f64,
-    /// Damaged pieces that were left out.
+    /// Number of damaged packets that were skipped.
     pub damaged: usize,
 }
 
 impl Speech {
-    /// Frames of video that this sound lasts for: ceil(duration × 25).
+    /// Duration in model frames: ceil(duration × 25).
     pub fn frames(&self) -> usize {
-        frames_in(self.duration_seconds, FPS as f64)
+        FrameRate::MODEL.frames_in(self.duration_seconds)
     }
 
-    /// With digital silence behind it until it lasts for `frames` frames of video; what is as long already stays.
+    /// Pads with digital silence to at least `frames` model frames.
     pub fn padded_to(mut self, frames: usize) -> Self {
         if frames > self.frames() {
             let samples = frames * SAMPLE_RATE / FPS;
@@ -44,23 +44,23 @@ impl Speech {
     }
 }
 
-/// Takes decoded sound and makes [`Speech`] of it.
+/// Builds [`Speech`] from decoded audio.
 pub(super) struct SpeechBuilder {
     path: PathBuf,
     samples: Vec<f32>,
     segment: Option<Segment>,
-    /// Duration of the segments that are finished.
+    /// Duration of the finished segments.
     seconds: f64,
 }
 
 impl SpeechBuilder {
-    /// `path`: the file that errors name.
+    /// `path`: the file, for errors.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_path_buf(), samples: Vec::new(), segment: None, seconds: 0.0 }
     }
 
-    /// Adds sound: `interleaved` samples of as many channels as there are `weights`. The rate may change on
-    /// the way, as it does in chained Ogg files.
+    /// Adds `interleaved` samples with one channel per weight. The sampling rate may change between calls, as
+    /// in chained Ogg files.
     pub fn push(&mut self, interleaved: &[f32], weights: &[f32], rate: u32) -> Result<()> {
         if self.segment.as_ref().is_none_or(|segment| segment.rate != rate) {
             self.finish_segment()?;
@@ -83,7 +83,7 @@ impl SpeechBuilder {
         Ok(())
     }
 
-    /// Takes back the last `frames` of what was pushed: padding of the encoder.
+    /// Removes the last `frames` frames: encoder padding.
     #[cfg(any(feature = "media", test))]
     pub fn drop_last(&mut self, frames: u64) {
         if let Some(segment) = &mut self.segment {
@@ -108,11 +108,11 @@ impl SpeechBuilder {
     }
 }
 
-/// A stretch of one sampling rate.
+/// Consecutive audio with one sampling rate.
 struct Segment {
     rate: u32,
     frames_in: u64,
-    /// Samples in the output before this segment.
+    /// Number of output samples before this segment.
     start: usize,
     resampler: Option<Resampler>,
 }
@@ -148,7 +148,7 @@ impl Segment {
         }
     }
 
-    /// Leaves exactly as many samples as the segment lasts for, to the nearest.
+    /// Truncates the output to the duration of the segment, rounded to the nearest sample.
     fn finish(mut self, out: &mut Vec<f32>) -> Result<()> {
         if self.frames_in == 0 {
             return Ok(());
@@ -164,22 +164,23 @@ impl Segment {
     }
 }
 
-/// Any rate to 16 kHz, with the filter that FFmpeg's resampler uses by default.
+/// Resampler to 16 kHz with a filter equivalent to the default one of FFmpeg's resampler.
 ///
-/// The original's features were made with FFmpeg's, whose filter begins to fall at 6.4 kHz and so reaches into the
-/// mel bands: 32 zero crossings at 0.97 of the lower rate, Kaiser window of beta 9. rubato's sinc with a Blackman
-/// window has the same main lobe. Every output falls on one of the filter's phases (`Nearest` is exact). As
-/// there, the sound is mirrored at both ends: with silence instead, the first features are off by 2 %.
+/// The original's features were computed with FFmpeg's filter, whose roll-off begins at 6.4 kHz and so
+/// affects the mel bands: 32 zero crossings at 0.97 of the lower rate, Kaiser window with beta 9. rubato's
+/// sinc with a Blackman window has the same main lobe. Every output sample coincides with a phase of the
+/// filter, so `Nearest` is exact. As in FFmpeg, the audio is mirrored at both ends; with silence instead, the
+/// error of the first features is 2 %.
 struct Resampler {
     inner: Async<f32>,
-    /// Sound that does not fill a chunk yet.
+    /// Input samples that do not fill a chunk yet.
     pending: Vec<f32>,
     chunk: Vec<f32>,
-    /// Input samples on each side that an output depends on.
+    /// Half the length of the filter, in input samples.
     half: usize,
-    /// Input samples to put in front of the first, until it has come: see [`Resampler::new`].
+    /// Number of input samples to prepend, until they have been: see [`Resampler::new`].
     lead: Option<usize>,
-    /// Outputs still to be skipped, those of the lead.
+    /// Number of output samples still to be dropped, which belong to the lead.
     skip: usize,
 }
 
@@ -192,7 +193,7 @@ impl Resampler {
         let gcd = gcd(rate as usize, SAMPLE_RATE);
         let (step_in, step_out) = (rate as usize / gcd, SAMPLE_RATE / gcd);
         let ratio = SAMPLE_RATE as f64 / f64::from(rate);
-        // Relative to the lower of the two rates; the length is counted at the input's.
+        // The cutoff is relative to the lower of the two rates, the length to the input rate.
         let cutoff = (ratio * Self::CUTOFF).min(1.0) / ratio.min(1.0);
         let sinc_len = (Self::CROSSINGS / (ratio * Self::CUTOFF).min(1.0)).ceil() as usize;
         let parameters = SincInterpolationParameters::new(sinc_len, WindowFunction::Blackman)
@@ -202,9 +203,10 @@ impl Resampler {
         let inner = Async::new_sinc(ratio, 1.0, &parameters, Self::CHUNK, 1, FixedAsync::Input)
             .map_err(resampling_error)?;
 
-        // rubato's output k is the sound at (k + 1) steps, less half of the filter, plus one phase, which is rarely
-        // where an output should be. A lead of the right length moves one of them onto the first sample exactly;
-        // steps in and out have no common factor, so there is one.
+        // rubato's output k is the signal at (k + 1) steps minus half of the filter plus one phase, which
+        // rarely coincides with the required position. With a lead of the right length, one output coincides
+        // with the first sample exactly. Such a length exists, because the input and output steps are
+        // coprime.
         let half = sinc_len.next_multiple_of(8) / 2;
         let phases_ahead = |lead: usize| step_out * (half + lead) - 1;
         let lead = (half..half + step_in).find(|&lead| phases_ahead(lead) % step_in == 0).unwrap_or(half);
@@ -220,7 +222,7 @@ impl Resampler {
 
     fn push(&mut self, x: f32, out: &mut Vec<f32>) -> Result<()> {
         self.pending.push(x);
-        // `half` samples stay behind the chunk, to be mirrored at the end.
+        // `half` samples are kept after the chunk, to be mirrored at the end.
         if self.pending.len() >= Self::CHUNK + self.half {
             self.mirror_start();
             while self.pending.len() >= Self::CHUNK + self.half {
@@ -230,7 +232,7 @@ impl Resampler {
         Ok(())
     }
 
-    /// Converts what is left, until `out` is `end` long.
+    /// Converts the remaining samples until `out` has length `end`.
     fn finish(&mut self, end: usize, out: &mut Vec<f32>) -> Result<()> {
         self.mirror_start();
         let mirrored: Vec<f32> = self.pending.iter().rev().take(self.half).copied().collect();
@@ -243,7 +245,7 @@ impl Resampler {
         Ok(())
     }
 
-    /// Puts the lead in front of the first sample: silence, then the beginning mirrored about it.
+    /// Prepends the lead: silence, then the mirrored beginning.
     fn mirror_start(&mut self) {
         if let Some(lead) = self.lead.take() {
             let sound = &self.pending;
@@ -255,7 +257,7 @@ impl Resampler {
         }
     }
 
-    /// One chunk of what is pending.
+    /// Converts one chunk of the pending samples.
     fn convert(&mut self, out: &mut Vec<f32>) -> Result<()> {
         let frames = self.chunk.len();
         let input =
@@ -271,7 +273,7 @@ impl Resampler {
     }
 }
 
-/// To the nearest of the 65536 values of a 16-bit sample, louder ones cut off.
+/// Rounds to the nearest value of a 16-bit sample and clips.
 pub(super) fn quantise(x: f32) -> f32 {
     (x * 32768.0).round_ties_even().clamp(-32768.0, 32767.0) / 32768.0
 }
@@ -285,23 +287,23 @@ fn resampling_error(e: impl std::error::Error + Send + Sync + 'static) -> Error 
         .into()
 }
 
-/// How much of each channel goes into the mono sound. `mask`: the channels present, in the bit order that WAVE and
-/// FFmpeg share; 0 where the file does not say.
+/// Weights of the channels in the mono mix. `mask`: the channels that are present, in the bit order of WAVE
+/// and FFmpeg; 0 if unknown.
 ///
-/// FFmpeg's default downmix: the fronts and the centre in full, everything behind 3 dB lower, no LFE, scaled so
-/// that no sum can clip.
+/// FFmpeg's default downmix: front and centre channels at full level, the others 3 dB lower, no LFE,
+/// normalised so that the sum cannot clip.
 pub(super) fn downmix_weights(mask: u64, channels: usize) -> Vec<f32> {
     const CENTRE: u32 = 2;
     const LFE: u32 = 3;
     let bits: Vec<u32> = (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1).collect();
     if bits.len() != channels {
-        // Unknown or contradictory: all alike.
+        // Unknown or contradictory: equal weights.
         return vec![1.0 / channels as f32; channels];
     }
     let loudness = |bit: &u32| match *bit {
         CENTRE => 1.0,
         LFE => 0.0,
-        // Front left and right, and those between them and the centre.
+        // Front left and right, and front left and right of centre.
         0 | 1 | 6 | 7 => std::f32::consts::FRAC_1_SQRT_2,
         _ => 0.5,
     };
@@ -310,7 +312,7 @@ pub(super) fn downmix_weights(mask: u64, channels: usize) -> Vec<f32> {
     if sum == 0.0 {
         return vec![1.0 / channels as f32; channels];
     }
-    // A mono file stays as it is.
+    // Mono is unchanged.
     weights.iter().map(|w| w / sum).collect()
 }
 
@@ -320,7 +322,7 @@ mod tests {
 
     fn speech(interleaved: &[f32], weights: &[f32], rate: u32) -> Result<Speech> {
         let mut builder = SpeechBuilder::new(Path::new("voice.wav"));
-        // In uneven pieces, as decoders give them.
+        // In uneven blocks, as from decoders.
         for piece in interleaved.chunks(weights.len() * 331) {
             builder.push(piece, weights, rate)?;
         }
@@ -333,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn a_tone_stays_where_it_is_at_every_rate() -> Result<()> {
+    fn a_tone_keeps_its_phase_at_every_rate() -> Result<()> {
         for rate in [8_000, 11_025, 16_000, 16_001, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000] {
             let frames = rate as usize * 2 + 7;
             let got = speech(&tone(440.0, rate, frames), &[1.0], rate)?;
             assert_eq!(got.duration_seconds, frames as f64 / f64::from(rate));
             let expected = (got.duration_seconds * 16_000.0).round() as usize;
             assert_eq!(got.samples.len(), expected, "{rate} Hz");
-            // Away from the ends, where the filter sees nothing but tone.
+            // Except near the ends, where the filter covers only the tone.
             let want = tone(440.0, 16_000, got.samples.len());
             let middle = 200..got.samples.len() - 200;
             let worst = middle.map(|i| (got.samples[i] - want[i]).abs()).fold(0.0, f32::max);
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_16_khz_cannot_hold_is_filtered_out() -> Result<()> {
+    fn frequencies_above_8_khz_are_filtered_out() -> Result<()> {
         let got = speech(&tone(12_000.0, 48_000, 48_000), &[1.0], 48_000)?;
         let worst = got.samples[200..15_800].iter().fold(0f32, |m, x| m.max(x.abs()));
         assert!(worst < 1e-3, "{worst}");
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_16_bit_values_and_loud_ones_are_cut() -> Result<()> {
+    fn samples_are_16_bit_values_and_clipped() -> Result<()> {
         let got = speech(&[0.1, 1.5, -1.5, 1.0 / 32768.0], &[1.0], 16_000)?;
         assert_eq!(got.samples, [3277.0 / 32768.0, 32767.0 / 32768.0, -1.0, 1.0 / 32768.0]);
         Ok(())
@@ -369,7 +371,7 @@ mod tests {
         assert_eq!(downmix_weights(0b100, 1), [1.0]);
         assert_eq!(downmix_weights(0b11, 2), [0.5, 0.5]);
         assert_eq!(downmix_weights(0, 3), [1.0 / 3.0; 3]);
-        // 5.1: L R C LFE and two behind.
+        // 5.1: L, R, C, LFE and two rear channels.
         let surround = downmix_weights(0b11_1111, 6);
         assert!((surround[2] / surround[0] - 2f32.sqrt()).abs() < 1e-6);
         assert_eq!((surround[3], surround[4]), (0.0, surround[2] / 2.0));
@@ -377,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_rate_on_the_way_is_followed() -> Result<()> {
+    fn the_sampling_rate_may_change() -> Result<()> {
         let mut builder = SpeechBuilder::new(Path::new("chained.ogg"));
         builder.push(&tone(200.0, 48_000, 48_000), &[1.0], 48_000)?;
         builder.push(&tone(200.0, 16_000, 8_000), &[1.0], 16_000)?;
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_can_be_taken_back() -> Result<()> {
+    fn padding_can_be_removed() -> Result<()> {
         let mut builder = SpeechBuilder::new(Path::new("voice.m4a"));
         builder.push(&vec![0.25; 2 * 89_088], &[0.5, 0.5], 44_100)?;
         builder.drop_last(888);
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_is_no_number_is_named_with_its_second() {
+    fn a_non_finite_sample_is_reported_with_its_time() {
         let mut samples = vec![0f32; 8_000];
         samples[4_000] = f32::NAN;
         let message = speech(&samples, &[1.0], 16_000).unwrap_err().to_string();
@@ -421,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_frames_is_not_a_matter_of_rounding() {
+    fn the_number_of_frames_is_free_of_rounding_errors() {
         let frames = |duration_seconds| Speech { samples: vec![0.0], duration_seconds, damaged: 0 }.frames();
         assert_eq!([0.28, 2.0, 3.2, 48.0, 0.003].map(frames), [7, 50, 80, 1200, 1]);
         assert_eq!(frames(2.0 + 1.0 / 44_100.0), 51);

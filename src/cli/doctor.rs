@@ -153,7 +153,7 @@ fn examine(args: &DoctorArgs) -> Result<Findings> {
 /// As jobs ask before they begin.
 fn examine_needs(dtype: DType, device: &Device) -> Result<Vec<Need>> {
     let memory = device_memory(device);
-    let most = BatchSize { chunks: BatchChunks::Auto.most_on(device), ..BatchSize::ONE };
+    let most = BatchSize { chunks: BatchChunks::Auto.max_on(device), ..BatchSize::ONE };
     let mut found = Vec::new();
     for package in Package::ALL {
         let Some(resolution) = package.manifest().resolution else { continue };

@@ -222,6 +222,9 @@ fn of_media(error: &media::Error) -> Option<&'static str> {
         media::Error::NotResumable { .. } => {
             "give the same inputs and settings as before, or start again without `--resume`"
         }
+        media::Error::JournalVersion { .. } => {
+            "start again without `--resume`, or resume with the version that was killed"
+        }
         media::Error::OutputBusy { .. } => "wait for it to finish, or write to another file",
         _ => return None,
     })
@@ -286,6 +289,7 @@ mod tests {
             (Error::from(face::Error::Missing { frame: 1, seconds: 0.04 }), "--on-missing-face pass"),
             (Error::FaceNotFinite { frame: 1 }, "--dtype f32"),
             (media::Error::NotResumable { path: "o".into(), what: "its encoder" }.into(), "--resume"),
+            (media::Error::JournalVersion { path: "o".into(), found: 1, expected: 2 }.into(), "--resume"),
             (weights::Error::LicenceNotAccepted.into(), "--accept-insightface-license"),
             (incomplete(MissingPart::Vae).into(), "fetches it for every directory, or copy it to `m`"),
             (incomplete(MissingPart::WhisperOfWidth(768)).into(), "`n_audio_state` is 768"),

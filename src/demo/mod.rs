@@ -1,5 +1,5 @@
-//! A clip of a drawn person and two sentences, built into the program together with a model that knows drawn faces:
-//! what [`crate::LipSync`] does, to be seen without a download. `scripts/train_demo` makes all of it.
+//! The built-in demo: a clip of a drawn person, two spoken sentences and a model trained on drawn faces, so
+//! that [`crate::LipSync`] can be tried without a download. `scripts/train_demo` generates all of them.
 
 mod opening;
 mod strip;
@@ -31,10 +31,10 @@ const MOUTH: &[u8] = include_bytes!("../../models/demo/face.mouth.json");
 const FIRST_VOICE: &[u8] = include_bytes!("../../models/demo/voice-1.wav");
 const SECOND_VOICE: &[u8] = include_bytes!("../../models/demo/voice-2.wav");
 
-/// The same mouth at every run.
+/// Fixed seed, so that every run has the same result.
 const SEED: u64 = 1;
 
-/// Which of the two sentences.
+/// One of the two sentences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sentence {
     First,
@@ -44,7 +44,7 @@ pub enum Sentence {
 impl Sentence {
     pub const ALL: [Self; 2] = [Self::First, Self::Second];
 
-    /// As file names count them.
+    /// Number in file names.
     fn number(self) -> usize {
         match self {
             Self::First => 1,
@@ -52,38 +52,39 @@ impl Sentence {
         }
     }
 
-    /// How far its sounds want the mouth open in each frame: in parts of the distance between the brows.
-    pub fn wanted_openings(self) -> Result<Vec<f64>> {
-        Ok(MouthMeter::built_in(MOUTH)?.wanted(self).to_vec())
+    /// Expected mouth opening in each frame for the phonemes of the sentence, relative to the distance
+    /// between the eyebrows.
+    pub fn expected_openings(self) -> Result<Vec<f64>> {
+        Ok(MouthMeter::built_in(MOUTH)?.expected(self).to_vec())
     }
 }
 
-/// The demo's input, as files.
+/// The demo's input files.
 #[derive(Debug, Clone)]
 pub struct DemoInputs {
-    /// Where the files are.
+    /// Directory of the files.
     pub directory: PathBuf,
-    /// A silent clip, 480 × 480 at 25 frames a second.
+    /// Silent clip, 480 × 480 pixels at 25 frames per second.
     pub face: PathBuf,
-    /// Where its face is. The default detector would find it as well; its file may not be here.
+    /// Anchor points of the face. The default detector finds it as well, but its file may not be installed.
     pub anchors: PathBuf,
 }
 
-/// One sentence's result.
+/// Result for one sentence.
 #[derive(Debug, Clone)]
 pub struct DemoResult {
     pub video: PathBuf,
-    /// A picture: frames of the input, the same frames of the output, and below them the sentence's loudness (grey), how
-    /// far its sounds want the mouth open (dark) and how far it is open in the output's pixels (orange).
+    /// Picture with frames of the input, the same frames of the output, and a plot of the loudness (grey),
+    /// the expected mouth opening (dark) and the mouth opening measured in the output (orange).
     pub strip: PathBuf,
-    /// How well the mouth's opening follows what the sentence's sounds want: Pearson's correlation over the frames.
+    /// Pearson correlation between expected and measured mouth opening.
     pub correlation: f64,
     pub report: Report,
 }
 
 impl DemoInputs {
-    /// Writes the inputs into `directory`, which is made if it is not there. A file of the same name with other content is
-    /// somebody else's, and an error.
+    /// Writes the inputs to `directory`, which is created if necessary. Fails if a file with one of the names
+    /// has other content: it belongs to the user.
     pub fn write(directory: &Path) -> Result<Self> {
         let refuse = |path: &Path, source| system::Error::WriteFile { path: path.to_path_buf(), source };
         fs::create_dir_all(directory).map_err(|source| refuse(directory, source))?;
@@ -93,11 +94,14 @@ impl DemoInputs {
                 Ok(there) if there == bytes => return Ok(path),
                 Ok(_) => {
                     let kind = io::ErrorKind::AlreadyExists;
-                    return Err(refuse(&path, io::Error::new(kind, "another file of this name is there")));
+                    return Err(refuse(
+                        &path,
+                        io::Error::new(kind, "a different file with this name exists"),
+                    ));
                 }
                 Err(_) => {}
             }
-            // All of it or nothing: half a file would be somebody else's the next time.
+            // Renamed when complete: a partial file would be taken for the user's the next time.
             let unfinished = directory.join(format!(".{name}.part"));
             let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, &path));
             written.map_err(|source| refuse(&path, source))?;
@@ -112,12 +116,12 @@ impl DemoInputs {
         })
     }
 
-    /// The spoken sentence, 16 kHz mono.
+    /// File with the spoken sentence, 16 kHz mono.
     pub fn voice(&self, sentence: Sentence) -> PathBuf {
         self.directory.join(format!("voice-{}.wav", sentence.number()))
     }
 
-    /// What makes the face say it, beside the inputs as `spoken-1.mp4` or `spoken-2.mp4`.
+    /// Job for a sentence, with output `spoken-1.mp4` or `spoken-2.mp4` beside the inputs.
     pub fn job(&self, sentence: Sentence) -> Job {
         let mut options = Options { seed: Some(SEED), ..Options::default() };
         options.duration.video_longer = VideoLonger::Trim;
@@ -130,8 +134,8 @@ impl DemoInputs {
     }
 }
 
-/// Makes the face say a sentence, and a picture of it beside the video; what an earlier run made is replaced. `model` is meant to be
-/// [`crate::ModelChoice::Demo`].
+/// Lip-syncs the clip to a sentence and writes the picture beside the video, replacing the files of an
+/// earlier run. `model` should be [`crate::ModelChoice::Demo`].
 pub fn run(
     model: &LipSync,
     inputs: &DemoInputs,
@@ -146,10 +150,10 @@ pub fn run(
     let mut input = frames(&inputs.face)?;
     input.truncate(output.len());
     let meter = MouthMeter::built_in(MOUTH)?;
-    let (openings, wanted) = (meter.measure(&output), meter.wanted(sentence));
+    let (openings, expected) = (meter.measure(&output), meter.expected(sentence));
     let samples = load_speech(inputs.voice(sentence))?.samples;
     let picture =
-        Strip { input: &input, output: &output, openings: &openings, wanted, samples: &samples }.draw();
+        Strip { input: &input, output: &output, openings: &openings, expected, samples: &samples }.draw();
     let strip = job.output.with_extension("png");
     picture.save(&strip).map_err(|error| {
         let source = match error {
@@ -158,12 +162,12 @@ pub fn run(
         };
         system::Error::WriteFile { path: strip.clone(), source }
     })?;
-    let correlation = correlation(&openings, wanted);
+    let correlation = correlation(&openings, expected);
     Ok(DemoResult { video: job.output, strip, correlation, report })
 }
 
-/// How far the face's mouth is open in each frame of a video that was made from the demo's clip, by its pixels: in parts of the
-/// distance between the brows.
+/// Mouth opening measured in each frame of a video that was generated from the demo's clip, relative to the
+/// distance between the eyebrows.
 pub fn openings(video: &Path) -> Result<Vec<f64>> {
     Ok(MouthMeter::built_in(MOUTH)?.measure(&frames(video)?))
 }
@@ -178,10 +182,10 @@ fn frames(path: &Path) -> Result<Vec<RgbImage>> {
     Ok(frames)
 }
 
-/// (height, width, 3) u8.
+/// Converts (height, width, 3) u8.
 fn rgb_image(rgb: &Tensor) -> candle_core::Result<RgbImage> {
     let (height, width, _) = rgb.dims3()?;
     let pixels = rgb.flatten_all()?.to_vec1()?;
     RgbImage::from_raw(width as u32, height as u32, pixels)
-        .ok_or_else(|| candle_core::Error::msg("a picture of other than three channels"))
+        .ok_or_else(|| candle_core::Error::msg("expected a picture with three channels"))
 }

@@ -1,5 +1,5 @@
-//! How far the demo's mouth is open, from the pixels: `scripts/train_demo/opening.py` in Rust, for one known face. Where
-//! to look, and which colours are inside of the mouth, is known from the face's geometry and comes with the clip.
+//! Measurement of the mouth opening in pixels for the demo's face: a port of `scripts/train_demo/opening.py`.
+//! The position of the mouth and the classifier of its colours are stored with the clip.
 
 use image::RgbImage;
 use serde::Deserialize;
@@ -8,25 +8,26 @@ use super::Sentence;
 use crate::error::Result;
 use crate::weights;
 
-/// `face.mouth.json`.
+/// Content of `face.mouth.json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MouthMeter {
     frames: Vec<MouthPlace>,
-    /// Where the strip's rows are, in parts of `down`.
+    /// Positions of the sampled rows, in units of `down`.
     rows: Vec<f64>,
-    /// Where its columns are, in parts of `along`.
+    /// Positions of the sampled columns, in units of `along`.
     columns: Vec<f64>,
-    /// Of a logistic regression on [`features`]: whether a colour is inside of the mouth.
+    /// Weights of a logistic regression on [`features`] that classifies colours inside the mouth.
     weights: [f64; 10],
-    /// What closed lips are measured as.
+    /// Measured value for closed lips.
     zero: f64,
-    /// For each of the sentences, the openings that its sounds want.
-    wanted: [Vec<f64>; 2],
+    /// Expected openings for each sentence.
+    #[serde(rename = "wanted")]
+    expected: [Vec<f64>; 2],
 }
 
-/// In one frame, in pixels: the middle of the closed lips, from there to a corner of the mouth, and the direction down the
-/// face, as long as the distance between the brows.
+/// Position of the mouth in one frame, in pixels: the centre of the closed lips, the vector to a corner of
+/// the mouth, and a vector down the face with the length of the distance between the eyebrows.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MouthPlace {
@@ -44,12 +45,12 @@ impl MouthMeter {
         Ok(meter)
     }
 
-    /// The openings that a sentence wants, in parts of the distance between the brows.
-    pub fn wanted(&self, sentence: Sentence) -> &[f64] {
-        &self.wanted[sentence.number() - 1]
+    /// Expected openings for a sentence, relative to the distance between the eyebrows.
+    pub fn expected(&self, sentence: Sentence) -> &[f64] {
+        &self.expected[sentence.number() - 1]
     }
 
-    /// The opening in each of the clip's first frames, in parts of the distance between the brows.
+    /// Opening in each of the clip's first frames, relative to the distance between the eyebrows.
     pub fn measure(&self, frames: &[RgbImage]) -> Vec<f64> {
         let row_height = (self.rows[self.rows.len() - 1] - self.rows[0]) / (self.rows.len() - 1) as f64;
         let opening = |(frame, place): (&RgbImage, &MouthPlace)| {
@@ -62,7 +63,7 @@ impl MouthMeter {
         frames.iter().zip(&self.frames).map(opening).collect()
     }
 
-    /// How likely a colour is one of the inside of the mouth.
+    /// Probability that a colour belongs to the inside of the mouth.
     fn inside(&self, colour: [f64; 3]) -> f64 {
         let sum: f64 = features(colour).iter().zip(&self.weights).map(|(x, weight)| x * weight).sum();
         1.0 / (1.0 + (-sum).exp())
@@ -75,12 +76,12 @@ impl MouthPlace {
     }
 }
 
-/// 1, the colour, its squares and products.
+/// Polynomial features of degree 2.
 fn features([r, g, b]: [f64; 3]) -> [f64; 10] {
     [1.0, r, g, b, r * r, g * g, b * b, r * g, r * b, g * b]
 }
 
-/// Bilinear, 0 to 1; outside of the picture the nearest pixel.
+/// Bilinear sample, 0 to 1, with clamping at the edges.
 fn colour(frame: &RgbImage, [x, y]: [f64; 2]) -> [f64; 3] {
     let clamp = |at: f64, size: u32| at.clamp(0.0, f64::from(size - 1));
     let (x, y) = (clamp(x, frame.width()), clamp(y, frame.height()));
@@ -95,7 +96,7 @@ fn colour(frame: &RgbImage, [x, y]: [f64; 2]) -> [f64; 3] {
     })
 }
 
-/// Pearson's correlation, over as many values as both have; 0 where one of them never changes.
+/// Pearson correlation over the common length; 0 if one of the sequences is constant.
 pub fn correlation(a: &[f64], b: &[f64]) -> f64 {
     let count = a.len().min(b.len());
     let mean = |values: &[f64]| values[..count].iter().sum::<f64>() / count.max(1) as f64;
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn correlation_knows_same_opposite_and_nothing() {
+    fn correlation_of_equal_opposite_and_constant_sequences() {
         let rising = [1.0, 2.0, 4.0];
         assert!((correlation(&rising, &[10.0, 20.0, 40.0, 99.0]) - 1.0).abs() < 1e-12);
         assert!((correlation(&rising, &[-1.0, -2.0, -4.0]) + 1.0).abs() < 1e-12);
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_between_pixels_are_mixed_and_edges_repeated() {
+    fn colours_are_interpolated_and_edges_clamped() {
         let mut frame = RgbImage::new(2, 2);
         frame.put_pixel(1, 0, image::Rgb([255, 0, 0]));
         frame.put_pixel(1, 1, image::Rgb([255, 255, 0]));

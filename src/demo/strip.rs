@@ -1,4 +1,4 @@
-//! A picture of what happened: frames before and after, and below them the mouth's opening over the sentence.
+//! Picture of the result: input frames, output frames, and a plot of the mouth opening.
 
 use std::ops::Range;
 
@@ -15,18 +15,18 @@ const WIDTH: u32 = THUMBNAILS as u32 * SIDE;
 const PAPER: Rgb<u8> = Rgb([255, 255, 255]);
 const RULE: Rgb<u8> = Rgb([225, 225, 225]);
 const LOUDNESS: Rgb<u8> = Rgb([205, 205, 210]);
-const WANTED: Rgb<u8> = Rgb([70, 75, 95]);
+const EXPECTED: Rgb<u8> = Rgb([70, 75, 95]);
 const OPENING: Rgb<u8> = Rgb([226, 102, 24]);
 
-/// What the picture shows. The clips' frames are square; all begin at the same moment.
+/// Content of the picture. The frames are square, and all sequences start at the same time.
 pub(super) struct Strip<'a> {
     pub input: &'a [RgbImage],
     pub output: &'a [RgbImage],
-    /// Of the mouth in the output.
+    /// Mouth openings measured in the output.
     pub openings: &'a [f64],
-    /// What the sentence's sounds want.
-    pub wanted: &'a [f64],
-    /// The sentence.
+    /// Expected mouth openings.
+    pub expected: &'a [f64],
+    /// Audio of the sentence.
     pub samples: &'a [f32],
 }
 
@@ -43,13 +43,14 @@ impl Strip<'_> {
                     imageops::replace(&mut picture, &small, x.into(), i64::from(row as u32 * (SIDE + GAP)));
                 }
             }
-            // The moment that the thumbnails show.
+            // The time of the thumbnails.
             fill(&mut picture, x + SIDE / 2, top..top + PLOT_HEIGHT, RULE);
         }
         self.plot_loudness(&mut picture, top);
-        let highest = self.openings.iter().chain(self.wanted).fold(1e-6_f64, |most, &value| most.max(value));
+        let highest =
+            self.openings.iter().chain(self.expected).fold(1e-6_f64, |most, &value| most.max(value));
         let lines = [
-            Line { values: self.wanted, highest, thickness: 2, colour: WANTED },
+            Line { values: self.expected, highest, thickness: 2, colour: EXPECTED },
             Line { values: self.openings, highest, thickness: 4, colour: OPENING },
         ];
         for line in lines {
@@ -58,7 +59,7 @@ impl Strip<'_> {
         picture
     }
 
-    /// One bar for each column of pixels: the mean power there, as a part of the loudest.
+    /// One bar per pixel column: the RMS relative to the maximum.
     fn plot_loudness(&self, picture: &mut RgbImage, top: u32) {
         let columns = WIDTH as usize;
         let loudness = |column: usize| {
@@ -75,7 +76,7 @@ impl Strip<'_> {
     }
 }
 
-/// A line through one value for each frame, 0 at the bottom, `highest` at the top.
+/// Plot of one value per frame, 0 at the bottom, `highest` at the top.
 struct Line<'a> {
     values: &'a [f64],
     highest: f64,
@@ -88,11 +89,11 @@ impl Line<'_> {
         let room = PLOT_HEIGHT - self.thickness;
         let mut before = None;
         for x in 0..WIDTH {
-            // A frame's value is that of its middle.
+            // The value of a frame is plotted at its centre.
             let at = (f64::from(x) + 0.5) / f64::from(WIDTH) * self.values.len() as f64 - 0.5;
-            let Some(value) = between(self.values, at) else { return };
+            let Some(value) = interpolate(self.values, at) else { return };
             let y = top + room - ((value / self.highest).clamp(0.0, 1.0) * f64::from(room)) as u32;
-            // From where the last column's line was, so that steep ones hang together.
+            // From the previous column's height, so that steep lines are connected.
             let (high, low) = (y.min(before.unwrap_or(y)), y.max(before.unwrap_or(y)));
             fill(picture, x, high..low + self.thickness, self.colour);
             before = Some(y);
@@ -100,8 +101,8 @@ impl Line<'_> {
     }
 }
 
-/// The value at `at`, linear between neighbours.
-fn between(values: &[f64], at: f64) -> Option<f64> {
+/// Linear interpolation at `at`.
+fn interpolate(values: &[f64], at: f64) -> Option<f64> {
     let at = at.clamp(0.0, values.len().checked_sub(1)? as f64);
     let (left, right) = (at as usize, (at as usize + 1).min(values.len() - 1));
     Some(values[left] + (values[right] - values[left]) * at.fract())
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_strip_has_the_frames_and_the_curves() {
+    fn the_picture_has_the_frames_and_the_curves() {
         let input = vec![RgbImage::from_pixel(480, 480, Rgb([10, 200, 30])); 20];
         let output = vec![RgbImage::from_pixel(480, 480, Rgb([10, 20, 230])); 20];
         let openings: Vec<f64> = (0..20).map(f64::from).collect();
@@ -127,14 +128,14 @@ mod tests {
             input: &input,
             output: &output,
             openings: &openings,
-            wanted: &[1.0; 20],
+            expected: &[1.0; 20],
             samples: &samples,
         };
         let picture = strip.draw();
         assert_eq!(picture.dimensions(), (1600, 2 * 168 + 200));
         assert_eq!(picture.get_pixel(5, 5), &Rgb([10, 200, 30]));
         assert_eq!(picture.get_pixel(5, SIDE + GAP + 5), &Rgb([10, 20, 230]));
-        // The opening rises from the bottom left to the top right, the loudness is everywhere the same.
+        // The opening rises from the bottom left to the top right; the loudness is constant.
         let bottom = picture.height() - 2;
         assert_eq!(picture.get_pixel(3, bottom), &OPENING);
         assert_eq!(picture.get_pixel(WIDTH - 3, 2 * (SIDE + GAP) + 2), &OPENING);
@@ -142,8 +143,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_show_is_no_reason_to_fail() {
-        let strip = Strip { input: &[], output: &[], openings: &[], wanted: &[], samples: &[] };
+    fn empty_input_is_accepted() {
+        let strip = Strip { input: &[], output: &[], openings: &[], expected: &[], samples: &[] };
         assert_eq!(strip.draw().width(), WIDTH);
     }
 }

@@ -246,7 +246,7 @@ fn weights_kind(error: &weights::Error) -> ErrorKind {
 fn media_kind(error: &media::Error) -> ErrorKind {
     match error {
         media::Error::NoEncoder { .. } | media::Error::NoHardwareEncoder { .. } => ErrorKind::Device,
-        media::Error::NotResumable { .. } => ErrorKind::Usage,
+        media::Error::NotResumable { .. } | media::Error::JournalVersion { .. } => ErrorKind::Usage,
         media::Error::System(error) => system_kind(error),
         _ => ErrorKind::Input,
     }

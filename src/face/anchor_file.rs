@@ -1,4 +1,4 @@
-//! Anchor points frame by frame: found by a tracker, or read from a file.
+//! Anchor points of each frame: from a tracker or from a file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,26 +8,26 @@ use models::face::{Anchors, FaceTracker};
 use crate::face::{Error, Result};
 use crate::system;
 
-/// Anchors by frame, in order.
+/// Source of the anchor points.
 pub enum AnchorSource {
     Tracker(Box<FaceTracker>),
     File(AnchorFile),
 }
 
 impl AnchorSource {
-    /// The next frame starts another shot.
+    /// Declares that the next frame starts a new shot.
     pub fn cut(&mut self) {
         if let Self::Tracker(tracker) = self {
             tracker.cut();
         }
     }
 
-    /// Whether a frame without a face may be an oversight. In a file it is deliberate.
+    /// Whether a frame without a face may be a detection error. In a file it is intended.
     pub fn may_flicker(&self) -> bool {
         matches!(self, Self::Tracker(_))
     }
 
-    /// The anchors of source frame `index`, which is `rgb`, (height, width, 3) u8; `None` where it has no face.
+    /// Anchors of source frame `index` with pixels `rgb`, (height, width, 3) u8; `None` if it has no face.
     pub fn next(&mut self, index: usize, rgb: &Tensor) -> Result<Option<Anchors>> {
         match self {
             Self::File(file) => file.get(index),
@@ -41,19 +41,19 @@ impl AnchorSource {
     }
 }
 
-/// A JSON array with one `[[x, y], [x, y], [x, y]]` (left eyebrow, right eyebrow, nose; pixels; left as seen
-/// in the picture) or `null` per frame of the video at 25 frames a second.
+/// A file with anchor points: a JSON array with one `[[x, y], [x, y], [x, y]]` (left eyebrow, right eyebrow,
+/// nose; in pixels; left as seen in the picture) or `null` per frame of the video at 25 frames per second.
 pub struct AnchorFile {
     path: PathBuf,
     frames: Vec<Option<[[f32; 2]; 3]>>,
 }
 
 impl AnchorFile {
-    /// A file with at least `needed` frames.
+    /// Reads a file and checks that it has at least `needed` frames.
     pub fn read(path: &Path, needed: usize) -> Result<Self> {
         let refuse = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
-        // It is read twice, before the model is loaded and after: a pipe has nothing to say the second time, and
-        // may keep its reader waiting for ever the first.
+        // The file is read twice, before and after the model is loaded. A pipe would be empty the second time
+        // and might block the first time.
         if !std::fs::metadata(path).map_err(refuse)?.is_file() {
             return Err(Error::Anchors { path: path.to_path_buf(), reason: "not a regular file".into() });
         }
@@ -61,7 +61,7 @@ impl AnchorFile {
         Self::parse(path, &text, needed)
     }
 
-    /// What `path` says, `text`.
+    /// Parses `text`. `path` is used in errors.
     pub fn parse(path: &Path, text: &str, needed: usize) -> Result<Self> {
         let frames = serde_json::from_str::<Vec<Option<[[f32; 2]; 3]>>>(text)
             .map_err(|source| Error::Anchors { path: path.to_path_buf(), reason: source.to_string() })?;
@@ -90,7 +90,8 @@ pub fn parse_for_fuzzing(text: &str) -> Result<()> {
     AnchorFile::parse(Path::new("anchors.json"), text, 0).map(drop)
 }
 
-/// A similarity can be fitted to the points after they are rounded to whole pixels, as `FaceAligner` does.
+/// Whether a similarity transform can be fitted to the points after rounding to whole pixels, as
+/// `FaceAligner` does.
 fn plausible(points: &[[f32; 2]; 3]) -> bool {
     let rounded = points.map(|p| p.map(f32::round_ties_even));
     points.as_flattened().iter().all(|v| v.is_finite()) && rounded.iter().any(|p| *p != rounded[0])
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_three_points_or_none() {
+    fn a_frame_has_three_points_or_null() {
         let file = read("[[[1, 2], [3, 4], [2, 6.5]], null]").unwrap();
         assert_eq!(file.get(0).unwrap().unwrap().nose, [2.0, 6.5]);
         assert!(file.get(1).unwrap().is_none());
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_anchor_is_refused_with_its_place() {
+    fn invalid_anchors_are_refused_with_their_location() {
         for (text, place) in [
             ("[[[1, 2], [3, 4]]]", "line 1"),
             ("{}", "line 1"),

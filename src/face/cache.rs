@@ -1,7 +1,8 @@
-//! What was found out about a video's faces, kept for the next voice: where they are and what the VAE says of them.
+//! Face cache: positions and VAE posteriors of a video's faces, for later jobs with the same video.
 //!
-//! One file per video, settings and model, named by all three. It appears when it is complete. A file that is damaged
-//! or too short for a job is as good as none: everything in it can be computed again.
+//! There is one file per video, settings and model, named by their key. It is written to a temporary file and
+//! renamed when it is complete. A file that is damaged or too short for a job is ignored, since its content
+//! can be recomputed.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -16,14 +17,14 @@ use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
 use crate::system::write_error;
 
 const MAGIC: &[u8; 8] = b"LSFACES1";
-/// Magic, number of frames, whether they are all of the video.
+/// Size of the header: magic, number of frames, whether these are all frames of the video.
 const HEADER: usize = 8 + 8 + 1;
-/// Frame's number, length and checksum of its bytes.
+/// Size of a record's header: frame number, length and checksum of the bytes.
 const RECORD: usize = 3 * 4;
-/// No face's record is longer: a job with larger faces would not get so far.
-const LONGEST: usize = 256 << 20;
+/// Maximum length of a record. Larger faces would not fit in memory.
+const MAX_RECORD_BYTES: usize = 256 << 20;
 
-/// Where entries are, and the one that a job would use.
+/// The cache entry of a job.
 #[derive(Debug, Clone)]
 pub struct FaceCache {
     path: PathBuf,
@@ -31,19 +32,19 @@ pub struct FaceCache {
 }
 
 impl FaceCache {
-    /// `name`: of everything that the entry depends on. The directory is created.
+    /// `name`: key of everything that the entry depends on. Creates the directory.
     pub fn new(directory: &Path, name: &str, shape: FaceShape) -> Result<Self> {
         fs::create_dir_all(directory)
             .map_err(|source| system::Error::WriteFile { path: directory.to_path_buf(), source })?;
         Ok(Self { path: directory.join(format!("{name}.faces")), shape })
     }
 
-    /// The entry, if there is one that has the first `frames` frames of the video, or all it has.
+    /// Opens the entry if it has the first `frames` frames of the video, or all of them.
     pub fn find(&self, frames: usize) -> Option<CachedFaces> {
         match CachedFaces::open(&self.path, self.shape) {
             Ok(found) if found.complete || found.records.len() >= frames => Some(found),
             Ok(found) => {
-                tracing::info!("the cache knows {} frames, {frames} are needed", found.records.len());
+                tracing::info!("the face cache has {} frames, {frames} are needed", found.records.len());
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -54,24 +55,24 @@ impl FaceCache {
         }
     }
 
-    /// Starts a new entry.
+    /// Creates a new entry.
     pub fn begin(&self) -> Result<FaceCacheWriter> {
         FaceCacheWriter::create(&self.path)
     }
 }
 
-/// An entry that is being read, its checksums proven.
+/// Reader of an entry with verified checksums.
 pub struct CachedFaces {
     file: File,
     path: PathBuf,
     shape: FaceShape,
     complete: bool,
-    /// Place and length of each frame's bytes.
+    /// Offset and length of each frame's bytes.
     records: Vec<(u64, usize)>,
 }
 
 impl CachedFaces {
-    /// Reads all of it once: what a job starts with must not fail in its middle.
+    /// Reads and verifies the whole entry, so that a job does not fail on it later.
     fn open(path: &Path, shape: FaceShape) -> io::Result<Self> {
         let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let mut file = BufReader::new(File::open(path)?);
@@ -79,11 +80,11 @@ impl CachedFaces {
         file.read_exact(&mut header)?;
         let (magic, rest) = header.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(damaged("it is not an entry of this version"));
+            return Err(damaged("not an entry of this version"));
         }
         let frames = rest.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         if frames > file.get_ref().metadata()?.len() / RECORD as u64 {
-            return Err(damaged("it is cut short"));
+            return Err(damaged("truncated"));
         }
         let complete = rest.last() == Some(&1);
         let mut records: Vec<Option<(u64, usize)>> = Vec::new();
@@ -95,13 +96,13 @@ impl CachedFaces {
             let (words, _) = words.as_chunks::<4>();
             let [number, length, checksum] = [0, 1, 2].map(|i| u32::from_le_bytes(words[i]));
             let (number, length) = (number as usize, length as usize);
-            if number as u64 >= frames || length > LONGEST {
+            if number as u64 >= frames || length > MAX_RECORD_BYTES {
                 return Err(damaged("a record is out of range"));
             }
             bytes.resize(length, 0);
             file.read_exact(&mut bytes)?;
             if crc32fast::hash(&bytes) != checksum || FaceRecord::from_bytes(&bytes, shape).is_err() {
-                return Err(damaged("a checksum is wrong"));
+                return Err(damaged("wrong checksum"));
             }
             if records.len() <= number {
                 records.resize(number + 1, None);
@@ -111,14 +112,14 @@ impl CachedFaces {
         }
         let records: Option<Vec<_>> = records.into_iter().collect();
         let records = records.filter(|records| records.len() as u64 == frames);
-        let records = records.ok_or_else(|| damaged("frames are missing"))?;
+        let records = records.ok_or_else(|| damaged("missing frames"))?;
         Ok(Self { file: file.into_inner(), path: path.to_path_buf(), shape, complete, records })
     }
 
-    /// What is known of source frame `number`. `Ok(None)`: it has no face.
+    /// The face of source frame `number`; `Ok(None)` if it has none.
     pub fn face(&mut self, number: usize) -> Result<Option<FaceRecord>> {
         let mut read = || -> io::Result<Vec<u8>> {
-            // A video has no more frames than its complete entry, and no job reads beyond what it asked for.
+            // `find` has checked that the entry has all frames that the job uses.
             let &(place, length) = self.records.get(number).ok_or(io::ErrorKind::UnexpectedEof)?;
             self.file.seek(SeekFrom::Start(place))?;
             let mut bytes = vec![0; length];
@@ -134,7 +135,7 @@ impl CachedFaces {
     }
 }
 
-/// An entry that is being written. Dropping it leaves nothing behind.
+/// Writer of a new entry. Dropping it removes the temporary file.
 pub struct FaceCacheWriter {
     file: BufWriter<NamedTempFile>,
     _unfinished: Unfinished,
@@ -162,7 +163,7 @@ impl FaceCacheWriter {
         })
     }
 
-    /// Adds source frame `number`; each is added once, in any order.
+    /// Adds source frame `number`. Each frame is added once, in any order.
     pub fn push(&mut self, number: usize, face: Option<&FaceRecord>) -> Result<()> {
         self.buffer.clear();
         if let Some(face) = face {
@@ -176,12 +177,12 @@ impl FaceCacheWriter {
         Ok(written.map_err(|source| write_error(&self.path, source))?)
     }
 
-    /// It has all frames of the video.
+    /// Marks that the entry has all frames of the video.
     pub fn complete(self) -> Self {
         Self { complete: true, ..self }
     }
 
-    /// Puts the entry in its place.
+    /// Renames the temporary file, replacing an older entry.
     pub fn finish(self) -> Result<()> {
         let Self { file, path, frames, complete, .. } = self;
         let finish = || {

@@ -1,4 +1,4 @@
-//! The choice of a face detector, and its loading.
+//! Selection and loading of the face detector.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,13 @@ use crate::face::{Error, Result};
 use crate::options::{FaceDetectorChoice, LoadOptions, Options};
 use crate::weights::{self, HubSettings, InsightFaceLicence};
 
-/// Makes a tracker for each job. Its files are looked for when the first job needs them: one that brings its
-/// own anchors needs none.
+/// Creates a tracker for each job. The detector's files are located when the first job needs them; jobs with
+/// an anchor file do not.
 pub struct FaceFinder {
     choice: FaceDetectorChoice,
     licence: InsightFaceLicence,
     settings: HubSettings,
-    /// Kept from the first job on: its file has 100 MB.
+    /// Cached after the first job, because its file has 100 MB.
     seeta_dlib: Mutex<Option<SeetaDlib>>,
 }
 
@@ -31,7 +31,7 @@ impl FaceFinder {
         Self { choice: options.face_detector, licence, settings, seeta_dlib: Mutex::default() }
     }
 
-    /// The detector that is used.
+    /// The detector in use; never `Auto`.
     pub fn choice(&self) -> FaceDetectorChoice {
         match self.choice {
             FaceDetectorChoice::Auto => FaceDetectorChoice::SeetaDlib,
@@ -39,7 +39,7 @@ impl FaceFinder {
         }
     }
 
-    /// Whether the detector's files are here and may be used. Reads none of them.
+    /// Checks that the detector's files exist and may be used, without reading them.
     pub fn check(&self) -> Result<()> {
         match self.choice {
             FaceDetectorChoice::Auto | FaceDetectorChoice::SeetaDlib => {
@@ -55,15 +55,15 @@ impl FaceFinder {
     /// A tracker for the frames of one video.
     pub fn tracker(&self, options: &Options, choice: FaceChoice) -> Result<FaceTracker> {
         let detector = self.detector(options)?;
-        // The original takes each frame's largest face: it knows neither persons nor cuts.
+        // The original uses each frame's largest face, without tracking and cut detection.
         match options.reference_compat {
             true => Ok(FaceTracker::without_memory(detector)),
             false => Ok(FaceTracker::choosing(detector, choice)),
         }
     }
 
-    /// The choice of the person whose face is the largest in `image`, (height, width, 3) u8, which was read
-    /// from `path`.
+    /// Criterion for the person with the largest face in `image`, (height, width, 3) u8, which was read from
+    /// `path`.
     pub fn like(&self, options: &Options, image: &Tensor, path: &Path) -> Result<FaceChoice> {
         let search = |source| Error::ReferenceSearch { path: path.to_path_buf(), source: Box::new(source) };
         let faces = self.detector(options)?.detect_all(image).map_err(search)?;

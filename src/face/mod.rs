@@ -1,4 +1,4 @@
-//! Faces: finding, tracking and caching them.
+//! Detection, tracking and caching of faces.
 
 mod error;
 pub mod anchor_file;

@@ -5,17 +5,18 @@ use candle_core::{Result, Tensor};
 /// A rectangle of a frame that changes.
 #[derive(Debug, Clone)]
 pub struct Patch {
-    /// Of the top left corner, in the frame's pixels.
+    /// Top left corner in pixels of the frame.
     pub x: usize,
     pub y: usize,
     /// The new pixels, (height, width, 3), u8.
     pub rgb: Tensor,
-    /// The share of the new face in them, (height, width), f32 in 0..=1; where it is 0 the pixel is the frame's.
+    /// Opacity of the generated face, (height, width), f32 in 0..=1. Where it is 0, the pixel equals that of
+    /// the frame.
     pub weight: Tensor,
 }
 
 impl Patch {
-    /// `frame`, (height, width, 3) u8, with the patch in its place.
+    /// `frame`, (height, width, 3) u8, with the patch applied.
     pub fn applied_to(&self, frame: &Tensor) -> Result<Tensor> {
         let (height, width, channels) = self.rgb.dims3()?;
         if height * width == 0 {

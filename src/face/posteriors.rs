@@ -4,13 +4,13 @@ use candle_core::{Device, IndexOp, Result, Tensor};
 
 use crate::weights::LatentShape;
 
-/// What the VAE says about one face: mean and standard deviation of the masked and of the whole image,
-/// stacked as (4, height, width, channels) in f32 on the CPU.
+/// VAE posteriors of one face: mean and standard deviation of the masked image, then of the whole image,
+/// (4, height, width, channels) f32 on the CPU.
 #[derive(Debug, Clone)]
 pub struct FacePosteriors(pub(crate) Tensor);
 
 impl FacePosteriors {
-    /// Little-endian bytes for the frame store.
+    /// Serialises to little-endian bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(self.0.flatten_all()?.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect())
     }
@@ -21,7 +21,7 @@ impl FacePosteriors {
         Ok(Self(Tensor::from_vec(values, (4, shape.height, shape.width, shape.channels), &Device::Cpu)?))
     }
 
-    /// The whole image's mean, (height, width, channels), unscaled.
+    /// Mean of the whole image's posterior, (height, width, channels), unscaled.
     pub fn whole_mean(&self) -> Result<Tensor> {
         self.0.i(2)
     }

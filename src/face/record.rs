@@ -1,4 +1,4 @@
-//! What is computed once for a face of the video, as memory and as bytes.
+//! Data that is computed once per face of a source frame, and its serialisation.
 
 use kernels::warp_affine::Affine;
 
@@ -8,19 +8,19 @@ use crate::face::{Error, Result};
 use crate::system;
 use crate::weights::LatentShape;
 
-/// A face of one source frame.
+/// The face of one source frame.
 #[derive(Debug, Clone)]
 pub struct FaceRecord {
-    /// From the frame's pixels to the crop's.
+    /// From the pixels of the frame to those of the crop.
     pub matrix: Affine,
     pub found: Found,
-    /// How much of the generated mouth the frame takes, 0 to 1.
+    /// Opacity of the generated mouth, 0 to 1.
     pub strength: f32,
-    /// Absent until the model needs this frame: at rates above its own it does not need all.
+    /// `None` until the model uses this frame; at rates above 25 it does not use all.
     pub posteriors: Option<FacePosteriors>,
 }
 
-/// Sizes that the bytes of faces are read back with.
+/// Sizes for deserialising faces.
 #[derive(Debug, Clone, Copy)]
 pub struct FaceShape {
     pub resolution: usize,
@@ -28,7 +28,7 @@ pub struct FaceShape {
 }
 
 impl FaceRecord {
-    /// Appends matrix, strength, how it was found and posteriors, in this order.
+    /// Appends matrix, strength, [`Found`] and posteriors, in this order.
     pub fn write_to(&self, bytes: &mut Vec<u8>) -> Result<()> {
         bytes.extend(self.matrix.0.as_flattened().iter().flat_map(|v| v.to_le_bytes()));
         bytes.extend(self.strength.to_le_bytes());
@@ -39,7 +39,7 @@ impl FaceRecord {
         Ok(())
     }
 
-    /// The inverse of [`Self::write_to`]; no bytes stand for no face.
+    /// Inverse of [`Self::write_to`]. Empty bytes mean that there is no face.
     pub fn from_bytes(bytes: &[u8], shape: FaceShape) -> Result<Option<Self>> {
         if bytes.is_empty() {
             return Ok(None);
@@ -51,7 +51,7 @@ impl FaceRecord {
             Some((matrix, f32::from_le_bytes(*strength), Found::from_byte(found)?, posteriors))
         };
         let (matrix, strength, found, posteriors) =
-            read().ok_or_else(|| stored(candle_core::Error::Msg("its bytes are none of a face".into())))?;
+            read().ok_or_else(|| stored(candle_core::Error::Msg("invalid bytes of a face".into())))?;
         let posteriors = match posteriors {
             [] => None,
             bytes => Some(FacePosteriors::from_bytes(bytes, shape.latents).map_err(stored)?),
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_face_survives_its_bytes() {
+    fn a_face_survives_serialisation() {
         let shape = FaceShape { resolution: 64, latents: LatentShape { height: 2, width: 2, channels: 1 } };
         let posteriors: Vec<u8> = (0..16u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
         for posteriors in [None, Some(FacePosteriors::from_bytes(&posteriors, shape.latents).unwrap())] {

@@ -1,7 +1,8 @@
-//! The voice on its way into the output: its own packets where the container takes them, AAC where not, with silence
-//! behind it where the output goes on.
+//! The audio track of the output: a copy of the voice's packets if possible, else AAC, padded with silence if
+//! required.
 //!
-//! Time 0 is the first sample that a decoder would give out, as in the features: a codec's run-in lies before it.
+//! Time 0 is the first sample that a decoder outputs, as in the audio features. The encoder delay of the
+//! codec precedes it.
 
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -13,26 +14,27 @@ use ffmpeg_next::format::sample::{Sample, Type as SampleType};
 use ffmpeg_next::media::Type;
 use ffmpeg_next::{Frame, Packet, Rational, ffi, frame};
 
-use super::source::{DecodedSource, Source};
+use super::source::{DecodedStream, MediaStream};
 use super::{check, wants_more};
 use crate::media::{Error, Result};
 use crate::options::Container;
 
-/// Seconds, a frame's, beyond which a voice that is copied would be heard away from the mouth.
-const HOLE: f64 = 0.04;
-/// Bits a second of AAC.
+/// Maximum deviation of a copied packet from its expected time, in seconds: one frame. A larger gap would put
+/// the voice out of sync with the mouth.
+const MAX_GAP: f64 = 0.04;
+/// Bit rate of AAC in bit/s.
 const BIT_RATE: usize = 192_000;
-/// Rates that AAC has.
+/// Sampling rates of AAC in Hz.
 const AAC_RATES: [i32; 13] =
     [7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000];
-/// A copied packet that is longer than this, in seconds, is not cut: some players play all of it.
-const LONGEST_CUT: f64 = 0.04;
+/// Maximum duration in seconds of a packet that is shortened; some players play longer ones in full.
+const MAX_CUT_PACKET: f64 = 0.04;
 
-/// Codecs with a place in MP4 that players know. Others the muxer may write, but few can read.
+/// Codecs that players support in MP4. The muxer accepts more.
 const IN_MP4: &[Id] = &[Id::AAC, Id::MP3, Id::AC3, Id::EAC3, Id::ALAC, Id::OPUS, Id::FLAC];
-/// The same of QuickTime, beside [`PLAIN`].
+/// Codecs that players support in QuickTime, in addition to [`PCM`].
 const IN_MOV: &[Id] = &[Id::AAC, Id::MP3, Id::AC3, Id::EAC3, Id::ALAC];
-/// The same of Matroska, beside [`PLAIN`].
+/// Codecs that players support in Matroska, in addition to [`PCM`].
 const IN_MKV: &[Id] = &[
     Id::AAC,
     Id::MP3,
@@ -48,8 +50,8 @@ const IN_MKV: &[Id] = &[
     Id::TTA,
     Id::WAVPACK,
 ];
-/// Samples as they are.
-const PLAIN: &[Id] = &[
+/// Uncompressed formats.
+const PCM: &[Id] = &[
     Id::PCM_U8,
     Id::PCM_S16LE,
     Id::PCM_S16BE,
@@ -61,21 +63,21 @@ const PLAIN: &[Id] = &[
     Id::PCM_F64LE,
 ];
 
-/// Where the sound of an output ends.
+/// End of the audio of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SoundEnd {
-    /// With the voice, or with the last picture where the voice is longer.
+    /// With the voice or the last picture, whichever is earlier.
     #[default]
     Cut,
-    /// With the last picture: silence follows a voice that is shorter.
+    /// With the last picture: a shorter voice is padded with silence.
     Pad,
 }
 
-/// How much sound an output has.
+/// Length of the audio of an output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span {
     pub frames: u64,
-    /// Seconds from one frame to the next.
+    /// Seconds per frame.
     pub frame_time: Rational,
     pub end: SoundEnd,
 }
@@ -85,14 +87,14 @@ impl Span {
         self.frames as f64 * f64::from(self.frame_time)
     }
 
-    /// Samples that fit in, at `rate` a second.
+    /// Number of samples at a sampling rate of `rate` Hz.
     fn samples(&self, rate: i32) -> u64 {
         let ticks = self.frames as u128 * self.frame_time.numerator().max(0) as u128 * rate.max(0) as u128;
         (ticks / self.frame_time.denominator().max(1) as u128).min(u64::MAX as u128) as u64
     }
 }
 
-/// Packets of sound, in order.
+/// Source of the audio packets of an output.
 pub(crate) enum AudioTrack {
     Copied(Box<CopiedTrack>),
     Encoded(Box<EncodedTrack>),
@@ -101,35 +103,35 @@ pub(crate) enum AudioTrack {
 impl AudioTrack {
     /// Opens the best audio stream of `path` for an output in `container`.
     ///
-    /// It is copied where the container has the codec and the end can be kept exactly: the sound ends by itself, is made
-    /// of single samples, or of packets so short that the container's note of where the last one ends is enough.
-    /// Otherwise, and where silence must follow, it is encoded to AAC, 192 kbit/s at its own rate and channels, and ends on
-    /// the sample.
+    /// The packets are copied if the container supports the codec and the end is exact: the audio ends before
+    /// the output, is PCM, or has packets that are short enough for the container's trimming of the last one.
+    /// Otherwise, and if silence must follow, the audio is encoded to AAC with 192 kbit/s, its own sampling
+    /// rate and channels, and a sample-exact end.
     pub(crate) fn open(
         path: &Path,
         span: Span,
         container: Container,
         format: *const ffi::AVOutputFormat,
     ) -> Result<Self> {
-        let source = Source::open(path, Type::Audio)?;
+        let source = MediaStream::open(path, Type::Audio)?;
         let id = source.stream().parameters().id();
         let (coded, plain) = match container {
             Container::Mp4 => (IN_MP4, &[][..]),
-            Container::Mov => (IN_MOV, PLAIN),
-            Container::Mkv => (IN_MKV, PLAIN),
+            Container::Mov => (IN_MOV, PCM),
+            Container::Mkv => (IN_MKV, PCM),
         };
-        // SAFETY: the format is one of FFmpeg's constants.
+        // SAFETY: the format is static.
         let taken = unsafe { ffi::avformat_query_codec(format, id.into(), ffi::FF_COMPLIANCE_NORMAL) == 1 };
         if taken && (coded.contains(&id) || plain.contains(&id)) {
             let copied = CopiedTrack::new(source);
-            if copied.ends_well(&span) && is_even(path, &span)? {
+            if copied.has_exact_end(&span) && is_continuous(path, &span)? {
                 return Ok(Self::Copied(Box::new(copied)));
             }
         }
         EncodedTrack::open(path, span).map(|track| Self::Encoded(Box::new(track)))
     }
 
-    /// Samples in a packet of the encoder's, whose timestamps count samples; only its last has fewer.
+    /// Samples per packet of the encoder; the last packet may have fewer. `None` for copied packets.
     pub(crate) fn frame_samples(&self) -> Option<i64> {
         match self {
             Self::Copied(_) => None,
@@ -137,7 +139,7 @@ impl AudioTrack {
         }
     }
 
-    /// Bytes of a sample of all channels, where the packets are nothing but samples.
+    /// Bytes per sample of all channels for PCM; `None` for other codecs.
     pub(crate) fn sample_bytes(&self) -> Option<usize> {
         match self {
             Self::Copied(track) => track.sample_bytes,
@@ -152,7 +154,7 @@ impl AudioTrack {
         }
     }
 
-    /// What the packets' timestamps count.
+    /// Unit of the packets' timestamps.
     pub(crate) fn time_base(&self) -> Rational {
         match self {
             Self::Copied(track) => track.source.stream().time_base(),
@@ -168,16 +170,16 @@ impl AudioTrack {
     }
 }
 
-/// Whether the packets of `path` can stand in the output as they are: without a hole, a step back or damage, which the
-/// decoded sound, the model's, closes; and, where silence would have to follow, to the end but for less than a packet.
-/// Headers may promise what the file does not hold, so its packets are read.
-fn is_even(path: &Path, span: &Span) -> Result<bool> {
-    let mut source = Source::open(path, Type::Audio)?;
+/// Whether the packets of `path` can be copied: without gaps, backward steps and damage, which decoding would
+/// remove from the audio that the model receives, and, for [`SoundEnd::Pad`], up to the end of the output
+/// except for less than a packet. Reads the packets, since headers may be wrong.
+fn is_continuous(path: &Path, span: &Span) -> Result<bool> {
+    let mut source = MediaStream::open(path, Type::Audio)?;
     let time_base = f64::from(source.stream().time_base());
-    let tolerance = (HOLE / time_base).ceil() as i64;
+    let tolerance = (MAX_GAP / time_base).ceil() as i64;
     let (mut damaged, mut start, mut end, mut longest) = (0, None, None, 0);
-    // How much later a packet is than the sound before it lasts. Rounded times and Vorbis's blocks of two lengths make
-    // it swing; what stays is a hole.
+    // Accumulated difference between a packet's time and the end of its predecessor. Rounded timestamps and
+    // Vorbis's two block sizes make it oscillate; a lasting difference is a gap.
     let mut late = 0i64;
     while let Some(packet) = source.next_packet(&mut damaged) {
         let Some(time) = packet.pts().or(packet.dts()) else { return Ok(false) };
@@ -186,7 +188,7 @@ fn is_even(path: &Path, span: &Span) -> Result<bool> {
             return Ok(false);
         }
         let first = *start.get_or_insert(time);
-        // The first packet of Matroska's may have none: the second tells.
+        // The first packet of a Matroska file may have no duration; the second one has.
         end = (packet.duration() > 0).then(|| time.saturating_add(packet.duration()));
         longest = longest.max(packet.duration());
         if end.is_some_and(|end| (end - first) as f64 * time_base >= span.seconds()) {
@@ -197,39 +199,39 @@ fn is_even(path: &Path, span: &Span) -> Result<bool> {
     Ok(damaged == 0 && (span.end == SoundEnd::Cut || seconds >= span.seconds()))
 }
 
-/// Packets as they stand in the file.
+/// Packets copied from the source file.
 pub(crate) struct CopiedTrack {
-    source: Source,
+    source: MediaStream,
     sample_bytes: Option<usize>,
-    /// Read while opening.
+    /// First packet, read during opening.
     first: Option<Packet>,
     /// Timestamp of the first sample.
     origin: Option<i64>,
-    /// Where the latest packet ends.
+    /// End of the last packet.
     end: i64,
     latest: Option<i64>,
 }
 
 impl CopiedTrack {
-    fn new(mut source: Source) -> Self {
+    fn new(mut source: MediaStream) -> Self {
         let start = source.stream().start_time();
         let origin = (start != ffi::AV_NOPTS_VALUE).then_some(start);
         let parameters = source.stream().parameters();
         // SAFETY: reads a plain field of valid parameters.
         let block = unsafe { (*parameters.as_ptr()).block_align };
-        let plain = PLAIN.contains(&parameters.id());
+        let plain = PCM.contains(&parameters.id());
         let sample_bytes = usize::try_from(block).ok().filter(|&bytes| plain && bytes > 0);
         let first = source.next_packet(&mut 0);
         Self { source, sample_bytes, first, origin, end: 0, latest: None }
     }
 
-    /// Whether the end is exact without encoding.
-    fn ends_well(&self, span: &Span) -> bool {
+    /// Whether the end of the output is exact without encoding.
+    fn has_exact_end(&self, span: &Span) -> bool {
         let stream = self.source.stream();
         let duration = stream.duration() as f64 * f64::from(stream.time_base());
-        let ends_by_itself = stream.duration() > 0 && duration <= span.seconds() + LONGEST_CUT;
+        let ends_by_itself = stream.duration() > 0 && duration <= span.seconds() + MAX_CUT_PACKET;
         let packet = self.first.as_ref().map_or(0, Packet::duration) as f64 * f64::from(stream.time_base());
-        self.sample_bytes.is_some() || ends_by_itself || (packet > 0.0 && packet <= LONGEST_CUT)
+        self.sample_bytes.is_some() || ends_by_itself || (packet > 0.0 && packet <= MAX_CUT_PACKET)
     }
 
     fn next_packet(&mut self) -> Option<Packet> {
@@ -238,10 +240,10 @@ impl CopiedTrack {
             let mut packet = self.first.take().or_else(|| self.source.next_packet(&mut damaged))?;
             let stamp = packet.pts().or(packet.dts());
             let origin = *self.origin.get_or_insert(stamp.unwrap_or(0));
-            // Sound has no reordering: one time serves for both.
+            // Audio is not reordered: presentation and decoding times are equal.
             let time = stamp.map_or(self.end, |stamp| stamp.saturating_sub(origin));
             if self.latest.is_some_and(|latest| time <= latest) {
-                continue; // a broken time line, which no container takes
+                continue; // Containers refuse non-monotonic timestamps.
             }
             packet.set_pts(Some(time));
             packet.set_dts(Some(time));
@@ -253,30 +255,30 @@ impl CopiedTrack {
     }
 }
 
-/// Sound that is decoded and encoded again.
+/// Audio that is decoded and encoded to AAC.
 pub(crate) struct EncodedTrack {
-    source: DecodedSource,
-    /// What the decoder gives now.
+    source: DecodedStream,
+    /// Current format of the decoder's output.
     format: SoundFormat,
-    /// From there to the encoder's rate and channels.
+    /// Converts to the sampling rate, sample format and channels of the encoder.
     adapter: filter::Graph,
-    /// From there to the encoder's frames, as many samples as the output lasts.
+    /// Pads or trims to the length of the output and divides into frames of the encoder.
     cutter: filter::Graph,
     encoder: codec::encoder::audio::Encoder,
     rate: i32,
-    /// Decoded and not filtered yet: the first frame, or one of another format than those before.
+    /// Decoded but unfiltered frame: the first one, or the first one after a change of format.
     next: Option<Frame>,
-    /// Samples that went into the adapter.
-    given: i64,
-    /// Samples that went into the cutter.
-    adapted: i64,
+    /// Number of samples passed to the adapter.
+    decoded_samples: i64,
+    /// Number of samples passed to the cutter.
+    adapted_samples: i64,
 }
 
 impl EncodedTrack {
     fn open(path: &Path, span: Span) -> Result<Self> {
-        let mut source = DecodedSource::open(path, Type::Audio)?;
+        let mut source = DecodedStream::open(path, Type::Audio)?;
         let Some(first) = source.next_frame() else {
-            let reason = format!("no sound in it could be decoded ({} damaged packets)", source.damaged);
+            let reason = format!("its audio cannot be decoded ({} damaged packets)", source.damaged);
             return Err(Error::NotMedia { path: path.to_path_buf(), reason });
         };
         let failed =
@@ -287,13 +289,23 @@ impl EncodedTrack {
         let adapter = adapter(&format, &encoder).map_err(failed)?;
         let cutter = cutter(&encoder, span.samples(rate), span.end).map_err(failed)?;
         let next = Some(first);
-        Ok(Self { source, format, adapter, cutter, encoder, rate, next, given: 0, adapted: 0 })
+        Ok(Self {
+            source,
+            format,
+            adapter,
+            cutter,
+            encoder,
+            rate,
+            next,
+            decoded_samples: 0,
+            adapted_samples: 0,
+        })
     }
 
     fn next_packet(&mut self) -> Result<Option<Packet>> {
         self.advance().map_err(|e| Error::EncodeSound {
             path: self.source.source.path.clone(),
-            reason: format!(", after {} samples: {e}", self.adapted),
+            reason: format!(", after {} samples: {e}", self.adapted_samples),
         })
     }
 
@@ -316,26 +328,26 @@ impl EncodedTrack {
         }
     }
 
-    /// One more adapted frame, or the end, into the cutter.
+    /// Passes the next adapted frame, or the end of the audio, to the cutter.
     fn feed_cutter(&mut self) -> Result<(), ffmpeg::Error> {
         loop {
             let mut adapted = frame::Audio::empty();
             match end_of(&mut self.adapter, "out")?.sink().frame(&mut adapted) {
                 Ok(()) => {
-                    adapted.set_pts(Some(self.adapted));
-                    self.adapted += adapted.samples() as i64;
+                    adapted.set_pts(Some(self.adapted_samples));
+                    self.adapted_samples += adapted.samples() as i64;
                     return match end_of(&mut self.cutter, "in")?.source().add(&adapted) {
-                        // It has had all that the output needs.
+                        // The cutter has received all samples of the output.
                         Err(ffmpeg::Error::Eof) => Ok(()),
                         other => other,
                     };
                 }
                 Err(ffmpeg::Error::Eof) => match &self.next {
-                    // Joined files and recordings of broadcasts change their rate or their channels.
+                    // Concatenated files and broadcast recordings change their sampling rate or channels.
                     Some(next) => {
                         self.format = SoundFormat::of(next)?;
                         self.adapter = adapter(&self.format, &self.encoder)?;
-                        self.given = 0;
+                        self.decoded_samples = 0;
                     }
                     None => return end_of(&mut self.cutter, "in")?.source().flush(),
                 },
@@ -345,7 +357,7 @@ impl EncodedTrack {
         }
     }
 
-    /// One more decoded frame into the adapter, or its end where the sound ends or changes.
+    /// Passes the next decoded frame to the adapter, or flushes it if the audio ends or changes its format.
     fn feed_adapter(&mut self) -> Result<(), ffmpeg::Error> {
         let mut source = end_of(&mut self.adapter, "in")?;
         let Some(mut decoded) = self.next.take().or_else(|| self.source.next_frame()) else {
@@ -355,23 +367,23 @@ impl EncodedTrack {
             self.next = Some(decoded);
             return source.source().flush();
         }
-        decoded.set_pts(Some(self.given));
-        // SAFETY: the frame is valid and holds sound.
+        decoded.set_pts(Some(self.decoded_samples));
+        // SAFETY: the frame is a valid audio frame.
         unsafe {
             let raw = decoded.as_mut_ptr();
             name_channels(&mut (*raw).ch_layout);
-            self.given += i64::from((*raw).nb_samples);
+            self.decoded_samples += i64::from((*raw).nb_samples);
         }
         source.source().add(&decoded)
     }
 }
 
-/// The filter `in` or `out` of a graph.
+/// The source (`in`) or sink (`out`) of a graph.
 fn end_of(graph: &mut filter::Graph, name: &str) -> Result<filter::Context, ffmpeg::Error> {
     graph.get(name).ok_or(ffmpeg::Error::FilterNotFound)
 }
 
-/// Rate, sample format and channels, as FFmpeg's filters take them.
+/// Sampling rate, sample format and channel layout, as in FFmpeg's filter arguments.
 #[derive(PartialEq, Eq)]
 struct SoundFormat {
     rate: i32,
@@ -381,7 +393,8 @@ struct SoundFormat {
 
 impl SoundFormat {
     fn of(frame: &Frame) -> Result<Self, ffmpeg::Error> {
-        // SAFETY: the frame is valid and holds sound. The layout is a copy that is freed below.
+        // SAFETY: the frame is a valid audio frame, and `format` is one of FFmpeg's sample formats. The
+        // layout is a copy that is freed below.
         unsafe {
             let raw = &*frame.as_ptr();
             let format: ffi::AVSampleFormat = std::mem::transmute(raw.format);
@@ -401,24 +414,24 @@ impl SoundFormat {
     }
 }
 
-/// A channel layout by the name that filters and encoders know it by.
+/// FFmpeg's name of a channel layout.
 fn describe(layout: &ffi::AVChannelLayout) -> Result<String, ffmpeg::Error> {
     let mut text = [0u8; 256];
-    // SAFETY: the layout is valid, and the text has the length that is given.
+    // SAFETY: the layout is valid, and the buffer has the given length.
     check(unsafe { ffi::av_channel_layout_describe(layout, text.as_mut_ptr().cast(), text.len()) })?;
     let text = CStr::from_bytes_until_nul(&text).map_err(|_| ffmpeg::Error::Bug)?;
     Ok(text.to_string_lossy().into_owned())
 }
 
-/// Gives channels that the file does not name the usual names for their number.
+/// Sets the default layout for the number of channels if the file does not specify one.
 fn name_channels(layout: &mut ffi::AVChannelLayout) {
     if layout.order == ffi::AVChannelOrder::AV_CHANNEL_ORDER_UNSPEC {
-        // SAFETY: a valid layout without memory of its own is overwritten.
+        // SAFETY: the layout is valid, and an unspecified one owns no memory.
         unsafe { ffi::av_channel_layout_default(layout, layout.nb_channels) };
     }
 }
 
-/// AAC with the sound's own channels; with two where AAC has no such arrangement.
+/// AAC encoder with the channels of the audio, or stereo if AAC does not support their layout.
 fn open_encoder(format: &SoundFormat) -> Option<codec::encoder::audio::Encoder> {
     let codec = codec::encoder::find(Id::AAC)?;
     let rate = AAC_RATES.into_iter().find(|&rate| rate >= format.rate).unwrap_or(96_000);
@@ -430,7 +443,7 @@ fn open_encoder(format: &SoundFormat) -> Option<codec::encoder::audio::Encoder> 
         encoder.set_bit_rate(BIT_RATE);
         encoder.set_time_base((1, rate));
         encoder.set_flags(codec::Flags::GLOBAL_HEADER | codec::Flags::BITEXACT);
-        // SAFETY: the context is valid and not open yet; it owns the layout.
+        // SAFETY: the context is valid, not open yet, and owns the layout.
         let named = unsafe {
             ffi::av_channel_layout_from_string(&mut (*encoder.as_mut_ptr()).ch_layout, layout.as_ptr())
         };
@@ -439,7 +452,7 @@ fn open_encoder(format: &SoundFormat) -> Option<codec::encoder::audio::Encoder> 
     })
 }
 
-/// Decoded sound in, sound of the encoder's rate and channels out.
+/// Filter graph from the decoder's format to that of the encoder.
 fn adapter(
     from: &SoundFormat,
     encoder: &codec::encoder::audio::Encoder,
@@ -451,8 +464,8 @@ fn adapter(
     )
 }
 
-/// Adapted sound in, the encoder's frames out, `samples` of them in all: at most, or exactly where silence fills up.
-/// There is one for all of the sound: only its last frame may be short.
+/// Filter graph that outputs frames of the encoder's size with `samples` samples in total: at most, or
+/// exactly with [`SoundEnd::Pad`]. One graph serves the whole audio, so only its last frame may be short.
 fn cutter(
     encoder: &codec::encoder::audio::Encoder,
     samples: u64,
@@ -468,7 +481,7 @@ fn cutter(
     Ok(graph)
 }
 
-/// The filters `chain`, between one named `in` and one named `out`.
+/// Filter graph of `chain` between a source named `in` and a sink named `out`.
 fn graph(from: &SoundFormat, chain: &str) -> Result<filter::Graph, ffmpeg::Error> {
     let find = |name| filter::find(name).ok_or(ffmpeg::Error::FilterNotFound);
     let SoundFormat { rate, sample, layout } = from;

@@ -1,20 +1,20 @@
-//! What the numbers in a picture mean: the tags a file carries, and the conversion that follows from them.
+//! Colour tags of a file and the YUV–RGB conversion that follows from them.
 
 use ffmpeg_next::ffi;
 use ffmpeg_next::util::chroma;
 use ffmpeg_next::util::color::{Primaries, Range, Space, TransferCharacteristic};
 
-/// Which matrix turns YUV into RGB and back.
+/// Choice of the YUV–RGB matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColourMode {
-    /// The one the file names; [`ColourTags::coding`] says what holds for a file that names none.
+    /// The matrix in the file's tags; [`ColourTags::coding`] defines the default for untagged files.
     #[default]
     Tagged,
-    /// BT.601 whatever the file says, with OpenCV's arithmetic: what the original's frames went through.
+    /// BT.601 regardless of the tags, with OpenCV's arithmetic, as in the original.
     ReferenceBt601,
 }
 
-/// The colour description of a stream, as it stands in the file and as the output repeats it.
+/// Colour tags of a stream. The output has the same tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColourTags {
     pub matrix: Space,
@@ -25,10 +25,10 @@ pub struct ColourTags {
 }
 
 impl ColourTags {
-    /// How samples of a video of this size are coded.
+    /// Matrix and range of a video of this size.
     ///
-    /// Untagged video is BT.709 from 1280 pixels of width or 577 lines on and BT.601 below, as mpv and most players
-    /// show it; an untagged range is limited.
+    /// As in mpv and most players, the default is BT.709 for at least 1280 columns or 577 rows and BT.601
+    /// below; the default range is limited.
     pub fn coding(&self, width: usize, height: usize) -> Coding {
         let matrix = match self.matrix {
             Space::BT709 => Matrix::Bt709,
@@ -42,7 +42,7 @@ impl ColourTags {
         Coding { matrix, full_range: self.range == Range::JPEG }
     }
 
-    /// The name of the transfer curve where it is one of high dynamic range.
+    /// Name of the transfer function if it is an HDR one.
     pub fn high_dynamic_range(&self) -> Option<&'static str> {
         match self.transfer {
             TransferCharacteristic::SMPTE2084 => Some("PQ"),
@@ -52,7 +52,7 @@ impl ColourTags {
     }
 }
 
-/// The weights of red, green and blue in luma.
+/// Luma coefficients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Matrix {
     Bt601,
@@ -63,7 +63,7 @@ pub enum Matrix {
 }
 
 impl Matrix {
-    /// Weights of red and of blue; green has the rest (ITU-T H.273, table 4).
+    /// K_R and K_B (ITU-T H.273, table 4); K_G = 1 − K_R − K_B.
     pub(crate) fn red_blue(self) -> (f32, f32) {
         match self {
             Matrix::Bt601 => (0.299, 0.114),
@@ -74,7 +74,7 @@ impl Matrix {
         }
     }
 
-    /// The number by which swscale knows it.
+    /// Identifier in swscale.
     pub(crate) fn sws(self) -> std::ffi::c_int {
         match self {
             Matrix::Bt601 => ffi::SWS_CS_ITU601,
@@ -86,16 +86,16 @@ impl Matrix {
     }
 }
 
-/// How YUV samples stand for colours.
+/// Matrix and range of YUV samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coding {
     pub matrix: Matrix,
-    /// 0–255 instead of 16–235 (at 8 bits).
+    /// 0–255 instead of 16–235 (for 8 bits).
     pub full_range: bool,
 }
 
-/// The codes of black, of grey in chroma, and how far luma and chroma reach, at one depth.
-pub(crate) struct Spans {
+/// Sample values at one bit depth: black, neutral chroma, and the ranges of luma and chroma.
+pub(crate) struct SampleLevels {
     pub luma: f32,
     pub chroma: f32,
     pub black: f32,
@@ -103,12 +103,12 @@ pub(crate) struct Spans {
 }
 
 impl Coding {
-    /// For samples of `depth` ≥ 8 bits (ITU-T H.273, equations 23 to 31).
-    pub(crate) fn spans(self, depth: u32) -> Spans {
+    /// Levels for samples of `depth` ≥ 8 bits (ITU-T H.273, equations 23 to 31).
+    pub(crate) fn levels(self, depth: u32) -> SampleLevels {
         let step = (1u32 << (depth - 8)) as f32;
         let full = ((1u32 << depth) - 1) as f32;
         let (luma, chroma, black) =
             if self.full_range { (full, full, 0.0) } else { (219.0 * step, 224.0 * step, 16.0 * step) };
-        Spans { luma, chroma, black, grey: 128.0 * step }
+        SampleLevels { luma, chroma, black, grey: 128.0 * step }
     }
 }

@@ -1,4 +1,5 @@
-//! From a decoder's frame to a [`Picture`]: square pixels, upright, in a format that can be read and written.
+//! Conversion of decoded frames to [`Picture`]s: square pixels, upright, in a format that
+//! [`paste`](super::paste) supports.
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
@@ -9,33 +10,33 @@ use ffmpeg_next::util::chroma;
 use ffmpeg_next::util::color::{Primaries, Range, Space, TransferCharacteristic};
 
 use crate::media::colour::{Coding, ColourMode, ColourTags};
-use crate::media::picture::{Look, Picture, components, plain_format, share, without_j};
+use crate::media::picture::{ColourConversion, Picture, components, plain_format, share, without_j};
 use crate::media::rotation::Orientation;
 use crate::media::scale::{Conversion, Layout, Scaler};
 
-/// Aspect ratios beyond this are broken metadata, not anamorphic video.
-const LARGEST_ASPECT: f64 = 8.0;
+/// Larger sample aspect ratios are treated as broken metadata, not as anamorphic video.
+const MAX_ASPECT: f64 = 8.0;
 
-/// What is done to every frame of one video. Most need nothing and keep the decoder's memory.
-pub(crate) struct Preparer {
-    /// What a frame is converted to before it is turned.
-    upright: Layout,
+/// Converter for the frames of one video. Frames that need no conversion keep the decoder's memory.
+pub(crate) struct FrameNormalizer {
+    /// Format and size before rotation.
+    unrotated: Layout,
     orientation: Orientation,
     tags: ColourTags,
-    look: Look,
+    colours: ColourConversion,
     scaler: Option<Scaler>,
 }
 
-impl Preparer {
-    /// Decides by the first frame; `stream_matrix` is the stream's display matrix, which a frame's own overrides;
-    /// `aspect` the shape of a pixel, width by height.
+impl FrameNormalizer {
+    /// Derives the conversion from the first frame. `stream_matrix`: display matrix of the stream, used if
+    /// the frame has none; `aspect`: sample aspect ratio, width by height.
     pub(crate) fn new(
         first: &frame::Video,
         stream_matrix: Option<&[u8]>,
         aspect: f64,
         mode: ColourMode,
     ) -> Self {
-        let first = &renamed(first);
+        let first = &without_yuvj(first);
         let of_frame = first.side_data(side_data::Type::DisplayMatrix);
         let orientation = of_frame
             .as_ref()
@@ -45,29 +46,29 @@ impl Preparer {
             .unwrap_or_default();
         let stored = Layout::of(first);
         let keeps_format = components(stored.format).is_some()
-            && (orientation.is_identity() || can_be_turned(stored.format, orientation));
+            && (orientation.is_identity() || can_be_rotated(stored.format, orientation));
         let (width, height) = square(stored.width, stored.height, aspect);
         let format = if keeps_format { stored.format } else { plain_format(stored.format) };
         let tags = tags(first);
         let coding = tags.coding(stored.width as usize, stored.height as usize);
         Self {
-            upright: Layout { format, width, height },
+            unrotated: Layout { format, width, height },
             orientation,
             tags,
-            look: Look { coding, mode },
+            colours: ColourConversion { coding, mode },
             scaler: None,
         }
     }
 
     /// (width, height) of the pictures.
     pub(crate) fn size(&self) -> (usize, usize) {
-        let (width, height) = (self.upright.width as usize, self.upright.height as usize);
+        let (width, height) = (self.unrotated.width as usize, self.unrotated.height as usize);
         if self.orientation.transpose { (height, width) } else { (width, height) }
     }
 
-    /// Of the pictures.
+    /// Pixel format of the pictures.
     pub(crate) fn format(&self) -> Pixel {
-        self.upright.format
+        self.unrotated.format
     }
 
     pub(crate) fn tags(&self) -> ColourTags {
@@ -75,14 +76,14 @@ impl Preparer {
     }
 
     pub(crate) fn coding(&self) -> Coding {
-        self.look.coding
+        self.colours.coding
     }
 
-    pub(crate) fn prepare(&mut self, frame: &frame::Video) -> Result<Picture, ffmpeg::Error> {
-        let mut frame = renamed(frame);
+    pub(crate) fn convert(&mut self, frame: &frame::Video) -> Result<Picture, ffmpeg::Error> {
+        let mut frame = without_yuvj(frame);
         let stored = Layout::of(&frame);
-        if stored != self.upright {
-            let conversion = Conversion::accurate(stored, self.upright, self.look.coding);
+        if stored != self.unrotated {
+            let conversion = Conversion::accurate(stored, self.unrotated, self.colours.coding);
             let scaler = match &mut self.scaler {
                 Some(scaler) if *scaler.conversion() == conversion => scaler,
                 cached => cached.insert(Scaler::new(conversion)?),
@@ -92,13 +93,14 @@ impl Preparer {
         if !self.orientation.is_identity() {
             frame = self.orientation.apply(&frame)?;
         }
-        strip(&mut frame);
-        Ok(Picture::new(frame, self.look))
+        strip_metadata(&mut frame);
+        Ok(Picture::new(frame, self.colours))
     }
 }
 
-/// Another reference to the frame, in a format whose name does not speak of the range.
-fn renamed(frame: &frame::Video) -> frame::Video {
+/// A new reference to the frame, with deprecated full-range formats (`YUVJ…`) replaced by a format and a
+/// range tag.
+fn without_yuvj(frame: &frame::Video) -> frame::Video {
     let mut frame = share(frame);
     if let Some(format) = without_j(frame.format()) {
         frame.set_format(format);
@@ -107,9 +109,9 @@ fn renamed(frame: &frame::Video) -> frame::Video {
     frame
 }
 
-/// Width and height with square pixels: the shorter side grows, so that no detail is lost.
+/// Width and height with square pixels. The smaller side is enlarged, so no detail is lost.
 fn square(width: u32, height: u32, aspect: f64) -> (u32, u32) {
-    let usable = aspect.is_finite() && (1.0 / LARGEST_ASPECT..=LARGEST_ASPECT).contains(&aspect);
+    let usable = aspect.is_finite() && (1.0 / MAX_ASPECT..=MAX_ASPECT).contains(&aspect);
     if !usable || (aspect - 1.0).abs() < 1e-3 {
         return (width, height);
     }
@@ -121,20 +123,20 @@ fn square(width: u32, height: u32, aspect: f64) -> (u32, u32) {
     }
 }
 
-fn can_be_turned(format: ffmpeg::format::Pixel, orientation: Orientation) -> bool {
+fn can_be_rotated(format: ffmpeg::format::Pixel, orientation: Orientation) -> bool {
     format.descriptor().is_some_and(|descriptor| {
-        // SAFETY: descriptors are FFmpeg's constants.
+        // SAFETY: descriptors are static.
         let raw = unsafe { &*descriptor.as_ptr() };
         let planar = raw.flags & ffi::AV_PIX_FMT_FLAG_PLANAR as u64 != 0;
         planar && (!orientation.transpose || raw.log2_chroma_w == raw.log2_chroma_h)
     })
 }
 
-/// The colour description of a frame; RGB becomes BT.709 YUV and says so.
+/// Colour tags of a frame. RGB is converted to BT.709 YUV and tagged accordingly.
 fn tags(frame: &frame::Video) -> ColourTags {
     let is_rgb = frame.format().descriptor().is_some_and(|descriptor| {
         let rgb_or_palette = ffi::AV_PIX_FMT_FLAG_RGB | ffi::AV_PIX_FMT_FLAG_PAL;
-        // SAFETY: descriptors are FFmpeg's constants.
+        // SAFETY: descriptors are static.
         unsafe { (*descriptor.as_ptr()).flags & rgb_or_palette as u64 != 0 }
     });
     if is_rgb {
@@ -155,13 +157,13 @@ fn tags(frame: &frame::Video) -> ColourTags {
     }
 }
 
-/// Removes what belongs to the stored frame, not to the picture: rotation, captions, aspect ratio.
-fn strip(frame: &mut frame::Video) {
-    // SAFETY: the frame is valid, and the list shrinks with every call.
+/// Removes the side data (rotation, captions) and the aspect ratio of the stored frame.
+fn strip_metadata(frame: &mut frame::Video) {
+    // SAFETY: the frame is valid. Entry 0 exists whenever it is removed.
     unsafe {
         let raw = frame.as_mut_ptr();
         (*raw).sample_aspect_ratio = ffi::AVRational { num: 1, den: 1 };
-        // One call removes all entries of a kind, so this many are enough.
+        // A call removes all entries of one type, so at most this many calls are needed.
         for _ in 0..(*raw).nb_side_data {
             if (*raw).nb_side_data > 0 {
                 ffi::av_frame_remove_side_data(raw, (**(*raw).side_data).type_);
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixels_become_square_without_losing_any() {
+    fn pixels_become_square_without_losing_detail() {
         assert_eq!(square(720, 576, 64.0 / 45.0), (1024, 576));
         assert_eq!(square(1440, 1080, 4.0 / 3.0), (1920, 1080));
         assert_eq!(square(720, 480, 8.0 / 9.0), (720, 540));

@@ -1,7 +1,7 @@
-//! Interlaced frames made whole: two fields of different times, woven together, have combs at every edge that moves.
+//! Deinterlacing: weaving two fields of different times shows combs at moving edges.
 //!
-//! FFmpeg's `bwdif` fills one field's lines from its neighbours in space and time, one frame for one frame. Frames that
-//! are not flagged as interlaced pass untouched.
+//! FFmpeg's `bwdif` interpolates the lines of one field from their neighbours in space and time, one output
+//! frame per input frame. Frames that are not flagged as interlaced pass through unchanged.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use ffmpeg_next::{ffi, filter, frame};
 
 use super::scale::Layout;
 
-/// Keeps the number of frames, and leaves progressive ones alone.
+/// Keeps the number of frames and does not change progressive ones.
 const FILTER: &str = "bwdif=mode=send_frame:parity=auto:deint=interlaced";
 
-/// A frame and when it is shown, in ticks of its stream.
+/// A frame with its presentation time, in ticks of its stream.
 pub(crate) struct TimedFrame {
     pub frame: frame::Video,
     pub timestamp: Option<i64>,
-    /// 0 where it is not known.
+    /// 0 if unknown.
     pub duration: i64,
 }
 
@@ -28,20 +28,20 @@ impl From<frame::Video> for TimedFrame {
     }
 }
 
-/// Sets itself up when the first interlaced frame comes.
+/// Deinterlacer whose filter graph is created at the first interlaced frame.
 #[derive(Default)]
 pub(crate) struct Deinterlacer {
     graph: Option<(filter::Graph, Layout)>,
-    /// Times of the frames inside, in order: the filter changes them.
+    /// Times of the frames inside the filter, in order; the filter changes them.
     inside: VecDeque<(Option<i64>, i64)>,
     pushed: i64,
 }
 
-// SAFETY: the graph is owned, is not tied to the thread that made it, and is only used through `&mut`.
+// SAFETY: the graph is owned, has no thread affinity and is only used through `&mut`.
 unsafe impl Send for Deinterlacer {}
 
 impl Deinterlacer {
-    /// Takes a frame; gives those that are ready, in order.
+    /// Adds a frame. Returns the frames that are ready, in order.
     pub(crate) fn push(&mut self, timed: TimedFrame) -> Vec<TimedFrame> {
         let layout = Layout::of(&timed.frame);
         let mut ready = match &self.graph {
@@ -51,7 +51,7 @@ impl Deinterlacer {
         if self.graph.is_none() {
             match timed.frame.is_interlaced().then(|| graph(layout)) {
                 Some(Ok(graph)) => self.graph = Some((graph, layout)),
-                // Progressive, or in a format or size that the filter does not know: woven as it is.
+                // Progressive, or in a format or size that the filter does not support: passed through woven.
                 None | Some(Err(_)) => {
                     ready.push(timed);
                     return ready;
@@ -70,11 +70,11 @@ impl Deinterlacer {
         ready
     }
 
-    /// The frames that are still inside.
+    /// Returns the remaining frames.
     pub(crate) fn finish(&mut self) -> Vec<TimedFrame> {
         let Some((graph, _)) = &mut self.graph else { return Vec::new() };
         if let Some(mut input) = graph.get("in") {
-            // A failure shows in what comes out.
+            // An error is visible in the output of the sink.
             let _ = input.source().flush();
         }
         let rest = self.drain();
@@ -99,7 +99,7 @@ impl Deinterlacer {
     }
 }
 
-/// The filter between an input and an output of the same format.
+/// Filter graph between a source and a sink of the same format.
 fn graph(layout: Layout) -> Result<filter::Graph, ffmpeg::Error> {
     let Layout { format, width, height } = layout;
     let descriptor = format.descriptor().ok_or(ffmpeg::Error::InvalidData)?;
@@ -113,7 +113,8 @@ fn graph(layout: Layout) -> Result<filter::Graph, ffmpeg::Error> {
     graph.output("in", 0)?.input("out", 0)?.parse(FILTER)?;
     graph.validate()?;
     let mut output = graph.get("out").ok_or(missing)?;
-    // SAFETY: the sink is configured. A filter that does not know a format has it converted, which must not be.
+    // SAFETY: the sink is configured. FFmpeg inserts a conversion if the filter does not support the format,
+    // which would change the pictures.
     let kept = unsafe { ffi::av_buffersink_get_format(output.as_mut_ptr()) };
     let format: ffi::AVPixelFormat = format.into();
     if kept != format as i32 {

@@ -1,8 +1,8 @@
-//! The video encoder: chosen once, then one instance for each segment, with timestamps that go on.
+//! The video encoder: selected once per job, with one FFmpeg instance per segment and continuous timestamps.
 //!
-//! Every segment begins with a key frame and refers to nothing before it, so that segments of two runs can be
-//! joined. Software encoders give the same bytes on every machine: what they make of their number of threads is
-//! fixed.
+//! Every segment begins with a key frame and is independent of the previous ones, so segments of different
+//! runs can be concatenated. Software encoders produce the same bytes on every machine: the settings that
+//! depend on the number of threads are fixed.
 
 use std::path::Path;
 
@@ -15,167 +15,177 @@ use ffmpeg_next::{Packet, Rational, ffi, packet, picture};
 use super::colour::{Coding, ColourTags};
 use super::picture::Picture;
 use super::{hardware, wants_more};
-use crate::media::encoder_input::{Fit, Target, padded_size};
+use crate::media::encoder_input::{EncoderFormat, EncoderInput, padded_size};
 use crate::media::{Error, Result};
 use crate::options::{EncoderChoice, Encoding, VideoCodec};
 use crate::system;
 
-/// x264's result depends on the number of its threads, so this is not the number of cores.
+/// Number of encoder threads. Constant, not the number of cores, because the output of x264 depends on it.
 const THREADS: usize = 8;
-/// x265's depends on whether it has a pool of threads, and on more than three of them in it. It makes as many as it
-/// is told to. Frames are encoded one after the other.
+/// The output of x265 depends on the existence of a thread pool and on whether it has more than three
+/// threads. With `frame-threads=1` frames are encoded sequentially.
 const X265: &str = "log-level=none:info=0:open-gop=0:pools=8:frame-threads=1:wpp=1:lookahead-slices=0";
-/// Below this many pixels of width and height, FFmpeg finds no way by itself to cut a picture of FFV1 into slices.
-const ONE_SLICE: usize = 32;
-/// Both x264 and x265 show a picture up to two later than they decode it.
-const REORDERED: i64 = 2;
+/// If width and height are smaller, FFmpeg's FFV1 encoder finds no default division into slices.
+const MIN_SLICED_SIDE: usize = 32;
+/// Reordering depth of x264 and x265, in pictures.
+const REORDER_DEPTH: i64 = 2;
 
-/// How long the software encoders of H.264 and HEVC take over a picture.
+/// Preset of the software encoders for H.264 and HEVC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// Their `medium`.
+    /// `medium`.
     #[default]
     Medium,
-    /// Their `ultrafast`: larger files.
-    Least,
+    /// `ultrafast`: larger files.
+    Fast,
 }
 
 impl Effort {
     fn preset(self) -> &'static str {
         match self {
             Self::Medium => "medium",
-            Self::Least => "ultrafast",
+            Self::Fast => "ultrafast",
         }
     }
 }
 
-/// What is to be encoded.
+/// Format of the pictures of a job.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pictures {
+pub(crate) struct PictureFormat {
     pub width: usize,
     pub height: usize,
     pub format: Pixel,
     pub colour: ColourTags,
     pub coding: Coding,
-    /// Seconds from one to the next.
+    /// Seconds per picture.
     pub frame_time: Rational,
 }
 
-/// An encoder's settings; [`Plan::open`] makes an instance.
-struct Plan {
+/// Settings of an encoder; [`EncoderConfig::open`] creates an instance.
+struct EncoderConfig {
     name: &'static str,
     options: Vec<(&'static str, String)>,
-    target: Target,
-    pictures: Pictures,
+    target: EncoderFormat,
+    pictures: PictureFormat,
     codec: VideoCodec,
     software: bool,
 }
 
-/// Pictures in, packets out. Timestamps count pictures.
+/// Encodes pictures to packets. Timestamps are picture numbers.
 pub(crate) struct VideoEncoder {
-    plan: Plan,
-    /// That of the segment that is being encoded.
+    config: EncoderConfig,
+    /// Encoder of the current segment.
     current: Option<encoder::video::Encoder>,
     parameters: codec::Parameters,
     headers: Vec<u8>,
-    fit: Fit,
-    /// How many pictures later than decoded a picture may be shown.
+    input: EncoderInput,
+    /// Difference between decoding order and presentation order, in pictures.
     delay: i64,
     pictures: i64,
     packets: i64,
 }
 
-// SAFETY: parameters are owned memory that no thread is tied to, and are only read.
+// SAFETY: `parameters` is owned memory without thread affinity and is only read.
 unsafe impl Send for VideoEncoder {}
 
 impl VideoEncoder {
-    /// Chooses the encoder and opens it. What is said instead of failing, if anything, comes with it.
+    /// Selects and opens the encoder. The second value is a warning, if any.
     ///
     /// # Errors
-    /// [`Error::NoEncoder`], [`Error::NoHardwareEncoder`], [`Error::Encode`] where the encoder refuses the pictures.
+    /// [`Error::NoEncoder`], [`Error::NoHardwareEncoder`], [`Error::Encode`] where the encoder refuses the
+    /// pictures.
     pub(crate) fn open(
-        pictures: Pictures,
+        pictures: PictureFormat,
         encoding: &Encoding,
         effort: Effort,
         path: &Path,
     ) -> Result<(Self, Option<String>)> {
         let mut tried = Vec::new();
         for kind in hardware::candidates(encoding.encoder) {
-            let Some(plan) = Plan::hardware(kind, pictures, encoding) else { continue };
-            let name = plan.name;
-            match Self::from_plan(plan) {
+            let Some(config) = EncoderConfig::hardware(kind, pictures, encoding) else { continue };
+            let name = config.name;
+            match Self::from_plan(config) {
                 Ok(encoder) => return Ok((encoder, None)),
                 Err(error) => tried.push(format!("{name}: {error}")),
             }
         }
         let warning = match encoding.encoder {
             EncoderChoice::Software => None,
-            // There is no hardware to miss for codecs that need none.
+            // The codec has no hardware encoder.
             EncoderChoice::Auto if tried.is_empty() => None,
             EncoderChoice::Auto => {
-                Some(format!("no hardware encoder could be used ({}), software encodes", tried.join("; ")))
+                Some(format!("no hardware encoder could be opened ({}), using software", tried.join("; ")))
             }
             _ => return Err(Error::NoHardwareEncoder { codec: encoding.codec, tried: tried.join("; ") }),
         };
-        let plan = Plan::software(pictures, encoding, effort);
-        let name = plan.name;
-        let encoder = Self::from_plan(plan).map_err(|e| match e {
+        let config = EncoderConfig::software(pictures, encoding, effort);
+        let name = config.name;
+        let encoder = Self::from_plan(config).map_err(|e| match e {
             ffmpeg::Error::EncoderNotFound => Error::NoEncoder { name },
             e => encode_error(path, e),
         })?;
         Ok((encoder, warning))
     }
 
-    fn from_plan(plan: Plan) -> Result<Self, ffmpeg::Error> {
-        let encoder = plan.open()?;
-        let parameters = plan.parameters(&encoder);
-        let fit = Fit::new(plan.target, plan.pictures.coding);
-        let delay = plan.delay(&encoder);
+    fn from_plan(config: EncoderConfig) -> Result<Self, ffmpeg::Error> {
+        let encoder = config.open()?;
+        let parameters = config.parameters(&encoder);
+        let input = EncoderInput::new(config.target, config.pictures.coding);
+        let delay = config.delay(&encoder);
         let headers = headers(&encoder);
-        Ok(Self { plan, current: Some(encoder), parameters, headers, fit, delay, pictures: 0, packets: 0 })
+        Ok(Self {
+            config,
+            current: Some(encoder),
+            parameters,
+            headers,
+            input,
+            delay,
+            pictures: 0,
+            packets: 0,
+        })
     }
 
-    /// FFmpeg's name of the encoder.
+    /// FFmpeg's name for the encoder.
     pub(crate) fn name(&self) -> &'static str {
-        self.plan.name
+        self.config.name
     }
 
-    /// Of the stream in a file.
+    /// Codec parameters of the stream.
     pub(crate) fn parameters(&self) -> &codec::Parameters {
         &self.parameters
     }
 
-    /// Everything that packets must agree on to be of one stream.
+    /// Text that is equal for encoders whose packets can be mixed in one stream.
     pub(crate) fn fingerprint(&self) -> String {
-        let Target { format, width, height, .. } = self.plan.target;
-        let time = self.plan.pictures.frame_time;
+        let EncoderFormat { format, width, height, .. } = self.config.target;
+        let time = self.config.pictures.frame_time;
         // SAFETY: a pure function.
         let version = unsafe { ffi::avcodec_version() };
         format!(
             "{} {:?} {width}x{height} {format:?} {}/{} {version} {:02x?}",
-            self.plan.name,
-            self.plan.options,
+            self.config.name,
+            self.config.options,
             time.numerator(),
             time.denominator(),
             self.headers
         )
     }
 
-    /// Goes on after `pictures` pictures that were encoded before: those of whole segments.
-    pub(crate) fn go_on_after(&mut self, pictures: u64) {
+    /// Continues after `pictures` pictures of complete segments that were encoded before.
+    pub(crate) fn resume_after(&mut self, pictures: u64) {
         self.pictures = pictures as i64;
         self.packets = pictures as i64;
     }
 
     pub(crate) fn push(&mut self, picture: &Picture) -> Result<(), ffmpeg::Error> {
-        let mut frame = self.fit.convert(picture)?;
+        let mut frame = self.input.convert(picture)?;
         frame.set_pts(Some(self.pictures));
-        // The decoder's choice of picture types is not the encoder's.
+        // Discard the picture type of the decoder; the encoder chooses its own.
         frame.set_kind(picture::Type::None);
         let encoder = match &mut self.current {
             Some(encoder) => encoder,
             none => {
-                let encoder = self.plan.open()?;
+                let encoder = self.config.open()?;
                 if headers(&encoder) != self.headers {
                     return Err(ffmpeg::Error::InputChanged);
                 }
@@ -187,12 +197,12 @@ impl VideoEncoder {
         Ok(())
     }
 
-    /// No more pictures in this segment: what is left of it comes out now.
+    /// Ends the segment and flushes the encoder.
     pub(crate) fn end_segment(&mut self) -> Result<(), ffmpeg::Error> {
         self.current.as_mut().map_or(Ok(()), |encoder| encoder.send_eof())
     }
 
-    /// The next finished packet; `None` where more pictures, or another segment, are needed.
+    /// The next packet; `None` if the encoder needs more pictures or the segment has ended.
     pub(crate) fn next_packet(&mut self) -> Result<Option<Packet>, ffmpeg::Error> {
         let Some(encoder) = &mut self.current else { return Ok(None) };
         let mut packet = Packet::empty();
@@ -205,7 +215,8 @@ impl VideoEncoder {
             Err(e) if wants_more(e) => return Ok(None),
             Err(e) => return Err(e),
         }
-        // Encoders start to count anew in each segment, and a very short one has another delay.
+        // Each segment has a new encoder with its own decoding timestamps, and very short segments have
+        // another delay.
         let decoded = self.packets - self.delay;
         if packet.pts().is_none_or(|shown| shown < decoded) {
             return Err(ffmpeg::Error::InvalidData);
@@ -213,15 +224,15 @@ impl VideoEncoder {
         packet.set_dts(Some(decoded));
         packet.set_duration(1);
         self.packets += 1;
-        // Statistics, which no container keeps: a packet that was stored in between has none.
-        // SAFETY: the packet is valid.
+        // Removes encoder statistics, which containers do not store. Packets replayed from a journal do not
+        // have them. SAFETY: the packet is valid.
         unsafe { ffi::av_packet_free_side_data(packet::Mut::as_mut_ptr(&mut packet)) };
         Ok(Some(packet))
     }
 }
 
 fn headers(encoder: &encoder::video::Encoder) -> Vec<u8> {
-    // SAFETY: the context is valid; its headers have the length that stands beside them.
+    // SAFETY: the context is valid, and `extradata` has `extradata_size` bytes.
     unsafe {
         let raw = &*encoder.as_ptr();
         match usize::try_from(raw.extradata_size) {
@@ -231,31 +242,32 @@ fn headers(encoder: &encoder::video::Encoder) -> Vec<u8> {
     }
 }
 
-impl Plan {
-    fn software(pictures: Pictures, encoding: &Encoding, effort: Effort) -> Self {
+impl EncoderConfig {
+    fn software(pictures: PictureFormat, encoding: &Encoding, effort: Effort) -> Self {
         let crf = encoding.crf().map(|crf| crf.to_string()).unwrap_or_default();
         let preset = effort.preset().to_string();
         let format = software_format(encoding.codec, pictures.format);
-        let words = |pairs: &[(&'static str, &str)]| pairs.iter().map(|&(k, v)| (k, v.to_string())).collect();
+        let to_options =
+            |pairs: &[(&'static str, &str)]| pairs.iter().map(|&(k, v)| (k, v.to_string())).collect();
         let (name, options) = match encoding.codec {
             VideoCodec::H264 => {
-                ("libx264", vec![("preset", preset), ("crf", crf), ("x264-params", instructions().into())])
+                ("libx264", vec![("preset", preset), ("crf", crf), ("x264-params", x264_params().into())])
             }
             VideoCodec::Hevc => {
                 ("libx265", vec![("preset", preset), ("crf", crf), ("x265-params", X265.into())])
             }
             VideoCodec::ProRes => {
                 let profile = if format == Pixel::YUV444P10LE { "4444" } else { "hq" };
-                // Some editors open only what names Apple as its maker.
-                ("prores_ks", words(&[("profile", profile), ("vendor", "apl0")]))
+                // Some editors require Apple's vendor tag.
+                ("prores_ks", to_options(&[("profile", profile), ("vendor", "apl0")]))
             }
             VideoCodec::Ffv1 => {
-                // Every picture for itself, with a checksum in each slice. How many there are follows from the size.
+                // Intra-only, with a checksum per slice. The number of slices depends only on the size.
                 let mut options = vec![("level", "3"), ("g", "1"), ("slicecrc", "1")];
-                if pictures.width.max(pictures.height) < ONE_SLICE {
+                if pictures.width.max(pictures.height) < MIN_SLICED_SIDE {
                     options.push(("slices", "1"));
                 }
-                ("ffv1", words(&options))
+                ("ffv1", to_options(&options))
             }
         };
         Self {
@@ -268,7 +280,7 @@ impl Plan {
         }
     }
 
-    fn hardware(kind: EncoderChoice, pictures: Pictures, encoding: &Encoding) -> Option<Self> {
+    fn hardware(kind: EncoderChoice, pictures: PictureFormat, encoding: &Encoding) -> Option<Self> {
         let codec = encoding.codec;
         let format = hardware::format(software_format(codec, pictures.format));
         Some(Self {
@@ -284,8 +296,8 @@ impl Plan {
     fn open(&self) -> Result<encoder::video::Encoder, ffmpeg::Error> {
         let codec = encoder::find_by_name(self.name).ok_or(ffmpeg::Error::EncoderNotFound)?;
         let mut encoder = codec::Context::new_with_codec(codec).encoder().video()?;
-        let Target { format, width, height, limited_range } = self.target;
-        let Pictures { colour, frame_time, .. } = self.pictures;
+        let EncoderFormat { format, width, height, limited_range } = self.target;
+        let PictureFormat { colour, frame_time, .. } = self.pictures;
         encoder.set_width(width);
         encoder.set_height(height);
         encoder.set_format(format);
@@ -318,29 +330,29 @@ impl Plan {
 
     fn delay(&self, encoder: &encoder::video::Encoder) -> i64 {
         // SAFETY: the context is valid.
-        let told = i64::from(unsafe { (*encoder.as_ptr()).has_b_frames });
+        let reported = i64::from(unsafe { (*encoder.as_ptr()).has_b_frames });
         match (self.software, self.codec) {
-            (true, VideoCodec::H264) => told,
-            // It does not tell.
-            (true, VideoCodec::Hevc) => REORDERED.max(told),
+            (true, VideoCodec::H264) => reported,
+            // x265 does not report it.
+            (true, VideoCodec::Hevc) => REORDER_DEPTH.max(reported),
             _ => 0,
         }
     }
 }
 
-fn target(codec: VideoCodec, format: Pixel, pictures: &Pictures) -> Target {
-    // FFV1 has no trouble with half a sample of chroma, and its pictures are to stay as they are.
+fn target(codec: VideoCodec, format: Pixel, pictures: &PictureFormat) -> EncoderFormat {
+    // FFV1 supports odd sizes with subsampled chroma and must keep the pictures unchanged.
     let (width, height) = match codec {
         VideoCodec::Ffv1 => (pictures.width as u32, pictures.height as u32),
         _ => padded_size(format, pictures.width, pictures.height),
     };
-    Target { format, width, height, limited_range: codec == VideoCodec::ProRes }
+    EncoderFormat { format, width, height, limited_range: codec == VideoCodec::ProRes }
 }
 
-/// The format that pictures of format `source` are encoded in.
+/// Pixel format in which pictures of format `source` are encoded by software.
 fn software_format(codec: VideoCodec, source: Pixel) -> Pixel {
     let descriptor = source.descriptor();
-    // SAFETY: descriptors are FFmpeg's constants.
+    // SAFETY: descriptors are static.
     let deep = descriptor.is_some_and(|d| unsafe { (*d.as_ptr()).comp[0].depth > 8 });
     let full_chroma = descriptor.is_some_and(|d| (d.log2_chroma_w(), d.log2_chroma_h()) == (0, 0));
     match codec {
@@ -350,7 +362,7 @@ fn software_format(codec: VideoCodec, source: Pixel) -> Pixel {
         VideoCodec::ProRes if full_chroma => Pixel::YUV444P10LE,
         VideoCodec::ProRes => Pixel::YUV422P10LE,
         VideoCodec::Ffv1 => match source {
-            // FFmpeg's choice would be 16 bits.
+            // FFmpeg would choose 16 bits.
             Pixel::P010LE => Pixel::YUV420P10LE,
             Pixel::P210LE | Pixel::Y210LE => Pixel::YUV422P10LE,
             Pixel::P410LE => Pixel::YUV444P10LE,
@@ -359,11 +371,11 @@ fn software_format(codec: VideoCodec, source: Pixel) -> Pixel {
     }
 }
 
-/// The format of a codec's encoder that loses least of `source`: itself where the encoder has it.
+/// The supported pixel format of a codec's encoder with the least loss for `source`.
 fn nearest(id: Id, source: Pixel) -> Option<Pixel> {
     let codec = encoder::find(id)?;
-    // SAFETY: the codec is FFmpeg's constant, and its list ends with the mark that the function looks for. `pix_fmts` is
-    // what FFmpeg 5 has; later ones keep it, too.
+    // SAFETY: the codec is static, and its list of formats has the terminator that the function expects.
+    // `pix_fmts` exists in FFmpeg 5 and, deprecated, in later versions.
     #[allow(deprecated, reason = "its successor came with FFmpeg 7.1")]
     let best = unsafe {
         let formats = (*codec.as_ptr()).pix_fmts;
@@ -375,10 +387,10 @@ fn nearest(id: Id, source: Pixel) -> Option<Pixel> {
     Some(best.into()).filter(|&format| format != Pixel::None)
 }
 
-/// Which instructions x264 may use: all it knows, but for AVX-512. Its AVX-512 motion search (of version 164) reads
-/// memory that nothing has written, so the same pictures would not give the same file. Its other versions agree
-/// with each other.
-fn instructions() -> &'static str {
+/// Instruction sets for x264: all except AVX-512. The AVX-512 motion search of version 164 reads
+/// uninitialised memory, so its output is not reproducible. The other implementations produce identical
+/// output.
+fn x264_params() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
         return "asm=avx2,fma3,bmi2,lzcnt";
@@ -400,7 +412,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_codec_takes_the_source_as_far_as_it_can() {
+    fn each_codec_keeps_as_much_of_the_source_format_as_it_supports() {
         use VideoCodec::{Ffv1, H264, Hevc, ProRes};
         for (codec, source, format) in [
             (H264, Pixel::YUV420P10LE, Pixel::YUV420P),

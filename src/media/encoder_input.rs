@@ -1,4 +1,4 @@
-//! Pictures as the encoder takes them: in its format, of a size that its chroma divides.
+//! Conversion of pictures to the input format of the encoder.
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
@@ -11,31 +11,31 @@ use crate::media::colour::Coding;
 use crate::media::picture::{Picture, planes, planes_mut, share};
 use crate::media::scale::{Conversion, Layout, Scaler, allocate};
 
-/// What an encoder wants.
+/// Input format of an encoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct EncoderFormat {
     pub format: Pixel,
     pub width: u32,
     pub height: u32,
-    /// Black at 16 and white at 235, whatever the pictures have: for codecs that know nothing else.
+    /// Convert full range to limited range, for codecs that support only the latter.
     pub limited_range: bool,
 }
 
-/// Converts where there is something to convert; a picture that is as wanted keeps its samples.
-pub(crate) struct Fit {
-    target: Target,
+/// Converter to an [`EncoderFormat`]. Pictures that already have the format keep their samples.
+pub(crate) struct EncoderInput {
+    target: EncoderFormat,
     coding: Coding,
     scaler: Option<Scaler>,
 }
 
-impl Fit {
-    pub(crate) fn new(target: Target, coding: Coding) -> Self {
+impl EncoderInput {
+    pub(crate) fn new(target: EncoderFormat, coding: Coding) -> Self {
         Self { target, coding, scaler: None }
     }
 
     pub(crate) fn convert(&mut self, picture: &Picture) -> Result<frame::Video, ffmpeg::Error> {
         let mut frame = share(picture.frame());
-        let Target { format, width, height, limited_range } = self.target;
+        let EncoderFormat { format, width, height, limited_range } = self.target;
         let from = Layout::of(&frame);
         let narrows = limited_range && self.coding.full_range;
         if from.format != format {
@@ -56,9 +56,10 @@ impl Fit {
     }
 }
 
-/// From full to limited range, in planes of 10 bits that swscale made of pictures of format `from`.
+/// Converts 10-bit planes, which swscale produced from pictures of format `from`, from full to limited range.
 fn narrow(frame: &mut frame::Video, from: Pixel, full: Coding) -> Result<(), ffmpeg::Error> {
-    // SAFETY: descriptors are FFmpeg's constants; the frame is valid. It may share the picture's memory.
+    // SAFETY: the frame is valid; it is copied if it shares the memory of the picture. Descriptors are
+    // static.
     let eight_bits = unsafe {
         check(ffi::av_frame_make_writable(frame.as_mut_ptr()))?;
         from.descriptor().is_some_and(|descriptor| (*descriptor.as_ptr()).comp[0].depth == 8)
@@ -67,9 +68,10 @@ fn narrow(frame: &mut frame::Video, from: Pixel, full: Coding) -> Result<(), ffm
         let chroma = |format: Pixel| format.descriptor().map(|d| (d.log2_chroma_w(), d.log2_chroma_h()));
         chroma(from) == chroma(frame.format())
     };
-    let (ten, eight) = (full.spans(10), 4.0 * 255.0);
-    let to = Coding { full_range: false, ..full }.spans(10);
-    // swscale takes 8 bits to 10 by a shift; but it fills luma up to the end of the scale where it only copies.
+    let (ten, eight) = (full.levels(10), 4.0 * 255.0);
+    let to = Coding { full_range: false, ..full }.levels(10);
+    // swscale converts 8 to 10 bits with a shift, but expands luma to the full scale if it only copies the
+    // planes.
     let luma = if eight_bits && !same_chroma { eight } else { ten.luma };
     let chroma = if eight_bits { eight } else { ten.chroma };
     for (index, mut plane) in planes_mut(frame).enumerate() {
@@ -87,14 +89,13 @@ fn narrow(frame: &mut frame::Video, from: Pixel, full: Coding) -> Result<(), ffm
     Ok(())
 }
 
-/// The size of a picture of `width`×`height` in `format`: one more column or row, a copy of the last, where the
-/// format's chroma would have half a sample. Nothing is cut off or scaled.
+/// Size of a `width` × `height` picture after padding to a multiple of the chroma block of `format`.
 pub(crate) fn padded_size(format: Pixel, width: usize, height: usize) -> (u32, u32) {
     let (log2_w, log2_h) = format.descriptor().map_or((0, 0), |d| (d.log2_chroma_w(), d.log2_chroma_h()));
     (width.next_multiple_of(1 << log2_w) as u32, height.next_multiple_of(1 << log2_h) as u32)
 }
 
-/// Repeats the last column and row. Planes of chroma cover an odd edge already.
+/// Pads a picture by repeating its last column and row. Chroma planes already cover odd edges.
 fn pad(frame: &frame::Video, to: Layout) -> Result<frame::Video, ffmpeg::Error> {
     let mut padded = allocate(to)?;
     for (source, mut target) in planes(frame).zip(planes_mut(&mut padded)) {

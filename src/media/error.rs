@@ -55,6 +55,13 @@ pub enum Error {
     #[error("the killed job that was writing `{}` cannot be continued: {what} differ from this one's", path.display())]
     NotResumable { path: PathBuf, what: &'static str },
 
+    #[error(
+        "the killed job that was writing `{}` cannot be resumed: its journal has version {found}, this program reads \
+         version {expected}",
+        path.display()
+    )]
+    JournalVersion { path: PathBuf, found: u32, expected: u32 },
+
     #[error("another job is writing `{}`", path.display())]
     OutputBusy { path: PathBuf },
 

@@ -1,4 +1,4 @@
-//! Pictures that are needed again, on disk: a video that is looped costs no memory for its length.
+//! Pictures on disk for reuse, so that the memory of a looped video does not grow with its length.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -10,24 +10,24 @@ use crate::system;
 use crate::system::machine::free_space;
 use crate::system::write_error;
 
-/// Source frames by number, each with a few bytes of the caller's.
+/// Source frames by number, each with extra bytes of the caller.
 ///
-/// They lie in an unnamed temporary file, which is gone with the store, also when the process is killed. In memory
-/// there are 32 bytes a frame.
+/// The data is in an unnamed temporary file, which disappears with the store, even if the process is killed.
+/// The index has 32 bytes per frame in memory.
 pub struct FrameStore {
     directory: PathBuf,
     file: File,
-    /// Where the next record goes.
+    /// End of the last record.
     end: u64,
-    records: Vec<Option<Record>>,
-    /// The layouts that occur: one, as a rule.
+    records: Vec<Option<StoredFrame>>,
+    /// Distinct picture layouts, usually one.
     layouts: Vec<PictureLayout>,
     buffer: Vec<u8>,
 }
 
-/// Samples, then the caller's bytes.
+/// Location of a frame: its samples, then the extra bytes.
 #[derive(Clone, Copy)]
-struct Record {
+struct StoredFrame {
     offset: u64,
     samples: u32,
     extra: u32,
@@ -35,8 +35,8 @@ struct Record {
 }
 
 impl FrameStore {
-    /// A store whose file is in `directory`: the output's, which has room for a video, rather than the system's
-    /// temporary one, which often lies in memory.
+    /// Creates a store with its file in `directory`. The directory of the output is preferable to the
+    /// system's temporary directory, which is often in memory.
     pub fn create(directory: &Path) -> Result<Self> {
         let file = tempfile::tempfile_in(directory).map_err(|e| write_error(directory, e))?;
         Ok(Self {
@@ -49,7 +49,7 @@ impl FrameStore {
         })
     }
 
-    /// Stores frame `index` and `extra` with it; what was stored under that number before is forgotten.
+    /// Stores frame `index` with the bytes `extra`, replacing an earlier frame of that number.
     ///
     /// # Errors
     /// [`system::Error::DiskFull`], [`system::Error::WriteFile`] with the directory.
@@ -57,14 +57,14 @@ impl FrameStore {
         Ok(self.append(index, picture, extra).map_err(|e| write_error(&self.directory, e))?)
     }
 
-    /// Frame `index` and its bytes; `None` where there is none.
+    /// Frame `index` and its extra bytes; `None` if it is not stored.
     pub fn get(&mut self, index: usize) -> Result<Option<(Picture, Vec<u8>)>> {
         Ok(self
             .read(index)
             .map_err(|source| system::Error::ReadFile { path: self.directory.clone(), source })?)
     }
 
-    /// One more than the highest number stored.
+    /// One more than the highest stored number.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -83,7 +83,7 @@ impl FrameStore {
         self.buffer.clear();
         picture.write_samples(&mut self.buffer);
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "a frame of more than 4 GiB");
-        let record = Record {
+        let record = StoredFrame {
             offset: self.end,
             samples: u32::try_from(self.buffer.len()).map_err(too_large)?,
             extra: u32::try_from(extra.len()).map_err(too_large)?,
@@ -115,10 +115,11 @@ impl FrameStore {
     }
 }
 
-/// Whether `directory` has room for `frames` frames of `bytes` each, where the system tells.
+/// Checks that `directory` has free space for `frames` frames of `bytes` bytes, if the system reports it: a
+/// job that would fail after hours should not start.
 ///
 /// # Errors
-/// [`Error::NotEnoughDisk`]: a job that would fail after hours is better not begun.
+/// [`Error::NotEnoughDisk`].
 pub fn check_space(directory: &Path, frames: usize, bytes: usize) -> Result<()> {
     let needed = frames as u64 * bytes as u64;
     match free_space(directory) {

@@ -1,18 +1,18 @@
-//! Encoders in hardware: their names, the order in which they are tried, and how each is told the quality.
+//! Hardware encoders: names, order of preference, and quality settings.
 //!
-//! They are asked for quality at a constant quantiser near to the constant rate factor of the software encoders, and
-//! for no pictures out of order: what they make differs from device to device in any case.
+//! They use a constant quantiser near the constant rate factor of the software encoders, and no B-frames.
+//! Their output differs between devices in any case.
 
 use ffmpeg_next::ffi;
 use ffmpeg_next::format::Pixel;
 
 use crate::options::{EncoderChoice, VideoCodec};
 
-/// Fast ones with the best quality first.
+/// In order of preference: quality among fast encoders.
 const KINDS: [EncoderChoice; 4] =
     [EncoderChoice::Nvenc, EncoderChoice::VideoToolbox, EncoderChoice::Qsv, EncoderChoice::Amf];
 
-/// The hardware encoders that a choice allows, in the order to try them.
+/// The hardware encoders to try for a choice, in order.
 pub(super) fn candidates(choice: EncoderChoice) -> Vec<EncoderChoice> {
     match choice {
         EncoderChoice::Software => Vec::new(),
@@ -21,7 +21,7 @@ pub(super) fn candidates(choice: EncoderChoice) -> Vec<EncoderChoice> {
     }
 }
 
-/// FFmpeg's name; `None` where there is no such encoder.
+/// FFmpeg's name for the encoder; `None` if it does not exist.
 pub(super) fn name(kind: EncoderChoice, codec: VideoCodec) -> Option<&'static str> {
     match (codec, kind) {
         (VideoCodec::H264, EncoderChoice::Nvenc) => Some("h264_nvenc"),
@@ -36,7 +36,7 @@ pub(super) fn name(kind: EncoderChoice, codec: VideoCodec) -> Option<&'static st
     }
 }
 
-/// All of them take chroma interleaved.
+/// Pixel format of the encoder's input: interleaved chroma.
 pub(super) fn format(software: Pixel) -> Pixel {
     match software {
         Pixel::YUV420P10LE => Pixel::P010LE,
@@ -44,20 +44,23 @@ pub(super) fn format(software: Pixel) -> Pixel {
     }
 }
 
-/// Private options for a quality of `crf`, 0 best to 51 worst.
+/// Encoder options for a quality of `crf`, 0 (best) to 51 (worst).
 pub(super) fn options(kind: EncoderChoice, crf: f32) -> Vec<(&'static str, String)> {
     let quantiser = (crf.round() as i32).clamp(1, 51).to_string();
-    let words = |pairs: &[(&'static str, &str)]| pairs.iter().map(|&(k, v)| (k, v.to_string())).collect();
+    let to_options =
+        |pairs: &[(&'static str, &str)]| pairs.iter().map(|&(k, v)| (k, v.to_string())).collect();
     match kind {
-        EncoderChoice::Nvenc => words(&[("rc", "vbr"), ("cq", &quantiser), ("b", "0"), ("preset", "p5")]),
-        // 1 worst to 100 best, as a quantiser for FFmpeg's scale of lambdas.
+        EncoderChoice::Nvenc => {
+            to_options(&[("rc", "vbr"), ("cq", &quantiser), ("b", "0"), ("preset", "p5")])
+        }
+        // Quality from 1 (worst) to 100 (best), in units of FFmpeg's lambda.
         EncoderChoice::VideoToolbox => {
             let quality = (100.0 * (1.0 - crf / 60.0)).round().clamp(1.0, 100.0) as i32;
             vec![("flags", "+qscale".into()), ("global_quality", (quality * ffi::FF_QP2LAMBDA).to_string())]
         }
-        EncoderChoice::Qsv => words(&[("global_quality", &quantiser), ("look_ahead", "0")]),
+        EncoderChoice::Qsv => to_options(&[("global_quality", &quantiser), ("look_ahead", "0")]),
         EncoderChoice::Amf => {
-            words(&[("rc", "cqp"), ("qp_i", &quantiser), ("qp_p", &quantiser), ("quality", "quality")])
+            to_options(&[("rc", "cqp"), ("qp_i", &quantiser), ("qp_p", &quantiser), ("quality", "quality")])
         }
         _ => Vec::new(),
     }
@@ -68,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_candidate_has_an_encoder_and_a_quality() {
+    fn every_candidate_has_an_encoder_and_quality_options() {
         assert!(candidates(EncoderChoice::Software).is_empty());
         for kind in candidates(EncoderChoice::Hardware) {
             for codec in [VideoCodec::H264, VideoCodec::Hevc] {

@@ -1,6 +1,5 @@
-//! What the stages that read and write media files share: FFmpeg set up once, files opened whatever their
-//! names are, and a decoded [`Picture`](picture::Picture) with its colours. Works with FFmpeg 5.1 to 8; nothing
-//! here starts a process.
+//! FFmpeg: demuxing, decoding, colour conversion, encoding and muxing, shared by the stages that read and
+//! write media files. Works with FFmpeg 5.1 to 8 through its libraries; no process is started.
 
 mod error;
 pub mod colour;
@@ -34,22 +33,22 @@ use ffmpeg_next::format::context::Input;
 
 use crate::system;
 
-/// The engine's frame rate, as FFmpeg takes it.
+/// The model's frame rate in FFmpeg's type.
 pub const FRAME_RATE: i32 = crate::options::FPS as i32;
 
-/// Sets FFmpeg up, once per process. Its libraries (x264 too) would otherwise write to stderr; what goes wrong
-/// comes back as an [`Error`].
+/// Initialises FFmpeg once per process and silences its libraries (x264 as well), which would otherwise write
+/// to stderr. Errors are returned as an [`Error`].
 pub(crate) fn init() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
-        // Fills the table of messages; it has nothing that can fail.
+        // Registers the error messages and cannot fail.
         let _ = ffmpeg::init();
         ffmpeg::log::set_level(ffmpeg::log::Level::Quiet);
     });
 }
 
-/// A path as FFmpeg's file protocol takes it: the prefix keeps a name such as `a:b.mp4` from being read as a
-/// protocol.
+/// URL of a path for FFmpeg's file protocol. Without the prefix, a name such as `a:b.mp4` would select the
+/// protocol `a`.
 pub(crate) fn file_url(path: &Path) -> Option<CString> {
     let mut url = b"file:".to_vec();
     #[cfg(unix)]
@@ -62,13 +61,13 @@ pub(crate) fn file_url(path: &Path) -> Option<CString> {
 /// Opens a media file for reading and finds its streams.
 ///
 /// # Errors
-/// [`system::Error::ReadFile`] where the file is missing, unreadable or not a regular file, [`Error::NotMedia`] where FFmpeg
-/// finds nothing in it that it knows.
+/// [`system::Error::ReadFile`] where the file is missing, unreadable or not a regular file,
+/// [`Error::NotMedia`] if FFmpeg does not recognise the format.
 pub(crate) fn open_input(path: &Path) -> Result<Input> {
     init();
     let not_media = |reason: String| Error::NotMedia { path: path.to_path_buf(), reason };
     let unreadable = |source| system::Error::ReadFile { path: path.to_path_buf(), source };
-    // Asked before the file is opened: opening a pipe would wait for its writer.
+    // Checked before the file is opened, because opening a pipe blocks until it has a writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(not_media("not a regular file".into()));
@@ -78,12 +77,12 @@ pub(crate) fn open_input(path: &Path) -> Result<Input> {
         return Err(not_media("the file is empty".into()));
     }
     let url = file_url(path).ok_or_else(|| not_media("its name cannot be passed on".into()))?;
-    // `%d` in an image's name is part of the name.
+    // `pattern_type`: `%d` in the name of an image is not a pattern.
     let options = [("protocol_whitelist", "file"), ("pattern_type", "none"), ("format_whitelist", formats())];
     let options: ffmpeg::Dictionary = options.iter().collect();
     let mut context = std::ptr::null_mut();
-    // SAFETY: the url lives through the call; on failure FFmpeg frees the context itself, on success `Input`
-    // owns it from the next line on. The options that no demuxer took are freed with the dictionary.
+    // SAFETY: `url` outlives the call. On failure FFmpeg frees the context; on success `Input` takes
+    // ownership of it. Options that no demuxer consumed are freed with the dictionary.
     let input = unsafe {
         let mut options = options.disown();
         let code = ffi::avformat_open_input(&mut context, url.as_ptr(), std::ptr::null_mut(), &mut options);
@@ -94,16 +93,16 @@ pub(crate) fn open_input(path: &Path) -> Result<Input> {
             .map_err(|e| not_media(e.to_string()))?;
         input
     };
-    // FFmpeg takes every text file for a drawing in terminal characters.
+    // FFmpeg detects any text file as terminal art.
     if input.format().name() == "tty" {
         return Err(not_media("a text file".into()));
     }
     Ok(input)
 }
 
-/// Formats that read other files than the one they are in, or run programs. FFmpeg finds them also behind tags and
-/// comments of other formats: a stranger's file could hand out this machine's.
-const REACHING: [&str; 12] = [
+/// Formats that open other files or URLs, or run programs. FFmpeg also detects them inside tags and comments
+/// of other formats, so an uploaded file could read files of this machine.
+const FORBIDDEN_FORMATS: [&str; 12] = [
     "hls",
     "dash",
     "concat",
@@ -118,29 +117,29 @@ const REACHING: [&str; 12] = [
     "libgme",
 ];
 
-/// The names of all formats but [`REACHING`] ones, as FFmpeg's option takes them.
+/// The names of all formats except [`FORBIDDEN_FORMATS`], separated by commas.
 fn formats() -> &'static str {
     static NAMES: OnceLock<String> = OnceLock::new();
     NAMES.get_or_init(|| {
         let mut names = Vec::new();
         let mut place = std::ptr::null_mut();
-        // SAFETY: FFmpeg's list of constants; the place is its own.
+        // SAFETY: iterates over FFmpeg's static list; `place` is the iterator's state.
         while let Some(format) = unsafe { ffi::av_demuxer_iterate(&mut place).as_ref() } {
-            // SAFETY: a name is a constant string.
+            // SAFETY: the name is a static NUL-terminated string.
             if let Ok(name) = unsafe { CStr::from_ptr(format.name) }.to_str() {
-                names.extend(name.split(',').filter(|name| !REACHING.contains(name)));
+                names.extend(name.split(',').filter(|name| !FORBIDDEN_FORMATS.contains(name)));
             }
         }
         names.join(",")
     })
 }
 
-/// FFmpeg's convention for results: negative is an error.
+/// Converts an FFmpeg result code: negative values are errors.
 pub(crate) fn check(code: c_int) -> Result<c_int, ffmpeg::Error> {
     if code < 0 { Err(ffmpeg::Error::from(code)) } else { Ok(code) }
 }
 
-/// Is it the answer "call again with more input"?
+/// Whether the error is EAGAIN: more input is needed.
 pub(crate) fn wants_more(error: ffmpeg::Error) -> bool {
     matches!(error, ffmpeg::Error::Other { errno } if errno == ffmpeg::error::EAGAIN)
 }

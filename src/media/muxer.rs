@@ -1,7 +1,7 @@
-//! The container that is being written: encoded pictures in, the voice beside them.
+//! Muxing of encoded pictures and the voice.
 //!
-//! MP4 and QuickTime have their index at the front. No versions and no times are in the file: the same packets give
-//! the same bytes.
+//! MP4 and QuickTime files have their index at the front. Files contain no version numbers and no creation
+//! times, so the same packets produce the same bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -20,34 +20,34 @@ use crate::system;
 const VIDEO: usize = 0;
 const AUDIO: usize = 1;
 
-/// An open file with a stream of pictures and one of sound.
+/// Writer of a container with one video stream and one audio stream.
 pub(crate) struct Muxer {
     output: Output,
     audio: AudioTrack,
-    /// A packet of sound whose time has not come.
+    /// Audio packet that is later than the video written so far.
     waiting: Option<Packet>,
     frame_time: Rational,
     container: Container,
-    /// The output's name, for messages.
+    /// Path of the output, for error messages.
     path: PathBuf,
 }
 
-/// What is to be put together.
+/// The streams of an output.
 pub(crate) struct Streams<'a> {
     pub container: Container,
     pub video: &'a codec::Parameters,
-    /// A file with the voice.
+    /// File with the voice.
     pub audio: &'a Path,
     pub sound: Span,
 }
 
 impl Muxer {
-    /// Opens the voice and writes the header of `path` into `file`.
+    /// Opens the voice and writes the header to `file`, the temporary file of the output `path`.
     pub(crate) fn create(file: &Path, path: &Path, streams: &Streams) -> Result<Self> {
         let failed = |e| encode_error(path, e);
         let container = streams.container;
         let mut output = open_output(file, container).map_err(failed)?;
-        // SAFETY: the context is valid, and its format is one of FFmpeg's constants.
+        // SAFETY: the context is valid, and its format is static.
         let format = unsafe { (*output.as_ptr()).oformat };
         let audio = AudioTrack::open(streams.audio, streams.sound, container, format)?;
         let frame_time = streams.sound.frame_time;
@@ -56,7 +56,7 @@ impl Muxer {
         if let Some(mut stream) = output.stream_mut(VIDEO) {
             stream.set_avg_frame_rate(frame_time.invert());
         }
-        // The tag of the container that the packets came from says nothing in this one.
+        // The codec tag of the source container is not valid in this one.
         add_stream(&mut output, &audio.parameters(), 0, audio.time_base()).map_err(failed)?;
         let options: &[(&str, &str)] = match container {
             Container::Mp4 | Container::Mov => &[("movflags", "+faststart")],
@@ -66,13 +66,13 @@ impl Muxer {
         Ok(Self { output, audio, waiting: None, frame_time, container, path: path.to_path_buf() })
     }
 
-    /// Writes a packet whose times count frames, and the sound up to there.
+    /// Writes a packet, whose timestamps are frame numbers, and the audio up to it.
     pub(crate) fn write_video(&mut self, packet: Packet) -> Result<()> {
-        self.write_sound(packet.dts().unwrap_or(0).max(0), Until::There)?;
+        self.write_sound(packet.dts().unwrap_or(0).max(0), Until::Time)?;
         self.write(packet, VIDEO, self.frame_time)
     }
 
-    /// Writes the rest of the sound of an output of `frames` frames, and the index.
+    /// Writes the remaining audio of an output of `frames` frames and the index.
     ///
     /// # Errors
     /// [`system::Error::Interrupted`] soon after `cancelled` says so.
@@ -83,12 +83,12 @@ impl Muxer {
         }
         let Self { mut output, path, .. } = self;
         output.write_trailer().map_err(|e| encode_error(&path, e))?;
-        // SAFETY: the context is valid until it is dropped. A failed write may show only here.
+        // SAFETY: the context is valid until it is dropped. Some write errors are visible only here.
         check(unsafe { (*(*output.as_ptr()).pb).error }).map_err(|e| encode_error(&path, e))?;
         Ok(())
     }
 
-    /// Sound until the start of frame `end`.
+    /// Writes audio up to the start of frame `end`.
     fn write_sound(&mut self, end: i64, until: Until) -> Result<()> {
         let time_base = self.audio.time_base();
         // SAFETY: a pure function; both time bases are positive.
@@ -102,7 +102,7 @@ impl Muxer {
             let starts = packet.pts().unwrap_or(0);
             let over = starts.saturating_add(packet.duration()) - end;
             if over > 0 {
-                if until == Until::There || starts >= end {
+                if until == Until::Time || starts >= end {
                     self.waiting = Some(packet);
                     return Ok(());
                 }
@@ -118,8 +118,8 @@ impl Muxer {
         }
     }
 
-    /// Takes `over` ticks off the end of the last packet: its samples where it is made of nothing else, else a note of
-    /// how much of it is to be played.
+    /// Shortens the last packet by `over` ticks: removes samples of PCM; otherwise sets the duration and, in
+    /// Matroska, the discard padding.
     fn cut(&self, packet: &mut Packet, over: i64) -> Result<()> {
         let kept = packet.duration() - over;
         let in_samples = |ticks: i64, rate: i32| {
@@ -134,13 +134,13 @@ impl Muxer {
             packet.shrink((samples * bytes).min(packet.size()));
         } else if self.container == Container::Mkv {
             let skipped = u32::try_from(in_samples(over, rate)).unwrap_or(0);
-            add_padding(packet, skipped).map_err(|e| encode_error(&self.path, e))?;
+            add_discard_padding(packet, skipped).map_err(|e| encode_error(&self.path, e))?;
         }
         Ok(())
     }
 
     fn write(&mut self, mut packet: Packet, stream: usize, time_base: Rational) -> Result<()> {
-        // The muxer may have chosen another one when it wrote the header.
+        // The muxer may have changed the time base when it wrote the header.
         let muxed = self.output.stream(stream).map_or(time_base, |stream| stream.time_base());
         packet.set_stream(stream);
         packet.rescale_ts(time_base, muxed);
@@ -148,22 +148,23 @@ impl Muxer {
     }
 }
 
-/// How far sound is written.
+/// End condition of writing audio.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// Whole packets up to there; more will come.
-    There,
-    /// Nothing comes after: the last packet of all may reach beyond and is then cut.
+    /// Writes whole packets up to the time; more will follow.
+    Time,
+    /// Nothing follows: the last packet is shortened if it extends beyond the time.
     End,
 }
 
-/// A player's note that the last `samples` of a packet are not to be played. Others than Matroska have the packet's
-/// duration for it.
-fn add_padding(packet: &mut Packet, samples: u32) -> Result<(), ffmpeg::Error> {
+/// Marks the last `samples` samples of a packet to be discarded after decoding (Matroska; other containers
+/// use the packet duration).
+fn add_discard_padding(packet: &mut Packet, samples: u32) -> Result<(), ffmpeg::Error> {
     const KIND: ffi::AVPacketSideDataType = ffi::AVPacketSideDataType::AV_PKT_DATA_SKIP_SAMPLES;
-    /// Samples to skip at the start and at the end, and two reasons.
+    /// Samples to skip at the start and at the end (u32 each), and a reason code for each (u8).
     const SIZE: usize = 10;
-    // SAFETY: the packet is valid; what either call returns has at least `SIZE` bytes, as asked for or checked.
+    // SAFETY: the packet is valid. The data of both calls has at least `SIZE` bytes: the first is checked,
+    // the second is allocated with that size.
     unsafe {
         let raw = packet::Mut::as_mut_ptr(packet);
         let mut size = 0;
@@ -181,13 +182,16 @@ fn add_padding(packet: &mut Packet, samples: u32) -> Result<(), ffmpeg::Error> {
     Ok(())
 }
 
-/// The name of a codec in the container, where it is not the muxer's to choose.
+/// Codec tag of the video stream; 0 lets the muxer choose.
 fn tag(video: &codec::Parameters, container: Container) -> u32 {
     match (video.id(), container) {
-        // Apple's players know HEVC only with its headers outside of the packets.
+        // Apple's players support HEVC only with out-of-band headers.
         (Id::HEVC, Container::Mp4 | Container::Mov) => u32::from_le_bytes(*b"hvc1"),
-        // It says which profile it is. SAFETY: reads a plain field of valid parameters.
-        (Id::PRORES, _) => unsafe { (*video.as_ptr()).codec_tag },
+        (Id::PRORES, _) => {
+            // The tag of ProRes identifies the profile.
+            // SAFETY: reads a plain field of valid parameters.
+            unsafe { (*video.as_ptr()).codec_tag }
+        }
         _ => 0,
     }
 }
@@ -200,8 +204,8 @@ fn open_output(path: &Path, container: Container) -> Result<Output, ffmpeg::Erro
         Container::Mkv => c"matroska",
     };
     let mut context = std::ptr::null_mut();
-    // SAFETY: the strings live through the calls; `Output` owns the context as soon as there is one. The muxer opens
-    // the file by this name once more when it moves the index to the front.
+    // SAFETY: the strings outlive the calls; `Output` takes ownership of the context after its allocation.
+    // The muxer opens the file again by this URL when it moves the index to the front.
     unsafe {
         check(ffi::avformat_alloc_output_context2(
             &mut context,
@@ -212,7 +216,7 @@ fn open_output(path: &Path, container: Container) -> Result<Output, ffmpeg::Erro
         let output = Output::wrap(context);
         check(ffi::avio_open(&mut (*context).pb, url.as_ptr(), ffi::AVIO_FLAG_WRITE))?;
         (*context).flags |= ffi::AVFMT_FLAG_BITEXACT;
-        // Old FFmpegs call FLAC in MP4 an experiment; its specification has long been final.
+        // Old versions of FFmpeg treat FLAC in MP4 as experimental, although its specification is final.
         (*context).strict_std_compliance = ffi::FF_COMPLIANCE_EXPERIMENTAL;
         Ok(output)
     }
@@ -224,7 +228,7 @@ fn add_stream(
     tag: u32,
     time_base: Rational,
 ) -> Result<(), ffmpeg::Error> {
-    // SAFETY: the context is valid and owns the new stream; parameters are copied.
+    // SAFETY: the context is valid and owns the new stream; the parameters are copied.
     unsafe {
         let stream = ffi::avformat_new_stream(output.as_mut_ptr(), std::ptr::null());
         let stream = stream.as_mut().ok_or(ffmpeg::Error::Other { errno: ffmpeg::error::ENOMEM })?;

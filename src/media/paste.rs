@@ -1,17 +1,17 @@
-//! New pixels into a decoded picture, without touching any sample beside them.
+//! Writes RGB pixels into a decoded YUV picture without changing other samples.
 
 use std::ops::Range;
 
 use candle_core::{Result, bail};
 use ffmpeg_next::frame;
 
-use super::colour::{Coding, Spans};
+use super::colour::{Coding, SampleLevels};
 use super::picture::{PlaneMut, components, planes_mut};
 use crate::face::patch::Patch;
 
-/// The three planes' worth of numbers that turn an RGB pixel (0–255) into samples of a given depth.
+/// Coefficients of the conversion from RGB (0–255) to samples of a given bit depth.
 struct RgbToYuv {
-    /// Rows Y, U, V; columns R, G, B.
+    /// Rows: Y, U, V; columns: R, G, B.
     weights: [[f32; 3]; 3],
     offsets: [f32; 3],
 }
@@ -21,7 +21,7 @@ impl RgbToYuv {
     fn new(coding: Coding, depth: u32) -> Self {
         let (kr, kb) = coding.matrix.red_blue();
         let kg = 1.0 - kr - kb;
-        let Spans { luma, chroma, black, grey } = coding.spans(depth);
+        let SampleLevels { luma, chroma, black, grey } = coding.levels(depth);
         let row = |scale: f32, rgb: [f32; 3]| rgb.map(|weight| weight * scale / 255.0);
         let [u, v] = [2.0 * (1.0 - kb), 2.0 * (1.0 - kr)];
         Self {
@@ -40,7 +40,7 @@ impl RgbToYuv {
     }
 }
 
-/// A patch as plain rows, inside the picture.
+/// Pixels and weights of a patch, which lies inside the picture.
 struct Pixels {
     x: usize,
     y: usize,
@@ -69,7 +69,7 @@ impl Pixels {
         Ok(Self { x: patch.x, y: patch.y, width, height, rgb, weight })
     }
 
-    /// The sum and the number of the pixels with a weight in a block of the picture.
+    /// Sum and number of the pixels with a weight above 0 in a block of the picture.
     #[inline(always)]
     fn sum(&self, xs: &Range<usize>, ys: &Range<usize>) -> ([u32; 3], usize) {
         let clip = |range: &Range<usize>, start: usize, length: usize| {
@@ -88,10 +88,10 @@ impl Pixels {
     }
 }
 
-/// Writes the pixels of `patch` whose weight is above 0 into a writable YUV picture.
+/// Writes the pixels of `patch` with a weight above 0 into a writable YUV picture.
 ///
-/// A chroma sample belongs to a block of pixels (2×2 in 4:2:0). It changes where one of them does: each changed pixel
-/// counts with its new colour, each other one with the sample as it was.
+/// A chroma sample covers a block of pixels (2×2 in 4:2:0). It changes if one of them does: the new sample is
+/// the mean over the block, in which changed pixels have their new colour and the others the old sample.
 pub(super) fn paste(frame: &mut frame::Video, coding: Coding, patch: &Patch) -> Result<()> {
     let pixels = Pixels::read(patch, frame)?;
     if pixels.width == 0 || pixels.height == 0 {
@@ -113,7 +113,7 @@ pub(super) fn paste(frame: &mut frame::Video, coding: Coding, patch: &Patch) -> 
                 let xs = sx * block_w..((sx + 1) * block_w).min(frame_width);
                 let (sum, changed) = pixels.sum(&xs, &ys);
                 if changed > 0 {
-                    // The conversion is linear: that of the mean is the mean of the conversions.
+                    // The conversion is linear, so it can be applied to the mean.
                     let mean = sum.map(|sum| sum as f32 / changed as f32);
                     let covered = (ys.len() * xs.len()) as f32;
                     let share = changed as f32 / covered;
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::media::colour::Matrix;
 
-    /// The corners of the cube, from the tables of BT.709 and BT.601.
+    /// Corners of the RGB cube, from the tables of BT.709 and BT.601.
     #[test]
     fn primaries_get_their_published_codes() {
         let codes = |matrix, full_range, depth, rgb| {

@@ -1,4 +1,4 @@
-//! One decoded frame in the decoder's own planes, and the ways in and out of it.
+//! A decoded frame in the planes of the decoder, and its conversion to and from RGB.
 
 use std::cell::RefCell;
 
@@ -18,33 +18,33 @@ use crate::system;
 
 const STAGE: &str = "conversion of a picture";
 
-/// A picture of the video as the decoder left it: YUV of 8 to 16 bits, planar or interleaved, with or without
-/// subsampled chroma. Cloning shares the memory until one of the clones is written to.
+/// A decoded picture: YUV with 8 to 16 bits, planar or interleaved, with any chroma subsampling. Clones share
+/// memory until one of them is written to.
 pub struct Picture {
     frame: frame::Video,
-    look: Look,
+    colours: ColourConversion,
 }
 
-/// How a picture's samples are read and written as RGB.
+/// Conversion between the samples of a picture and RGB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct ColourConversion {
     pub coding: Coding,
     pub mode: ColourMode,
 }
 
-/// What a picture's samples need beside themselves to become a picture again.
+/// Description of a picture without its samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PictureLayout {
     layout: Layout,
-    look: Look,
+    colours: ColourConversion,
 }
 
 impl Picture {
-    pub(crate) fn new(frame: frame::Video, mut look: Look) -> Self {
-        if look.mode == ColourMode::ReferenceBt601 {
-            look.coding.matrix = Matrix::Bt601;
+    pub(crate) fn new(frame: frame::Video, mut colours: ColourConversion) -> Self {
+        if colours.mode == ColourMode::ReferenceBt601 {
+            colours.coding.matrix = Matrix::Bt601;
         }
-        Self { frame, look }
+        Self { frame, colours }
     }
 
     pub fn width(&self) -> usize {
@@ -55,7 +55,7 @@ impl Picture {
         self.frame.height() as usize
     }
 
-    /// The decoder's pixel format.
+    /// Pixel format.
     pub fn format(&self) -> Pixel {
         self.frame.format()
     }
@@ -64,19 +64,19 @@ impl Picture {
         &self.frame
     }
 
-    /// The planes, each as rows of bytes without padding: what "bit for bit" is about.
+    /// The planes, each as rows of bytes without padding. Two pictures are bit-identical if these are equal.
     pub fn planes(&self) -> impl Iterator<Item = Plane<'_>> {
         planes(&self.frame)
     }
 
-    /// The picture in RGB: (height, width, 3) u8, with the matrix and range of its [`ColourMode`].
+    /// Converts to RGB, (height, width, 3) u8, with the matrix and range of the picture's [`ColourMode`].
     pub fn to_rgb(&self) -> Result<Tensor> {
         let (width, height) = (self.width(), self.height());
-        let pixels = match self.look.mode {
+        let pixels = match self.colours.mode {
             ColourMode::Tagged => {
                 let mut pixels = vec![0; 3 * width * height];
-                let done = to_rgb::to_rgb(&self.frame, self.look.coding, &mut pixels);
-                done.ok_or_else(|| self.unreadable("not a format of pictures"))?;
+                let done = to_rgb::to_rgb(&self.frame, self.colours.coding, &mut pixels);
+                done.ok_or_else(|| self.unreadable("unsupported pixel format"))?;
                 pixels
             }
             ColourMode::ReferenceBt601 => self.to_rgb_as_opencv().map_err(|e| self.unreadable(e))?,
@@ -84,15 +84,15 @@ impl Picture {
         Tensor::from_vec(pixels, (height, width, 3), &Device::Cpu).map_err(compute)
     }
 
-    /// swscale's default arithmetic, which OpenCV uses.
+    /// Converts with swscale's default arithmetic, as OpenCV does.
     fn to_rgb_as_opencv(&self) -> Result<Vec<u8>, ffmpeg::Error> {
         thread_local! {
-            // A context takes longer to set up than a small picture to convert.
+            // Creating a context takes longer than converting a small picture.
             static SCALER: RefCell<Option<Scaler>> = const { RefCell::new(None) };
         }
         let from = Layout::of(&self.frame);
         let to = Layout { format: Pixel::RGB24, ..from };
-        let conversion = Conversion { from, to, coding: self.look.coding, flags: Flags::BICUBIC };
+        let conversion = Conversion { from, to, coding: self.colours.coding, flags: Flags::BICUBIC };
         let (row, height) = (3 * self.width(), self.height());
         let stride = row.next_multiple_of(OVERRUN);
         let mut pixels = vec![0; stride * height + OVERRUN];
@@ -116,23 +116,23 @@ impl Picture {
         compute(candle_core::Error::Msg(format!("{self:?} to RGB: {why}")))
     }
 
-    /// Writes the pixels of `patch` whose weight is above 0 and leaves every other sample as it is; a chroma sample
-    /// changes where one of the pixels that share it does.
+    /// Writes the pixels of `patch` with a weight above 0. All other samples stay bit-identical; a chroma
+    /// sample changes if one of its pixels does.
     ///
     /// # Errors
     /// [`system::Error::Compute`] where the patch reaches out of the picture.
     pub fn paste(&mut self, patch: &Patch) -> Result<()> {
-        // SAFETY: the frame is valid. It gets memory of its own where a clone shares it.
+        // SAFETY: the frame is valid. Its memory is copied if a clone shares it.
         check(unsafe { ffi::av_frame_make_writable(self.frame.as_mut_ptr()) })
             .map_err(|e| compute(candle_core::Error::Msg(format!("copy of a picture: {e}"))))?;
-        paste::paste(&mut self.frame, self.look.coding, patch).map_err(compute)
+        paste::paste(&mut self.frame, self.colours.coding, patch).map_err(compute)
     }
 
     pub(crate) fn layout(&self) -> PictureLayout {
-        PictureLayout { layout: Layout::of(&self.frame), look: self.look }
+        PictureLayout { layout: Layout::of(&self.frame), colours: self.colours }
     }
 
-    /// Appends all samples, plane after plane, to `bytes`.
+    /// Appends the samples of all planes to `bytes`.
     pub(crate) fn write_samples(&self, bytes: &mut Vec<u8>) {
         for plane in self.planes() {
             for y in 0..plane.height {
@@ -141,7 +141,7 @@ impl Picture {
         }
     }
 
-    /// The opposite of [`Picture::write_samples`]; `None` where `bytes` are not that layout's.
+    /// Inverse of [`Picture::write_samples`]. `None` if the length of `bytes` does not match the layout.
     pub(crate) fn from_samples(layout: PictureLayout, mut bytes: &[u8]) -> Option<Self> {
         let mut frame = allocate(layout.layout).ok()?;
         for mut plane in planes_mut(&mut frame) {
@@ -152,13 +152,13 @@ impl Picture {
                 bytes = rest;
             }
         }
-        bytes.is_empty().then_some(Self { frame, look: layout.look })
+        bytes.is_empty().then_some(Self { frame, colours: layout.colours })
     }
 }
 
 impl Clone for Picture {
     fn clone(&self) -> Self {
-        Self { frame: share(&self.frame), look: self.look }
+        Self { frame: share(&self.frame), colours: self.colours }
     }
 }
 
@@ -172,17 +172,17 @@ fn compute(source: candle_core::Error) -> Error {
     system::Error::Compute { stage: STAGE, source: source.into() }.into()
 }
 
-/// A second reference to the same samples. (`frame::Video::clone` would copy them.)
+/// A new reference to the samples of a frame. (`frame::Video::clone` copies them.)
 pub(crate) fn share(frame: &frame::Video) -> frame::Video {
-    // SAFETY: the frame is valid; the result owns the new reference. Memory for the small struct itself is the only
-    // thing that can lack, and an empty frame is then what the next use refuses.
+    // SAFETY: the frame is valid, and the result owns the new reference. The call fails only if the memory
+    // for the struct cannot be allocated; the next use then refuses the empty frame.
     unsafe {
         let clone = ffi::av_frame_clone(frame.as_ptr());
         if clone.is_null() { frame::Video::empty() } else { frame::Video::wrap(clone) }
     }
 }
 
-/// Where a component's samples lie: in which plane, how far apart, of how many bits.
+/// Memory layout of the samples of one component (Y, U or V).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Component {
     pub plane: usize,
@@ -195,7 +195,7 @@ pub(super) struct Component {
 }
 
 impl Component {
-    /// The sample in column `x` of a plane's row.
+    /// The sample at column `x` of a row.
     pub(super) fn read(&self, row: &[u8], x: usize) -> f32 {
         let i = x * self.step + self.offset;
         if self.depth == 8 {
@@ -205,7 +205,7 @@ impl Component {
         }
     }
 
-    /// A row's samples from its left edge on.
+    /// The samples of a row from its left edge.
     #[inline(always)]
     pub(super) fn read_row(&self, row: &[u8], out: &mut [f32]) {
         if self.depth == 8 && self.step == 1 {
@@ -215,7 +215,7 @@ impl Component {
         }
     }
 
-    /// Rounds and clamps.
+    /// Writes a sample, rounded and clamped.
     pub(super) fn write(&self, row: &mut [u8], x: usize, value: f32) {
         let i = x * self.step + self.offset;
         let code = value.round().clamp(0.0, ((1u32 << self.depth) - 1) as f32) as u16;
@@ -227,15 +227,15 @@ impl Component {
     }
 }
 
-/// Packed formats whose samples each lie a fixed step after the one before. Others (UYYVYY411, XV30) look alike in
-/// FFmpeg's description.
+/// Packed formats whose samples have a constant step. FFmpeg's descriptors do not distinguish them from
+/// others (UYYVYY411, XV30).
 const PACKED: [Pixel; 4] = [Pixel::YUYV422, Pixel::UYVY422, Pixel::YVYU422, Pixel::Y210LE];
 
-/// Y, U and V of a format that pictures are kept in: planar ones, those with interleaved chroma, and [`PACKED`]; `None`
-/// for every other one: RGB, XYZ, grey, palettes, big-endian, packed bits, and what lies in a graphics card's memory.
+/// Layout of Y, U and V in the supported formats: planar, interleaved chroma, and [`PACKED`]. `None` for all
+/// others: RGB, XYZ, grey, palettes, big-endian, bit-packed, and formats in GPU memory.
 pub(super) fn components(format: Pixel) -> Option<[Component; 3]> {
     let descriptor = format.descriptor()?;
-    // SAFETY: descriptors are FFmpeg's constants.
+    // SAFETY: descriptors are static.
     let raw = unsafe { &*descriptor.as_ptr() };
     let refused = ffi::AV_PIX_FMT_FLAG_BE
         | ffi::AV_PIX_FMT_FLAG_PAL
@@ -267,40 +267,40 @@ pub(super) fn components(format: Pixel) -> Option<[Component; 3]> {
     Some([component(0)?, component(1)?, component(2)?])
 }
 
-/// Rows of one plane.
+/// One plane of a picture.
 pub struct Plane<'a> {
     first_row: *const u8,
     stride: isize,
-    /// Bytes of a row that are samples.
+    /// Bytes per row without padding.
     row_bytes: usize,
     pub width: usize,
     pub height: usize,
-    /// Bytes from one sample (or pair of interleaved samples) to the next.
+    /// Bytes per sample, or per pair of interleaved samples.
     pub step: usize,
     owner: std::marker::PhantomData<&'a [u8]>,
 }
 
-// SAFETY: a shared borrow of samples that nobody writes to while it lives.
+// SAFETY: the plane borrows the samples, so they are not written to during its lifetime.
 unsafe impl Sync for Plane<'_> {}
 
 impl<'a> Plane<'a> {
-    /// The samples of row `y` < `height`, without padding.
+    /// The samples of row `y` < `height` without padding.
     pub fn row(&self, y: usize) -> &'a [u8] {
         assert!(y < self.height, "row {y} of {}", self.height);
-        // SAFETY: FFmpeg allocates `height` rows of at least `row_bytes` each, `stride` apart (it may be negative);
-        // the frame is borrowed for 'a.
+        // SAFETY: FFmpeg allocates `height` rows of at least `row_bytes` bytes at a distance of `stride`
+        // (which may be negative); the frame is borrowed for 'a.
         unsafe { std::slice::from_raw_parts(self.first_row.offset(self.stride * y as isize), self.row_bytes) }
     }
 }
 
-/// Rows of one plane, to be written.
+/// One plane of a picture with mutable rows.
 pub(super) struct PlaneMut<'a>(Plane<'a>);
 
 impl PlaneMut<'_> {
     pub(super) fn row_mut(&mut self, y: usize) -> &mut [u8] {
         assert!(y < self.0.height, "row {y} of {}", self.0.height);
         let Plane { first_row, stride, row_bytes, .. } = self.0;
-        // SAFETY: as in `Plane::row`; made from an exclusively borrowed frame, and planes do not overlap.
+        // SAFETY: as in `Plane::row`. The frame is borrowed exclusively, and planes do not overlap.
         unsafe { std::slice::from_raw_parts_mut(first_row.cast_mut().offset(stride * y as isize), row_bytes) }
     }
 }
@@ -322,7 +322,8 @@ pub(super) fn planes(frame: &frame::Video) -> impl Iterator<Item = Plane<'_>> {
     (0..count).map_while(move |i| {
         let (log2_w, log2_h) = if i == 1 || i == 2 { subsampling } else { (0, 0) };
         let (width, height) = (width.div_ceil(1 << log2_w), height.div_ceil(1 << log2_h));
-        // SAFETY: the frame is valid and lives for '_; the line size is a function of format and width.
+        // SAFETY: the frame is valid and borrowed for '_; the line size is a pure function of format and
+        // width.
         let (first_row, stride, row_bytes) = unsafe {
             let raw = frame.as_ptr();
             let row_bytes = ffi::av_image_get_linesize(format, (*raw).width, i as i32);
@@ -340,21 +341,21 @@ pub(super) fn planes(frame: &frame::Video) -> impl Iterator<Item = Plane<'_>> {
     })
 }
 
-/// The frame must be writable, that is, not shared.
+/// Planes with mutable rows. The frame must be writable, that is, not shared.
 pub(super) fn planes_mut(frame: &mut frame::Video) -> impl Iterator<Item = PlaneMut<'_>> {
     planes(frame).map(PlaneMut)
 }
 
-/// The format that a picture is converted to where its own cannot be kept: 4:4:4 of 8 bits, or of 10 where it has more.
+/// Replacement for an unsupported pixel format: 4:4:4 with 8 bits, or with 10 if the format has more than 8.
 pub(super) fn plain_format(format: Pixel) -> Pixel {
     let deep = format.descriptor().is_some_and(|descriptor| {
-        // SAFETY: descriptors are FFmpeg's constants.
+        // SAFETY: descriptors are static.
         unsafe { (*descriptor.as_ptr()).comp[0].depth > 8 }
     });
     if deep { Pixel::YUV444P10LE } else { Pixel::YUV444P }
 }
 
-/// Is a frame's format one of the old names that mean "full range"? Returns the format by its proper name.
+/// The replacement of a deprecated full-range format (`YUVJ…`); `None` for other formats.
 pub(super) fn without_j(format: Pixel) -> Option<Pixel> {
     match format {
         Pixel::YUVJ420P => Some(Pixel::YUV420P),

@@ -1,28 +1,29 @@
-//! Any frame rate to any other, by timestamps: the choice that FFmpeg's `fps` filter makes (round to nearest),
-//! counted from the first frame.
+//! Frame rate conversion by timestamps, relative to the first frame, with the rounding of FFmpeg's `fps`
+//! filter (nearest).
 
 use ffmpeg_next::Rational;
 
 use super::FRAME_RATE;
 use crate::options::FrameRate;
 
-/// A step back of this many seconds, or ahead where the container is known for it, is a new time line, not time.
+/// Backward step in seconds (or forward step, for containers with discontinuities) that starts a new
+/// timeline.
 const DISCONTINUITY_SECONDS: i64 = 10;
-/// A step back of so much suffices where the container is known for it. Packets in the order of decoding step back by
-/// some frames.
+/// Backward step in seconds that starts a new timeline in containers with discontinuities. Packets in
+/// decoding order step back by a few frames.
 const KNOWN_DISCONTINUITY_SECONDS: i64 = 1;
 
-/// Turns a stream's timestamps into time since its first frame, across breaks in them.
+/// Converts the timestamps of a stream to the time since its first frame, across discontinuities.
 #[derive(Debug, Clone)]
 pub(crate) struct Timeline {
     time_base: Rational,
-    /// Frames of this many ticks follow each other where nothing better is known.
+    /// Default frame duration in ticks.
     frame_ticks: i64,
-    /// The container (MPEG-TS and its like) may jump in the middle.
+    /// Whether the container (for example MPEG-TS) may have discontinuities.
     jumps: bool,
-    /// What to add to a timestamp; set by the first.
+    /// Offset from timestamps to times; set by the first frame.
     offset: Option<i64>,
-    /// End of the latest frame on our time line.
+    /// Largest end time of the frames so far.
     end: i64,
     broken: bool,
 }
@@ -35,12 +36,14 @@ impl Timeline {
         Self { time_base, frame_ticks, jumps, offset: None, end: 0, broken: false }
     }
 
-    /// Time begins at this timestamp instead of the first frame's: what came before that frame was lost.
+    /// Sets time 0 to this timestamp, which is earlier than that of the first frame: the frames before it
+    /// were lost.
     pub(crate) fn begin_at(&mut self, timestamp: i64) {
         self.offset = Some(timestamp.saturating_neg());
     }
 
-    /// The time of a frame in ticks since the first. A frame without timestamp follows its predecessor.
+    /// Time of a frame in ticks since the first one. A frame without timestamp directly follows its
+    /// predecessor.
     pub(crate) fn time(&mut self, timestamp: Option<i64>, duration: i64) -> i64 {
         let duration = if duration > 0 { duration } else { self.frame_ticks };
         let time = match (timestamp, self.offset) {
@@ -66,17 +69,18 @@ impl Timeline {
         time
     }
 
-    /// Where the latest frame ends, in ticks.
+    /// End of the last frame in ticks.
     pub(crate) fn end(&self) -> i64 {
         self.end
     }
 
-    /// Was there a break in the time line?
+    /// Whether the timestamps had a discontinuity.
     pub(crate) fn broken(&self) -> bool {
         self.broken
     }
 
-    /// The output frame nearest to a time, halves away from zero. Exact: nothing adds up over a long video.
+    /// The output frame nearest to a time, halves away from zero. Integer arithmetic: rounding errors do not
+    /// accumulate.
     pub(crate) fn slot(&self, time: i64, rate: FrameRate) -> i64 {
         let [numerator, denominator] =
             [self.time_base.numerator(), self.time_base.denominator().max(1)].map(i128::from);
@@ -95,11 +99,11 @@ impl Timeline {
     }
 }
 
-/// Holds one frame back until it is known how long it stays.
+/// Delays each frame until its duration is known.
 #[derive(Debug)]
 pub(crate) struct Retimer<T> {
     held: Option<T>,
-    /// The first output frame that is not given out yet.
+    /// The next output frame.
     next: i64,
 }
 
@@ -110,15 +114,15 @@ impl<T> Default for Retimer<T> {
 }
 
 impl<T> Retimer<T> {
-    /// A frame arrives for `slot`. Returns the frame before it and how many output frames it fills; a frame whose
-    /// successor lands on the same output frame is dropped.
+    /// Adds a frame for output frame `slot`. Returns the previous frame and the number of output frames that
+    /// show it. A frame is dropped if its successor has the same slot.
     pub(crate) fn push(&mut self, slot: i64, frame: T) -> Option<(T, u64)> {
         let shown = self.release(slot);
         self.held = Some(frame);
         shown
     }
 
-    /// No more frames; the last one stays until `end`. A video of any length has at least one frame.
+    /// Ends the video: the last frame is shown until `end`. The output has at least one frame.
     pub(crate) fn finish(&mut self, end: i64) -> Option<(T, u64)> {
         self.release(if self.next == 0 { end.max(1) } else { end })
     }
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_five_frames_a_second_pass_one_by_one() {
+    fn frames_at_25_per_second_pass_one_by_one() {
         let timestamps: Vec<i64> = (0..100).map(|i| 777 + i * 512).collect();
         assert_eq!(choice(&timestamps, (1, 12800), 25.0), (0..100).collect::<Vec<_>>());
         let early: Vec<i64> = timestamps.iter().map(|&timestamp| timestamp - 30_000).collect();
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_beginning_is_filled_by_the_first_frame() {
+    fn a_lost_beginning_is_filled_with_the_first_frame() {
         let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, false);
         timeline.begin_at(100);
         let mut retimer = Retimer::default();
@@ -213,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn a_joined_transport_stream_goes_on() {
+    fn a_concatenated_transport_stream_continues() {
         let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, true);
         let times: Vec<i64> = (100..150).chain(100..150).map(|t| timeline.time(Some(t), 1)).collect();
         assert_eq!(times, (0..100).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_break_in_the_time_line_is_bridged() {
+    fn a_discontinuity_is_bridged() {
         let mut timeline = Timeline::new(Rational::new(1, 25), 25.0, true);
         let times: Vec<i64> =
             [0, 1, 2, 90_000, 90_001, 0, 1].iter().map(|&t| timeline.time(Some(t), 1)).collect();

@@ -1,4 +1,4 @@
-//! Turning and mirroring pictures as their display matrix says, sample by sample: nothing is interpolated.
+//! Rotation and mirroring of pictures according to their display matrix, without interpolation.
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::frame;
@@ -6,7 +6,7 @@ use ffmpeg_next::frame;
 use crate::media::picture::{Plane, PlaneMut, planes, planes_mut};
 use crate::media::scale::{Layout, allocate};
 
-/// How the stored picture has to be turned to be shown: first swapped along the diagonal, then mirrored.
+/// Transformation from the stored picture to the upright one: first transposed, then mirrored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Orientation {
     pub transpose: bool,
@@ -15,11 +15,11 @@ pub(crate) struct Orientation {
 }
 
 impl Orientation {
-    /// Reads a display matrix: 3×3 numbers of 4 bytes in the machine's order; the stored (p, q) is shown at
-    /// (a p + c q, b p + d q) with a, b, c, d at places 0, 1, 3, 4.
+    /// Parses a display matrix: 3×3 native-endian 32-bit integers. The stored sample (p, q) is shown at
+    /// (a p + c q, b p + d q) with a, b, c, d at indices 0, 1, 3, 4.
     ///
-    /// Reading the matrix itself avoids the sign of `av_display_rotation_get`, which counts counter-clockwise. `None`
-    /// for a matrix that is not a multiple of a quarter turn (within 1 %): nobody's player shows those alike.
+    /// `av_display_rotation_get` is not used: it counts counter-clockwise and ignores mirroring. Returns
+    /// `None` for a matrix that is not a multiple of a quarter turn (within 1 %): players disagree on those.
     pub(crate) fn from_display_matrix(bytes: &[u8]) -> Option<Self> {
         let entry = |i: usize| {
             let bytes = bytes.get(4 * i..4 * i + 4)?.try_into().ok()?;
@@ -42,30 +42,31 @@ impl Orientation {
         self == Self::default()
     }
 
-    /// Turns a planar picture. Where rows and columns are swapped, its chroma must be subsampled alike both ways.
+    /// Transforms a planar picture. For a transposition, chroma must have the same subsampling in both
+    /// directions.
     pub(super) fn apply(self, frame: &frame::Video) -> Result<frame::Video, ffmpeg::Error> {
         let mut layout = Layout::of(frame);
         if self.transpose {
             (layout.width, layout.height) = (layout.height, layout.width);
         }
-        let mut turned = allocate(layout)?;
-        for (source, target) in planes(frame).zip(planes_mut(&mut turned)) {
+        let mut rotated = allocate(layout)?;
+        for (source, target) in planes(frame).zip(planes_mut(&mut rotated)) {
             match source.step {
-                1 => self.turn::<1>(&source, target),
-                2 => self.turn::<2>(&source, target),
-                4 => self.turn::<4>(&source, target),
+                1 => self.rotate::<1>(&source, target),
+                2 => self.rotate::<2>(&source, target),
+                4 => self.rotate::<4>(&source, target),
                 _ => return Err(ffmpeg::Error::PatchWelcome),
             }
         }
-        // SAFETY: both frames are valid; properties do not include format and size.
+        // SAFETY: both frames are valid. The properties do not include format and size.
         crate::media::check(unsafe {
-            ffmpeg::ffi::av_frame_copy_props(turned.as_mut_ptr(), frame.as_ptr())
+            ffmpeg::ffi::av_frame_copy_props(rotated.as_mut_ptr(), frame.as_ptr())
         })?;
-        Ok(turned)
+        Ok(rotated)
     }
 
-    /// `N`: bytes of one sample (or of one pair of interleaved chroma samples).
-    fn turn<const N: usize>(self, source: &Plane, mut target: PlaneMut) {
+    /// `N`: bytes per sample, or per pair of interleaved chroma samples.
+    fn rotate<const N: usize>(self, source: &Plane, mut target: PlaneMut) {
         let (width, height) = (target.width, target.height);
         for y in 0..height {
             let across = if self.mirror_y { height - 1 - y } else { y };
@@ -88,12 +89,12 @@ mod tests {
     }
 
     #[test]
-    fn quarter_turns_and_mirrors() {
+    fn quarter_turns_and_mirrored_pictures() {
         let orientation = |transpose, mirror_x, mirror_y| Some(Orientation { transpose, mirror_x, mirror_y });
         let read = |a, b, c, d| Orientation::from_display_matrix(&matrix(a, b, c, d));
         assert_eq!(read(1, 0, 0, 1), orientation(false, false, false));
         assert_eq!(read(-1, 0, 0, -1), orientation(false, true, true));
-        // A telephone held upright: stored (1, 0), to the right, is shown as (0, 1), downwards.
+        // A phone held upright: the stored (1, 0), right, is shown at (0, 1), down.
         assert_eq!(read(0, 1, -1, 0), orientation(true, true, false));
         assert_eq!(read(0, -1, 1, 0), orientation(true, false, true));
         assert_eq!(read(1, 1, -1, 1), None);

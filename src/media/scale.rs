@@ -1,4 +1,4 @@
-//! swscale, told what it would otherwise guess: the matrix and the range of both sides.
+//! swscale with explicit matrix and range on both sides.
 
 use ffmpeg_next as ffmpeg;
 use ffmpeg_next::ffi;
@@ -9,7 +9,7 @@ use ffmpeg_next::software::scaling::{self, Flags};
 use super::check;
 use super::colour::Coding;
 
-/// Format and size of a picture.
+/// Pixel format and size of a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub format: Pixel,
@@ -23,7 +23,7 @@ impl Layout {
     }
 }
 
-/// One kind of conversion. `coding` holds on every side that is YUV: no conversion changes it.
+/// Parameters of a conversion. `coding` applies to every side that is YUV; conversions do not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Conversion {
     pub from: Layout,
@@ -33,7 +33,7 @@ pub(super) struct Conversion {
 }
 
 impl Conversion {
-    /// Bicubic with exact rounding, the same on every processor.
+    /// Bicubic with exact rounding and identical results on every CPU.
     pub(super) fn accurate(from: Layout, to: Layout, coding: Coding) -> Self {
         let flags = Flags::BICUBIC
             | Flags::ACCURATE_RND
@@ -44,13 +44,13 @@ impl Conversion {
     }
 }
 
-/// A converter for one kind of conversion.
+/// A swscale context for one [`Conversion`].
 pub(super) struct Scaler {
     context: scaling::Context,
     conversion: Conversion,
 }
 
-// SAFETY: the context is owned, is not tied to the thread that made it, and is only used through `&mut`.
+// SAFETY: the context is owned, has no thread affinity and is only used through `&mut`.
 unsafe impl Send for Scaler {}
 
 impl Scaler {
@@ -66,8 +66,9 @@ impl Scaler {
             flags,
         )?;
         let range = i32::from(coding.full_range);
-        // SAFETY: the context is valid; the tables are swscale's own constants. The neutral brightness, contrast and
-        // saturation are 0, 1 and 1 in 16.16. Its answer is negative for pairs without YUV, where nothing is to be set.
+        // SAFETY: the context is valid, and the tables are static. Neutral brightness, contrast and
+        // saturation are 0, 1 and 1 in 16.16 fixed point. The result is negative for pairs without YUV, which
+        // need no setting, and is ignored.
         unsafe {
             let table = ffi::sws_getCoefficients(coding.matrix.sws());
             ffi::sws_setColorspaceDetails(
@@ -88,19 +89,20 @@ impl Scaler {
         &self.conversion
     }
 
-    /// Converts into a new picture that keeps the timestamps and tags of `frame`.
+    /// Converts into a new picture with the timestamps and tags of `frame`.
     pub(super) fn convert(&mut self, frame: &frame::Video) -> Result<frame::Video, ffmpeg::Error> {
         let to = self.conversion.to;
         let mut converted = allocate(to)?;
         self.context.run(frame, &mut converted)?;
-        // SAFETY: both frames are valid; properties do not include format and size.
+        // SAFETY: both frames are valid. The properties do not include format and size.
         check(unsafe { ffi::av_frame_copy_props(converted.as_mut_ptr(), frame.as_ptr()) })?;
         Ok(converted)
     }
 
-    /// Converts into packed pixels with `stride` bytes from row to row.
+    /// Converts into packed pixels with `stride` bytes per row.
     ///
-    /// swscale may write up to a vector's width beyond a row, so `pixels` must have 64 bytes behind the last one.
+    /// swscale may write up to the width of a SIMD register beyond a row, so `pixels` must have [`OVERRUN`]
+    /// extra bytes.
     pub(super) fn convert_packed(
         &mut self,
         frame: &frame::Video,
@@ -113,8 +115,8 @@ impl Scaler {
         }
         let planes = [pixels.as_mut_ptr(), std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut()];
         let strides = [stride as i32, 0, 0, 0];
-        // SAFETY: the frame has the format and size that the context was made for, and the destination has the rows
-        // that it will write, as just checked.
+        // SAFETY: the frame has the format and size of the context, and the destination has room for all
+        // rows, as checked above.
         let rows = unsafe {
             let source = frame.as_ptr();
             ffi::sws_scale(
@@ -131,16 +133,16 @@ impl Scaler {
     }
 }
 
-/// What [`Scaler::convert_packed`] may write behind the last row.
+/// Bytes that [`Scaler::convert_packed`] may write beyond the last row.
 pub(super) const OVERRUN: usize = 64;
 
-/// An empty picture with its own memory.
+/// A new frame with uninitialised samples.
 pub(super) fn allocate(layout: Layout) -> Result<frame::Video, ffmpeg::Error> {
     let mut frame = frame::Video::empty();
     frame.set_format(layout.format);
     frame.set_width(layout.width);
     frame.set_height(layout.height);
-    // SAFETY: format and size are set, nothing is allocated yet; 0 lets FFmpeg choose the alignment.
+    // SAFETY: format and size are set, and the frame has no buffer yet. 0 lets FFmpeg choose the alignment.
     check(unsafe { ffi::av_frame_get_buffer(frame.as_mut_ptr(), 0) })?;
     Ok(frame)
 }

@@ -1,4 +1,4 @@
-//! One stream of a media file, decoded: packets in, frames out, damage skipped and counted.
+//! Demuxing and decoding of one stream of a media file. Damage is skipped and counted.
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -16,33 +16,34 @@ use crate::media::nvdec;
 use crate::media::{Error, Result};
 use crate::options::{DecoderChoice, FrameRate, Steadiness};
 
-/// More decoder threads than this only cost memory: each holds a frame.
-const MOST_THREADS: usize = 8;
-/// Bytes that the frames of all decoder threads may take together.
+/// Maximum number of decoder threads. Each holds a frame in memory; more do not increase the speed.
+const MAX_THREADS: usize = 8;
+/// Maximum size in bytes of the frames that all decoder threads hold.
 const THREAD_MEMORY: usize = 256 << 20;
-/// This many failures in a row are the end of a broken file.
-pub(crate) const MOST_FAILURES: usize = 100;
+/// Number of consecutive failures after which a broken file is treated as ended.
+pub(crate) const MAX_FAILURES: usize = 100;
 
-/// What a file's format is made for.
+/// Category of a file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileKind {
-    /// One picture; a telephone may have put more behind it, such as the one for brighter screens.
+    /// A still image. Phones may append further images, such as an HDR gain map.
     Picture,
-    /// One or several.
+    /// A format for one or several images.
     Animation,
     Film,
 }
 
-/// A file and the one stream of it that is wanted.
-pub(crate) struct Source {
+/// A demuxer for one stream of a file.
+pub(crate) struct MediaStream {
     pub path: PathBuf,
     input: Input,
     index: usize,
 }
 
-impl Source {
-    /// Opens the file and chooses a stream of a kind: of several videos the one that is marked as the default, then the
-    /// largest, then the first; of several sounds the one that players take. A cover picture is no video.
+impl MediaStream {
+    /// Opens the file and selects a stream of type `kind`. Of several video streams: the default one, then
+    /// the largest, then the first; cover pictures are ignored. Of several audio streams: the one that
+    /// players select.
     pub(crate) fn open(path: &Path, kind: Type) -> Result<Self> {
         let mut input = open_input(path)?;
         let index = match kind {
@@ -60,7 +61,7 @@ impl Source {
         };
         for i in (0..input.streams().len()).filter(|&i| i != index) {
             if let Some(mut other) = input.stream_mut(i) {
-                // SAFETY: the stream is valid; the field tells the demuxer what not to read.
+                // SAFETY: the stream is valid, and `discard` is a plain field.
                 unsafe { (*other.as_mut_ptr()).discard = ffi::AVDiscard::AVDISCARD_ALL };
             }
         }
@@ -68,7 +69,7 @@ impl Source {
     }
 
     pub(crate) fn stream(&self) -> Stream<'_> {
-        // SAFETY: the index was taken from this file, whose streams stay.
+        // SAFETY: the index is that of a stream of this file, and streams are never removed.
         unsafe { Stream::wrap(&self.input, self.index) }
     }
 
@@ -76,20 +77,20 @@ impl Source {
         &self.input
     }
 
-    /// Frames a second as the container has it: the average, else the base rate, else 0.
+    /// Frame rate according to the container: the average, else the base rate, else 0.
     pub(crate) fn frame_rate(&self) -> f64 {
         let [average, base] = self.rates();
         average.or(base).unwrap_or(0.0)
     }
 
-    /// The rate that the file is meant to have.
+    /// Nominal frame rate of the file.
     pub(crate) fn nominal_rate(&self) -> FrameRate {
         let [average, base] = self.rates();
         let steadiness = if average == base { Steadiness::Steady } else { Steadiness::Average };
-        FrameRate::meant_by(self.frame_rate(), steadiness)
+        FrameRate::nominal(self.frame_rate(), steadiness)
     }
 
-    /// The average rate, and the lowest one in which all timestamps can be written.
+    /// The average rate and the base rate (the lowest rate that can represent all timestamps).
     fn rates(&self) -> [Option<f64>; 2] {
         let stream = self.stream();
         [stream.avg_frame_rate(), stream.rate()]
@@ -113,8 +114,8 @@ impl Source {
         }
     }
 
-    /// The stream's duration as written down in the file; Matroska has it in a tag.
-    pub(crate) fn announced_seconds(&self) -> Option<f64> {
+    /// Duration of the stream according to the file. Matroska stores it in a tag.
+    pub(crate) fn declared_seconds(&self) -> Option<f64> {
         let stream = self.stream();
         if stream.duration() > 0 {
             return Some(stream.duration() as f64 * f64::from(stream.time_base()));
@@ -125,10 +126,10 @@ impl Source {
         Some(hours * 3600.0 + minutes * 60.0 + seconds)
     }
 
-    /// The shape of a frame's pixels, width by height: the container's word where it has one, as players do.
+    /// Sample aspect ratio (width by height). The value of the container has priority, as in players.
     pub(crate) fn pixel_aspect(&self, frame: &frame::Video) -> f64 {
         let stream = self.stream();
-        // SAFETY: context, stream and frame are valid, and are only read.
+        // SAFETY: context, stream and frame are valid and only read.
         let ratio = unsafe {
             let (context, stream) = (self.input.as_ptr().cast_mut(), stream.as_ptr().cast_mut());
             ffi::av_guess_sample_aspect_ratio(context, stream, frame.as_ptr().cast_mut())
@@ -136,9 +137,9 @@ impl Source {
         f64::from(ratio.num) / f64::from(ratio.den)
     }
 
-    /// The colours of Dolby Vision's profile 5 mean nothing to a decoder that does not know it.
+    /// Whether the video is Dolby Vision without a backward-compatible base layer (profile 5).
     pub(crate) fn is_dolby_vision_only(&self) -> bool {
-        /// Place of `dv_bl_signal_compatibility_id` in FFmpeg's record: 0 where nothing else can show it.
+        /// Offset of `dv_bl_signal_compatibility_id` in FFmpeg's record; 0 means no compatibility.
         const COMPATIBILITY: usize = 7;
         self.stream().side_data().any(|data| {
             data.kind() == side_data::Type::DOVI_CONF && data.data().get(COMPATIBILITY) == Some(&0)
@@ -153,20 +154,21 @@ impl Source {
             .map(|data| data.data().to_vec())
     }
 
-    /// The wanted stream's next packet. Damaged places are skipped and, like damaged packets, counted in `damaged`.
+    /// The next packet of the stream. Read errors are skipped; they and corrupt packets are counted in
+    /// `damaged`.
     pub(crate) fn next_packet(&mut self, damaged: &mut u64) -> Option<Packet> {
         let mut failures = 0;
         loop {
             let mut packet = Packet::empty();
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() == self.index => {
-                    // Transport streams number their pieces: one was lost.
+                    // A gap in the continuity counters of a transport stream.
                     *damaged += u64::from(packet.is_corrupt());
                     return Some(packet);
                 }
                 Ok(()) => failures = 0,
                 Err(ffmpeg::Error::Eof) => return None,
-                Err(ffmpeg::Error::InvalidData) if failures < MOST_FAILURES => {
+                Err(ffmpeg::Error::InvalidData) if failures < MAX_FAILURES => {
                     failures += 1;
                     *damaged += 1;
                 }
@@ -189,24 +191,24 @@ impl Source {
         })
     }
 
-    /// The decoder on a graphics card, or why there is none.
-    fn decoder_on_card(&self) -> Result<Opened, String> {
+    /// The decoder on a GPU, or the reason why there is none.
+    fn gpu_decoder(&self) -> Result<Opened, String> {
         let (mut context, codec) = self.decoder_context().map_err(|e| e.to_string())?;
         nvdec::attach(&mut context, codec)?;
         context.decoder().open_as(codec).map_err(|e| e.to_string())
     }
 
-    /// Settings, not open yet, and what they are for.
+    /// Configured but unopened context, and its codec.
     fn decoder_context(&self) -> Result<(codec::Context, Codec), ffmpeg::Error> {
         let stream = self.stream();
         let parameters = stream.parameters();
         let codec = codec::decoder::find(parameters.id()).ok_or(ffmpeg::Error::DecoderNotFound)?;
         let mut context = codec::Context::from_parameters(parameters)?;
         let (width, height) = size(&stream);
-        // At most three bytes a pixel in what is usual: 4:2:0 of 10 bits.
+        // Common formats have at most 3 bytes per pixel (4:2:0 with 10 bits).
         let affordable = THREAD_MEMORY / usize::try_from(3 * width * height).unwrap_or(usize::MAX).max(1);
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = threads.min(MOST_THREADS).min(affordable.max(1));
+        let threads = threads.min(MAX_THREADS).min(affordable.max(1));
         // SAFETY: the context is valid and not open yet.
         unsafe {
             let raw = context.as_mut_ptr();
@@ -218,9 +220,9 @@ impl Source {
     }
 }
 
-/// Does the packet only prepare the decoder? Edit lists that begin between key frames have such.
+/// Whether the packet is decoded but not shown. Edit lists that begin between key frames have such packets.
 pub(crate) fn is_hidden(packet: &Packet) -> bool {
-    // SAFETY: reads a plain field.
+    // SAFETY: reads a plain field of a valid packet.
     let flags = unsafe { (*ffmpeg::packet::Ref::as_ptr(packet)).flags };
     flags & ffi::AV_PKT_FLAG_DISCARD != 0
 }
@@ -229,16 +231,16 @@ fn is_video(stream: &Stream) -> bool {
     stream.parameters().medium() == Type::Video && !stream.disposition().contains(Disposition::ATTACHED_PIC)
 }
 
-/// The video that is wanted most has the greatest.
+/// Sort key of video streams; the greatest is selected.
 fn preference(stream: &Stream) -> (bool, i64, Reverse<usize>) {
     let (width, height) = size(stream);
     let is_default = stream.disposition().contains(Disposition::DEFAULT);
     (is_default, width * height, Reverse(stream.index()))
 }
 
-/// (width, height) as the container has them, 0 where it does not say.
+/// (width, height) according to the container; 0 if unknown.
 fn size(stream: &Stream) -> (i64, i64) {
-    // SAFETY: the stream's parameters are valid as long as it is.
+    // SAFETY: the parameters are valid as long as the stream is.
     let (width, height) = unsafe {
         let parameters = (*stream.as_ptr()).codecpar;
         ((*parameters).width, (*parameters).height)
@@ -246,81 +248,82 @@ fn size(stream: &Stream) -> (i64, i64) {
     (i64::from(width.max(0)), i64::from(height.max(0)))
 }
 
-/// A [`Source`] with its decoder.
-pub(crate) struct DecodedSource {
-    pub source: Source,
+/// A [`MediaStream`] with its decoder.
+pub(crate) struct DecodedStream {
+    pub source: MediaStream,
     decoder: Opened,
-    /// Whether frames come from a graphics card.
-    on_card: bool,
-    /// Frames that came from there.
-    fetched: u64,
+    /// Whether a GPU decodes.
+    on_gpu: bool,
+    /// Number of frames downloaded from the GPU.
+    downloaded: u64,
     draining: bool,
-    /// Whether the first key frame has been read, and when it is to be shown, unless an edit list hides it.
+    /// Presentation time of the first key frame, once it has been read; `None` inside if an edit list hides
+    /// it.
     beginning: Option<Option<i64>>,
-    /// Packets that were skipped and frames that were concealed.
+    /// Number of skipped packets and concealed frames.
     pub damaged: u64,
 }
 
-impl DecodedSource {
+impl DecodedStream {
     pub(crate) fn open(path: &Path, kind: Type) -> Result<Self> {
-        let source = Source::open(path, kind)?;
+        let source = MediaStream::open(path, kind)?;
         let decoder = source.decoder()?;
         Ok(Self::new(source, decoder))
     }
 
-    fn new(source: Source, decoder: Opened) -> Self {
-        Self { source, decoder, on_card: false, fetched: 0, draining: false, beginning: None, damaged: 0 }
+    fn new(source: MediaStream, decoder: Opened) -> Self {
+        Self { source, decoder, on_gpu: false, downloaded: 0, draining: false, beginning: None, damaged: 0 }
     }
 
-    /// The video of a file. `by`: who decodes it; whoever it is, the frames are the same.
-    pub(crate) fn open_video(path: &Path, by: DecoderChoice) -> Result<Self> {
-        if by == DecoderChoice::Auto {
-            let source = Source::open(path, Type::Video)?;
-            match source.decoder_on_card() {
-                Ok(decoder) => return Ok(Self { on_card: true, ..Self::new(source, decoder) }),
+    /// Opens the video stream of a file. All decoders produce the same frames.
+    pub(crate) fn open_video(path: &Path, decoder: DecoderChoice) -> Result<Self> {
+        if decoder == DecoderChoice::Auto {
+            let source = MediaStream::open(path, Type::Video)?;
+            match source.gpu_decoder() {
+                Ok(decoder) => return Ok(Self { on_gpu: true, ..Self::new(source, decoder) }),
                 Err(reason) => tracing::info!("`{}` is decoded in software: {reason}", path.display()),
             }
         }
         Self::open(path, Type::Video)
     }
 
-    /// The time stamp of the first picture that could be shown, decodable or not, as far as it is known.
+    /// Timestamp of the first picture that should be shown, decodable or not, if known.
     pub(crate) fn beginning(&self) -> Option<i64> {
         self.beginning.flatten()
     }
 
-    /// The next frame in order of presentation; `None` at the end.
+    /// The next frame in presentation order; `None` at the end.
     pub(crate) fn next_frame(&mut self) -> Option<Frame> {
-        if self.on_card {
-            match self.next_from_card() {
+        if self.on_gpu {
+            match self.next_from_gpu() {
                 Ok(frame) => {
-                    self.fetched += u64::from(frame.is_some());
+                    self.downloaded += u64::from(frame.is_some());
                     return frame;
                 }
-                Err(reason) => self.leave_card(&reason)?,
+                Err(reason) => self.fall_back_to_software(&reason)?,
             }
         }
         self.decode()
     }
 
-    /// An error where FFmpeg's own decoder may make more of the file, or say more of it: a card does not tell what it has
-    /// patched up.
-    fn next_from_card(&mut self) -> Result<Option<Frame>, String> {
+    /// Returns an error if the software decoder may recover more of the file or report more damage: a GPU
+    /// does not report what it has concealed.
+    fn next_from_gpu(&mut self) -> Result<Option<Frame>, String> {
         let frame = self.decode();
         if self.damaged > 0 {
             return Err("it is damaged".into());
         }
-        frame.map(|frame| nvdec::fetch(&frame)).transpose()
+        frame.map(|frame| nvdec::download(&frame)).transpose()
     }
 
-    /// Goes on with FFmpeg's own decoder: from the beginning of the file, past the frames that came from the card. `None`
-    /// where the file cannot be opened again.
-    fn leave_card(&mut self, reason: &str) -> Option<()> {
-        let Self { source: Source { path, .. }, fetched, .. } = self;
-        tracing::info!("`{}` is decoded in software from frame {fetched} on: {reason}", path.display());
+    /// Switches to the software decoder, which decodes from the beginning of the file and skips the frames
+    /// that the GPU has delivered. `None` if the file cannot be reopened.
+    fn fall_back_to_software(&mut self, reason: &str) -> Option<()> {
+        let Self { source: MediaStream { path, .. }, downloaded, .. } = self;
+        tracing::info!("`{}` is decoded in software from frame {downloaded} on: {reason}", path.display());
         match Self::open(path, Type::Video) {
             Ok(mut software) => {
-                for _ in 0..*fetched {
+                for _ in 0..*downloaded {
                     software.decode();
                 }
                 *self = software;
@@ -336,7 +339,7 @@ impl DecodedSource {
 
     fn decode(&mut self) -> Option<Frame> {
         let mut failures = 0;
-        // SAFETY: an empty frame owns nothing but itself.
+        // SAFETY: allocates an empty frame, which owns only itself.
         let mut frame = unsafe { Frame::empty() };
         loop {
             match self.decoder.receive_frame(&mut frame) {
@@ -352,8 +355,8 @@ impl DecodedSource {
                 Err(_) => {
                     self.damaged += 1;
                     failures += 1;
-                    // One that takes no more packets would fail for ever.
-                    if failures > MOST_FAILURES {
+                    // A decoder that accepts no more packets would fail forever.
+                    if failures > MAX_FAILURES {
                         return None;
                     }
                 }
@@ -390,19 +393,19 @@ mod tests {
     #[test]
     fn the_software_decoder_continues_after_the_hardware_decoder() {
         let path = &Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo/face.mp4");
-        let open = || DecodedSource::open(path, Type::Video).unwrap();
-        let rest = |source: &mut DecodedSource| -> Vec<_> {
+        let open = || DecodedStream::open(path, Type::Video).unwrap();
+        let rest = |source: &mut DecodedStream| -> Vec<_> {
             from_fn(|| source.next_frame()).map(|frame| frame.pts()).collect()
         };
         let all = rest(&mut open());
         assert!(all.len() > 10);
 
-        let mut source = DecodedSource { fetched: 7, ..open() };
-        assert!(source.leave_card("a test").is_some());
+        let mut source = DecodedStream { downloaded: 7, ..open() };
+        assert!(source.fall_back_to_software("a test").is_some());
         assert_eq!(rest(&mut source), all[7..]);
-        // The hardware decoder has made no frame.
-        let mut source = DecodedSource { on_card: true, ..open() };
+        // The frames are not in GPU memory.
+        let mut source = DecodedStream { on_gpu: true, ..open() };
         assert_eq!(rest(&mut source), all);
-        assert_eq!((source.on_card, source.damaged), (false, 0));
+        assert_eq!((source.on_gpu, source.damaged), (false, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! How many chunks of a job go through the UNet together.
+//! Number of chunks per UNet batch.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -8,31 +8,32 @@ use candle_core::Device;
 
 use crate::options::{InvalidOption, Result};
 
-/// The most that can be asked for: a batch ends with its segment of the output, after which a killed job goes on, and a
-/// segment has fifteen chunks.
+/// Maximum number of chunks per batch: batches end with segments, the units of resuming, and a segment has 15
+/// chunks.
 pub const MAX_BATCH_CHUNKS: usize = 15;
 
-/// Chunks, of 16 frames each, that go through the UNet together. They see nothing of each other: a CPU makes the same
-/// of them bit for bit, on a GPU the last bits of a sum depend on how many they are.
+/// Number of 16-frame chunks per UNet batch. The chunks of a batch are independent: on a CPU the results are
+/// bit-identical for every batch size; on a GPU the last bits of sums depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BatchChunks {
-    /// On a CUDA device as many as its free memory holds, up to [`Self::AUTO_MOST`]. Elsewhere one: it keeps all cores of
-    /// a CPU busy, and Metal does not say what is free.
+    /// On a CUDA device as many as fit in its free memory, up to [`Self::AUTO_MAX`]. Otherwise one, which
+    /// occupies all cores of a CPU; Metal does not report its free memory.
     #[default]
     Auto,
-    /// So many, or fewer where the memory does not hold them.
+    /// This number, or fewer if they do not fit in memory.
     AtMost(NonZeroUsize),
 }
 
 impl BatchChunks {
-    /// 128 frames, half of a segment. With so many even the UNet's smallest images are thousands of rows, which fill the
-    /// largest GPU; beyond that a job only holds more frames, and its output comes in larger portions.
-    pub const AUTO_MOST: usize = 8;
+    /// 128 frames, about half a segment. At this size the lowest resolution of the UNet already has thousands
+    /// of rows, which occupy the largest GPU; larger batches only hold more frames in memory and delay the
+    /// output.
+    pub const AUTO_MAX: usize = 8;
 
-    /// The most chunks that go together on `device`, whatever its memory.
-    pub fn most_on(self, device: &Device) -> usize {
+    /// Maximum number of chunks per batch on `device`, regardless of its memory.
+    pub fn max_on(self, device: &Device) -> usize {
         match self {
-            Self::Auto if device.is_cuda() => Self::AUTO_MOST,
+            Self::Auto if device.is_cuda() => Self::AUTO_MAX,
             Self::Auto => 1,
             Self::AtMost(chunks) => chunks.get(),
         }
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_automatic_or_a_number() {
+    fn a_batch_size_is_automatic_or_a_number() {
         for text in ["auto", "1", "15"] {
             assert_eq!(text.parse::<BatchChunks>().unwrap().to_string(), text);
         }
@@ -82,8 +83,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_computes_one_chunk_at_a_time_unless_told_otherwise() {
-        let most = |text: &str| text.parse::<BatchChunks>().unwrap().most_on(&Device::Cpu);
-        assert_eq!((most("auto"), most("3")), (1, 3));
+    fn the_default_on_a_cpu_is_one_chunk() {
+        let max = |text: &str| text.parse::<BatchChunks>().unwrap().max_on(&Device::Cpu);
+        assert_eq!((max("auto"), max("3")), (1, 3));
     }
 }

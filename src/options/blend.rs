@@ -1,32 +1,38 @@
-//! How the generated mouth is joined to the original picture.
+//! Blending of the generated face into the original picture.
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::options::named_enum::named_enum;
 use crate::options::{InvalidOption, Result};
 
-/// The width of a soft edge as a part of the face's side: the weight is half at that distance from the
-/// edge, and full at twice the distance. 0 is a hard edge.
+/// Width of a soft edge as a fraction of the face's side. The weight is 0.5 at this distance from the edge
+/// and 1 at twice the distance. 0 is a hard edge.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Feather(f64);
 
 impl Feather {
     /// No soft edge.
     pub const HARD: Self = Self(0.0);
-    /// A twentieth, the original's for the edge of the face.
+    /// 1/20, the original's value for the edge of the face.
     pub const ORIGINAL: Self = Self(0.05);
-    /// Beyond it the edges of two sides meet, and nothing shows the face in full.
+    /// Larger edges of opposite sides would overlap, so no part of the face would have the weight 1.
     pub const MAX: f64 = 0.25;
 
-    /// `share`: 0 to [`Self::MAX`]; `option`: what the user calls it.
+    /// `share`: 0 to [`Self::MAX`]; `option`: name of the option, for the error.
     pub fn new(option: &'static str, share: f64) -> Result<Self> {
         if (0.0..=Self::MAX).contains(&share) {
             return Ok(Self(share));
         }
-        Err(refused(option, share.to_string()))
+        Err(invalid(option, share.to_string()))
     }
 
-    /// The edge's width in pixels on a face whose side has `side` of them.
+    /// The width as a fraction of the side.
+    pub(crate) fn share(self) -> f64 {
+        self.0
+    }
+
+    /// Width of the edge in pixels for a face of `side` × `side` pixels.
     pub fn pixels(self, side: usize) -> usize {
         (side as f64 * self.0) as usize
     }
@@ -43,7 +49,7 @@ impl FromStr for Feather {
 
     fn from_str(text: &str) -> Result<Self> {
         text.parse()
-            .map_or_else(|_| Err(refused("feather", text.to_string())), |share| Self::new("feather", share))
+            .map_or_else(|_| Err(invalid("feather", text.to_string())), |share| Self::new("feather", share))
     }
 }
 
@@ -53,42 +59,19 @@ impl fmt::Display for Feather {
     }
 }
 
-fn refused(option: &'static str, value: String) -> InvalidOption {
-    let expected = format!("a part of the face's side, 0 to {}", Feather::MAX);
+fn invalid(option: &'static str, value: String) -> InvalidOption {
+    let expected = format!("a fraction of the face's side between 0 and {}", Feather::MAX);
     InvalidOption::Value { option, value, expected }
 }
 
-/// Whether the generated skin takes on the original's colour at the seam.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ColourMatch {
-    /// As generated; what the original does.
-    #[default]
-    Off,
-    On,
-}
-
-impl FromStr for ColourMatch {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "off" => Ok(Self::Off),
-            "on" => Ok(Self::On),
-            _ => Err(InvalidOption::Value {
-                option: "colour_match",
-                value: text.to_string(),
-                expected: "`on` or `off`".to_string(),
-            }),
-        }
-    }
-}
-
-impl fmt::Display for ColourMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::On => "on",
-        })
+named_enum! {
+    /// Whether the colours of the generated face are corrected to match the original around it.
+    #[derive(Default)]
+    pub enum ColourMatch: "colour_match" {
+        /// No correction, as in the original.
+        #[default]
+        Off = "off",
+        On = "on",
     }
 }
 
@@ -97,26 +80,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_width_is_a_twentieth_of_any_side() {
+    fn the_default_width_is_one_twentieth_of_the_side() {
         assert!((0..20_000).all(|side| Feather::default().pixels(side) == side / 20));
         assert_eq!(Feather::HARD.pixels(10_000), 0);
     }
 
     #[test]
-    fn widths_beyond_a_quarter_are_refused_by_name() {
+    fn widths_above_a_quarter_are_refused_by_name() {
         for (text, good) in [("0", true), ("0.25", true), ("0.26", false), ("-0.1", false), ("NaN", false)] {
             assert_eq!(text.parse::<Feather>().is_ok(), good, "{text}");
         }
         let error = Feather::new("mask_feather", 0.3).unwrap_err();
         assert!(error.to_string().contains("mask_feather"), "{error}");
         assert!("wide".parse::<Feather>().unwrap_err().to_string().contains("wide"));
-    }
-
-    #[test]
-    fn colour_match_is_on_or_off() {
-        for choice in [ColourMatch::On, ColourMatch::Off] {
-            assert_eq!(choice.to_string().parse::<ColourMatch>().unwrap(), choice);
-        }
-        assert!("yes".parse::<ColourMatch>().is_err());
     }
 }

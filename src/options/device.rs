@@ -1,4 +1,4 @@
-//! The choice of device and number format; everything below takes both from its inputs.
+//! Device and number format. All lower layers take both from their inputs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,14 +6,15 @@ use std::str::FromStr;
 use candle_core::{DType, Device};
 use kernels::cpu::Isa;
 
+use crate::options::named_enum::named_enum;
 use crate::options::{InvalidOption, Result};
 use crate::system;
 use crate::system::device::open_cuda;
 
-/// Where to compute.
+/// Compute device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first CUDA or Metal device that this build supports and that answers, else the CPU.
+    /// The first available CUDA or Metal device that this build supports, else the CPU.
     #[default]
     Auto,
     Cpu,
@@ -40,7 +41,7 @@ impl DeviceChoice {
                         _ => return Ok(Device::Cpu),
                     };
                 Ok(first.unwrap_or_else(|error| {
-                    tracing::warn!("no GPU answers, computing on the CPU: {error}");
+                    tracing::warn!("no GPU is available, computing on the CPU: {error}");
                     Device::Cpu
                 }))
             }
@@ -81,24 +82,26 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// In which number format weights and activations are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DTypeChoice {
-    /// What is fastest on the device without leaving the accuracy that the tests ask for.
-    #[default]
-    Auto,
-    F32,
-    BF16,
-    F16,
+named_enum! {
+    /// Number format of weights and activations.
+    #[derive(Default)]
+    pub enum DTypeChoice: "dtype" {
+        /// The fastest format of the device within the accuracy that the tests require.
+        #[default]
+        Auto = "auto",
+        F32 = "f32",
+        BF16 = "bf16",
+        F16 = "f16",
+    }
 }
 
 impl DTypeChoice {
     pub fn resolve(self, device: &Device) -> DType {
         match self {
-            // Half the memory and a multiple of the speed, where the CPU multiplies bf16 itself.
+            // With bf16 instructions: half the memory and a multiple of the speed of f32.
             Self::Auto if device.is_cpu() && Isa::current().has_fast_bf16() => DType::BF16,
             Self::Auto if device.is_cpu() => DType::F32,
-            // As the original. All sums are in f32, and bf16 would keep three bits less of what is between them.
+            // As in the original. Sums are in f32; bf16 activations would have three mantissa bits fewer.
             Self::Auto => DType::F16,
             Self::F32 => DType::F32,
             Self::BF16 => DType::BF16,
@@ -114,31 +117,13 @@ impl DTypeChoice {
     }
 }
 
-impl FromStr for DTypeChoice {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "f32" => Ok(Self::F32),
-            "bf16" => Ok(Self::BF16),
-            "f16" => Ok(Self::F16),
-            _ => Err(InvalidOption::Value {
-                option: "dtype",
-                value: text.to_string(),
-                expected: "`auto`, `f32`, `bf16` or `f16`".to_string(),
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::system::device::dtype_name;
 
     #[test]
-    fn devices_parse_and_print_alike() {
+    fn devices_are_parsed_and_printed() {
         for name in ["auto", "cpu", "cuda:0", "cuda:7", "metal"] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }

@@ -1,5 +1,4 @@
-//! What happens when the voice and the video differ in length: one internal model, and the names that
-//! the hosted APIs have for it.
+//! Policies for voice and video of different lengths, and the names of these policies in the hosted APIs.
 //!
 //! | name | voice longer | video longer |
 //! | --- | --- | --- |
@@ -11,45 +10,47 @@
 //! | `playback_type` `normal_reverse` | ping-pong | pad with silence |
 //! | `playback_type` `normal_reverse_by_audio` | ping-pong | trim |
 //!
-//! Vendors leave two things open: what `silence` shows after the video's end (here its last frame), and
-//! where the three `playback_type`s stop. Those rows are this project's reading. A still image has no length: it
-//! lasts as long as the voice, whatever the mode.
+//! The vendors do not document what `silence` shows after the end of the video (here its last frame) nor
+//! where the three `playback_type`s stop; those rows are this project's interpretation. A still image has no
+//! length: in every mode it lasts as long as the voice.
 
 use std::cmp::Ordering;
-use std::fmt;
-use std::str::FromStr;
 
-use crate::options::{InvalidOption, Result};
+use crate::options::named_enum::named_enum;
 
-/// What the picture does where the voice goes on after the video has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AudioLonger {
-    /// Forward, backward, forward …; the first and the last frame show twice, as in the original.
-    #[default]
-    PingPong,
-    /// From the first frame again.
-    Loop,
-    /// The output ends with the video.
-    Cut,
-    /// The last frame stays.
-    Hold,
-    /// The video is slowed down to the voice's length.
-    Slow,
+named_enum! {
+    /// What the picture shows if the voice is longer than the video.
+    #[derive(Default)]
+    pub enum AudioLonger: "audio_longer" {
+        /// Forward, backward, forward …; the first and the last frame are shown twice, as in the original.
+        #[default]
+        PingPong = "pingpong",
+        /// The video starts again.
+        Loop = "loop",
+        /// The output ends with the video.
+        Cut = "cut",
+        /// The last frame is repeated.
+        Hold = "hold",
+        /// The video is slowed down to the length of the voice.
+        Slow = "slow",
+    }
 }
 
-/// What happens where the video goes on after the voice has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum VideoLonger {
-    /// The output ends with the voice.
-    #[default]
-    Trim,
-    /// The voice is followed by silence.
-    PadSilence,
-    /// The video is sped up to the voice's length.
-    Speed,
+named_enum! {
+    /// What happens if the video is longer than the voice.
+    #[derive(Default)]
+    pub enum VideoLonger: "video_longer" {
+        /// The output ends with the voice.
+        #[default]
+        Trim = "trim",
+        /// The voice is padded with silence.
+        PadSilence = "pad_silence",
+        /// The video is sped up to the length of the voice.
+        Speed = "speed",
+    }
 }
 
-/// Both halves; the default is the original's: ping-pong and trim.
+/// Policy for both cases. The default is that of the original: ping-pong and trim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DurationPolicy {
     pub audio_longer: AudioLonger,
@@ -57,11 +58,11 @@ pub struct DurationPolicy {
 }
 
 impl DurationPolicy {
-    /// What holds for a still image under any mode.
+    /// The policy for still images in every mode.
     pub const STILL: Self = Self { audio_longer: AudioLonger::Hold, video_longer: VideoLonger::Trim };
 
-    /// The number of frames of the output, for a video of `source_frames` and a voice that lasts
-    /// `audio_frames`, both at the output's rate (the voice rounded up to whole frames).
+    /// Number of output frames for a video of `source_frames` and a voice of `audio_frames`, both at the rate
+    /// of the output (the voice rounded up to whole frames).
     pub fn output_frames(&self, source_frames: usize, audio_frames: usize) -> usize {
         match audio_frames.cmp(&source_frames) {
             Ordering::Equal => audio_frames,
@@ -78,12 +79,12 @@ impl DurationPolicy {
         }
     }
 
-    /// The source frame that is shown as frame `output` of [`Self::output_frames`], for a video of
-    /// `source_frames` ≥ 1.
+    /// The source frame that is shown as output frame `output` < [`Self::output_frames`]. `source_frames` ≥
+    /// 1.
     pub fn source_frame(&self, output: usize, source_frames: usize, audio_frames: usize) -> usize {
         let source_frames = source_frames.max(1);
         if self.changes_speed(source_frames, audio_frames) {
-            // The source frame on the screen in the middle of the output frame's time.
+            // The source frame at the middle of the output frame's interval.
             return (2 * output + 1) * source_frames / (2 * audio_frames);
         }
         let last = source_frames - 1;
@@ -100,7 +101,7 @@ impl DurationPolicy {
         }
     }
 
-    /// Whether the video is slowed down or sped up. Its length must then be known from the start.
+    /// Whether the video is slowed down or sped up, which requires its length in advance.
     pub fn changes_speed(&self, source_frames: usize, audio_frames: usize) -> bool {
         match audio_frames.cmp(&source_frames) {
             Ordering::Equal => false,
@@ -109,20 +110,20 @@ impl DurationPolicy {
         }
     }
 
-    /// Whether lengths can come together for which [`Self::changes_speed`].
+    /// Whether [`Self::changes_speed`] for some pair of lengths.
     pub fn may_change_speed(&self) -> bool {
         self.audio_longer == AudioLonger::Slow || self.video_longer == VideoLonger::Speed
     }
 
-    /// Whether frame `source` of `source_frames` is shown again after others were shown: it has to be kept.
-    /// A frame that only stays on the screen is not.
-    pub fn comes_back(&self, source: usize, source_frames: usize, audio_frames: usize) -> bool {
+    /// Whether source frame `source` of `source_frames` is shown again after other frames and must be stored.
+    /// A frame that is only repeated in a row need not be.
+    pub fn is_reused(&self, source: usize, source_frames: usize, audio_frames: usize) -> bool {
         if audio_frames <= source_frames {
             return false;
         }
         match self.audio_longer {
             AudioLonger::PingPong | AudioLonger::Loop if source_frames == 1 => false,
-            // At the turn the last frame shows twice in a row; it comes back after the other one.
+            // At the turn the last frame is shown twice in a row; it is reused only after the next turn.
             AudioLonger::PingPong if source + 1 == source_frames => audio_frames >= 3 * source_frames,
             AudioLonger::PingPong => source + audio_frames >= 2 * source_frames,
             AudioLonger::Loop => source + source_frames < audio_frames,
@@ -131,81 +132,83 @@ impl DurationPolicy {
     }
 }
 
-/// A vendor's word for a mode: its spelling in requests and on the command line, and what it means.
-macro_rules! mode_names {
-    ($(#[$doc:meta])* $name:ident, $option:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal => ($audio:ident, $video:ident),)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$vdoc])* $variant,)+ }
-
-        impl $name {
-            /// Every spelling that parses.
-            pub const NAMES: &[&str] = &[$($text),+];
-
-            pub fn policy(self) -> DurationPolicy {
-                match self {
-                    $(Self::$variant => DurationPolicy {
-                        audio_longer: AudioLonger::$audio,
-                        video_longer: VideoLonger::$video,
-                    },)+
-                }
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidOption;
-
-            fn from_str(text: &str) -> Result<Self> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(InvalidOption::Value {
-                        option: $option,
-                        value: text.to_string(),
-                        expected: format!("one of {}", Self::NAMES.join(", ")),
-                    }),
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text,)+ })
-            }
-        }
-
-        impl From<$name> for DurationPolicy {
-            fn from(mode: $name) -> Self {
-                mode.policy()
-            }
-        }
-    };
-}
-
-mode_names! {
+named_enum! {
     /// `loop_mode` of fal and eachlabs.
-    LoopMode, "loop_mode", {
-        PingPong = "pingpong" => (PingPong, Trim),
-        Loop = "loop" => (Loop, Trim),
+    pub enum LoopMode: "loop_mode" {
+        PingPong = "pingpong",
+        Loop = "loop",
     }
 }
 
-mode_names! {
-    /// `sync_mode` of sync.so, and of wavespeed and fal in front of it.
-    SyncMode, "sync_mode", {
-        Bounce = "bounce" => (PingPong, Trim),
-        Loop = "loop" => (Loop, Trim),
-        CutOff = "cut_off" => (Cut, Trim),
-        Silence = "silence" => (Hold, PadSilence),
-        Remap = "remap" => (Slow, Speed),
+impl LoopMode {
+    pub fn policy(self) -> DurationPolicy {
+        let audio_longer = match self {
+            Self::PingPong => AudioLonger::PingPong,
+            Self::Loop => AudioLonger::Loop,
+        };
+        DurationPolicy { audio_longer, video_longer: VideoLonger::Trim }
     }
 }
 
-mode_names! {
+named_enum! {
+    /// `sync_mode` of sync.so, and of the wavespeed and fal APIs for it.
+    pub enum SyncMode: "sync_mode" {
+        Bounce = "bounce",
+        Loop = "loop",
+        CutOff = "cut_off",
+        Silence = "silence",
+        Remap = "remap",
+    }
+}
+
+impl SyncMode {
+    pub fn policy(self) -> DurationPolicy {
+        let (audio_longer, video_longer) = match self {
+            Self::Bounce => (AudioLonger::PingPong, VideoLonger::Trim),
+            Self::Loop => (AudioLonger::Loop, VideoLonger::Trim),
+            Self::CutOff => (AudioLonger::Cut, VideoLonger::Trim),
+            Self::Silence => (AudioLonger::Hold, VideoLonger::PadSilence),
+            Self::Remap => (AudioLonger::Slow, VideoLonger::Speed),
+        };
+        DurationPolicy { audio_longer, video_longer }
+    }
+}
+
+named_enum! {
     /// `playback_type` of JoggAI.
-    PlaybackType, "playback_type", {
-        Normal = "normal" => (Cut, Trim),
-        NormalReverse = "normal_reverse" => (PingPong, PadSilence),
-        NormalReverseByAudio = "normal_reverse_by_audio" => (PingPong, Trim),
+    pub enum PlaybackType: "playback_type" {
+        Normal = "normal",
+        NormalReverse = "normal_reverse",
+        NormalReverseByAudio = "normal_reverse_by_audio",
+    }
+}
+
+impl PlaybackType {
+    pub fn policy(self) -> DurationPolicy {
+        let (audio_longer, video_longer) = match self {
+            Self::Normal => (AudioLonger::Cut, VideoLonger::Trim),
+            Self::NormalReverse => (AudioLonger::PingPong, VideoLonger::PadSilence),
+            Self::NormalReverseByAudio => (AudioLonger::PingPong, VideoLonger::Trim),
+        };
+        DurationPolicy { audio_longer, video_longer }
+    }
+}
+
+impl From<LoopMode> for DurationPolicy {
+    fn from(mode: LoopMode) -> Self {
+        mode.policy()
+    }
+}
+
+impl From<SyncMode> for DurationPolicy {
+    fn from(mode: SyncMode) -> Self {
+        mode.policy()
+    }
+}
+
+impl From<PlaybackType> for DurationPolicy {
+    fn from(mode: PlaybackType) -> Self {
+        mode.policy()
     }
 }
 
@@ -273,7 +276,7 @@ mod tests {
                     shown.dedup();
                     for source in 0..source_frames {
                         let again = shown.iter().filter(|&&s| s == source).count() > 1;
-                        let told = policy.comes_back(source, source_frames, audio_frames);
+                        let told = policy.is_reused(source, source_frames, audio_frames);
                         assert_eq!(told, again, "{policy:?}: {source} of {source_frames}, {audio_frames}");
                     }
                 }

@@ -1,27 +1,26 @@
-//! How the output is encoded: codec, quality, container, and by whom; and who decodes the input.
+//! Codec, quality, container and encoder of the output, and the decoder of the input.
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
+use crate::options::named_enum::named_enum;
 use crate::options::{InvalidOption, Result};
 
-/// How the output is written. The default is H.264 at a quality that is hard to tell from the source, by x264.
+/// Encoding of the output. The default is H.264 by x264 at a quality that is visually close to the source.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Encoding {
     pub codec: VideoCodec,
-    /// Constant rate factor of H.264 and HEVC, 0 best to 51 worst; [`VideoCodec::default_crf`] when absent.
+    /// Constant rate factor of H.264 and HEVC, 0 (best) to 51 (worst); [`VideoCodec::default_crf`] if `None`.
     pub crf: Option<f32>,
-    /// By the output's extension when absent.
+    /// Derived from the output's extension if `None`.
     pub container: Option<Container>,
     pub encoder: EncoderChoice,
 }
 
-/// The worst constant rate factor there is.
+/// Largest (worst) constant rate factor.
 pub const MAX_CRF: f32 = 51.0;
 
 impl Encoding {
-    /// Refuses what cannot be encoded, naming the option.
+    /// Checks that the options are valid and fit each other.
     pub fn validate(&self) -> Result<()> {
         let refuse =
             |option, value: String, expected: String| Err(InvalidOption::Value { option, value, expected });
@@ -45,11 +44,12 @@ impl Encoding {
         }
     }
 
-    /// The container of an output at `path`: the one asked for, else the one its extension means, else MP4.
+    /// Container of an output at `path`: the requested one, else that of the extension, else (no extension)
+    /// MP4.
     ///
     /// # Errors
-    /// [`InvalidOption::Extension`] for an unknown extension, [`InvalidOption::Value`] if the codec does not go into the
-    /// container.
+    /// [`InvalidOption::Extension`] for an unknown extension, [`InvalidOption::Value`] if the container does
+    /// not support the codec.
     pub fn container_for(&self, path: &Path) -> Result<Container> {
         let container = match (self.container, path.extension()) {
             (Some(container), _) => container,
@@ -74,64 +74,30 @@ impl Encoding {
         })
     }
 
-    /// The constant rate factor, for codecs that have one.
+    /// The constant rate factor; `None` for codecs without one.
     pub fn crf(&self) -> Option<f32> {
         self.codec.default_crf().map(|default| self.crf.unwrap_or(default))
     }
 }
 
-/// An enum of plain variants that parses from and prints as fixed words.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident, $option:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub enum $name { $($(#[$vdoc])* $variant,)+ }
-
-        impl $name {
-            /// Every spelling that parses.
-            pub const NAMES: &[&str] = &[$($text),+];
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidOption;
-
-            fn from_str(text: &str) -> Result<Self> {
-                match text {
-                    $($text => Ok(Self::$variant),)+
-                    _ => Err(InvalidOption::Value {
-                        option: $option,
-                        value: text.to_string(),
-                        expected: format!("one of {}", Self::NAMES.join(", ")),
-                    }),
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$variant => $text,)+ })
-            }
-        }
-    };
-}
-
-words! {
-    /// How pictures are coded.
-    VideoCodec, "codec", {
-        /// 8 bits, 4:2:0: what every player shows.
+named_enum! {
+    /// Video codec of the output.
+    #[derive(Default)]
+    pub enum VideoCodec: "codec" {
+        /// 8 bits, 4:2:0; supported by every player.
         #[default]
         H264 = "h264",
-        /// 4:2:0, of 10 bits where the source has more than 8.
+        /// 4:2:0, with 10 bits if the source has more than 8.
         Hevc = "hevc",
-        /// ProRes 422 HQ, or 4444 where the source has full chroma; 10 bits; for editing.
+        /// ProRes 422 HQ, or 4444 if the source has full chroma; 10 bits; for editing.
         ProRes = "prores",
-        /// Lossless, in the source's own format.
+        /// Lossless, in the pixel format of the source.
         Ffv1 = "ffv1",
     }
 }
 
 impl VideoCodec {
-    /// The constant rate factor that is hard to tell from the source; `None` where quality is not set that way.
+    /// Constant rate factor that is visually close to the source; `None` for codecs without one.
     pub fn default_crf(self) -> Option<f32> {
         match self {
             Self::H264 => Some(18.0),
@@ -140,7 +106,7 @@ impl VideoCodec {
         }
     }
 
-    /// Where it may be stored so that players find it.
+    /// Containers in which players support the codec.
     pub fn containers(self) -> &'static [Container] {
         match self {
             Self::H264 | Self::Hevc => &[Container::Mp4, Container::Mov, Container::Mkv],
@@ -150,9 +116,10 @@ impl VideoCodec {
     }
 }
 
-words! {
-    /// What holds the streams together.
-    Container, "container", {
+named_enum! {
+    /// Container of the output.
+    #[derive(Default)]
+    pub enum Container: "container" {
         #[default]
         Mp4 = "mp4",
         /// QuickTime.
@@ -173,34 +140,36 @@ impl Container {
     }
 }
 
-words! {
-    /// Who encodes H.264 and HEVC. Only `software` gives the same bytes everywhere.
-    EncoderChoice, "encoder", {
+named_enum! {
+    /// Encoder of H.264 and HEVC. Only `software` produces the same bytes on every machine.
+    #[derive(Default)]
+    pub enum EncoderChoice: "encoder" {
         /// x264 and x265.
         #[default]
         Software = "software",
-        /// The first hardware encoder that opens, else software.
+        /// The first hardware encoder that can be opened, else software.
         Auto = "auto",
-        /// The first hardware encoder that opens, else an error.
+        /// The first hardware encoder that can be opened, else an error.
         Hardware = "hardware",
-        /// Of NVIDIA's cards.
+        /// NVIDIA.
         Nvenc = "nvenc",
-        /// Of Apple's machines.
+        /// Apple.
         VideoToolbox = "videotoolbox",
-        /// Intel's Quick Sync.
+        /// Intel Quick Sync.
         Qsv = "qsv",
-        /// Of AMD's cards.
+        /// AMD.
         Amf = "amf",
     }
 }
 
-words! {
-    /// Who decodes the video. The pictures are the same.
-    DecoderChoice, "decoder", {
+named_enum! {
+    /// Decoder of the video. All produce the same pictures.
+    #[derive(Default)]
+    pub enum DecoderChoice: "decoder" {
         /// FFmpeg's own decoders.
         #[default]
         Software = "software",
-        /// An NVIDIA card, where there is one and it decodes the video, else software.
+        /// An NVIDIA GPU if there is one that decodes the video, else software.
         Auto = "auto",
     }
 }
@@ -236,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_pairs_are_refused_with_what_to_use_instead() {
+    fn invalid_pairs_are_refused_with_an_alternative() {
         for (codec, path, instead) in [
             (VideoCodec::Ffv1, "a.mp4", "`mkv`"),
             (VideoCodec::Ffv1, "a.mov", "`mkv`"),
@@ -256,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn quality_and_encoder_are_refused_by_name_where_they_do_not_apply() {
+    fn quality_and_encoder_are_refused_for_codecs_without_them() {
         let refused = |encoding: Encoding| encoding.validate().unwrap_err().to_string();
         for crf in [-0.1, 51.1, f32::NAN, f32::INFINITY] {
             let message = refused(Encoding { crf: Some(crf), ..encoding(VideoCodec::Hevc) });
@@ -275,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn words_parse_and_print_alike() {
+    fn names_are_parsed_and_printed() {
         for name in VideoCodec::NAMES {
             assert_eq!(name.parse::<VideoCodec>().unwrap().to_string(), *name);
         }
@@ -286,6 +255,6 @@ mod tests {
             assert_eq!(name.parse::<DecoderChoice>().unwrap().to_string(), *name);
         }
         let message = "avi".parse::<Container>().unwrap_err().to_string();
-        assert!(message.contains("container") && message.contains("mp4, mov, mkv"), "{message}");
+        assert!(message.contains("container") && message.contains("`mp4`, `mov` or `mkv`"), "{message}");
     }
 }

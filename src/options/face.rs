@@ -1,32 +1,45 @@
-//! Whom to sync, and what happens where that face is not to be seen.
+//! Selection of the face, and frames without it.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::options::named_enum::named_enum;
 use crate::options::{InvalidOption, Result};
 
-/// Whom to sync when a video shows several people.
+/// Which person is lip-synced in a video with several.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum FaceSelector {
-    /// Whose face is the largest in the first frame that has one.
+    /// The person whose face is the largest in the first frame with a face.
     #[default]
     Largest,
     Left,
     Right,
-    /// Counted from 0 at the left, in the first frame that has enough faces.
+    /// The n-th face from the left, from 0, in the first frame with enough faces.
     Index(usize),
-    /// Whose face is around or nearest to this point in the first frame that has one; x and y in pixels of the
-    /// upright frame.
+    /// The face that contains this point, else the nearest one, in the first frame with a face. x and y in
+    /// pixels of the upright frame.
     At([f32; 2]),
-    /// Who looks like the largest face in this picture.
+    /// The person most similar to the largest face in this picture.
     Picture(PathBuf),
+}
+
+impl FaceSelector {
+    /// Text for keys of stored results. It does not contain the path of a picture, whose content is a field
+    /// of its own.
+    pub(crate) fn key_text(&self) -> String {
+        match self {
+            Self::Picture(_) => "picture".to_string(),
+            Self::At([x, y]) => format!("at {:08x} {:08x}", x.to_bits(), y.to_bits()),
+            other => other.to_string(),
+        }
+    }
 }
 
 impl FromStr for FaceSelector {
     type Err = InvalidOption;
 
-    /// What is neither a word, a number nor two numbers with a comma is the path of a picture, which must exist.
+    /// Any text other than a keyword, a number or `X,Y` is the path of a picture, which must exist.
     fn from_str(text: &str) -> Result<Self> {
         let point = || {
             let (x, y) = text.split_once(',')?;
@@ -65,42 +78,17 @@ impl fmt::Display for FaceSelector {
     }
 }
 
-/// What to do with a frame in which no face is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnMissingFace {
-    /// The frame goes to the output untouched and is listed in the report.
-    #[default]
-    Pass,
-    /// The face's last place is kept until the face is found again or the shot ends.
-    Hold,
-    /// The job fails and names the frame.
-    Error,
-}
-
-impl FromStr for OnMissingFace {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "pass" => Ok(Self::Pass),
-            "hold" => Ok(Self::Hold),
-            "error" => Ok(Self::Error),
-            _ => Err(InvalidOption::Value {
-                option: "on_missing_face",
-                value: text.to_string(),
-                expected: "`pass`, `hold` or `error`".to_string(),
-            }),
-        }
-    }
-}
-
-impl fmt::Display for OnMissingFace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pass => "pass",
-            Self::Hold => "hold",
-            Self::Error => "error",
-        })
+named_enum! {
+    /// What happens to a frame in which no face is found.
+    #[derive(Default)]
+    pub enum OnMissingFace: "on_missing_face" {
+        /// The frame passes through unchanged and is listed in the report.
+        #[default]
+        Pass = "pass",
+        /// The last position of the face is used until the face is found again or the shot ends.
+        Hold = "hold",
+        /// The job fails with an error that names the frame.
+        Error = "error",
     }
 }
 
@@ -109,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn selectors_are_parsed_and_printed() {
         for (text, selector) in [
             ("largest", FaceSelector::Largest),
             ("left", FaceSelector::Left),
@@ -125,13 +113,5 @@ mod tests {
             let message = text.parse::<FaceSelector>().unwrap_err().to_string();
             assert!(message.contains("face is") && message.contains("X,Y"), "{text}: {message}");
         }
-    }
-
-    #[test]
-    fn what_happens_without_a_face_parses_and_prints_alike() {
-        for text in ["pass", "hold", "error"] {
-            assert_eq!(text.parse::<OnMissingFace>().unwrap().to_string(), text);
-        }
-        assert!("skip".parse::<OnMissingFace>().unwrap_err().to_string().contains("`hold`"));
     }
 }

@@ -1,11 +1,13 @@
-//! Every knob of a job and of loading, validated once; shared by the command line, the library, the
-//! server and the benchmarks. Nothing here opens a file or a device.
+//! Options of a job and of loading a model, shared by the command line, the library, the server and the
+//! benchmarks. Nothing here opens a file or a device.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use models::guidance::Guidance;
+
+use crate::options::named_enum::named_enum;
 
 mod error;
 mod device;
@@ -15,6 +17,8 @@ mod duration;
 mod encoding;
 mod face;
 mod frame_range;
+mod key;
+mod named_enum;
 mod rate;
 mod silence;
 
@@ -26,21 +30,21 @@ pub use encoding::{Container, DecoderChoice, EncoderChoice, Encoding, VideoCodec
 pub use error::{InvalidOption, Result};
 pub use face::{FaceSelector, OnMissingFace};
 pub use frame_range::FrameRange;
+pub(crate) use rate::WHISPER_ROWS_PER_FRAME;
 pub use rate::{FPS, FrameRate, OutputRate, Steadiness};
-pub(crate) use rate::{WHISPER_ROWS_PER_FRAME, frames_in};
 pub use silence::SilenceMode;
 
-/// Denoising steps are spaced over the 1000 the model was trained with; the last usable one is 999.
+/// The denoising steps are spread over the 1000 steps of the training; 999 is the last usable one.
 pub const MAX_STEPS: usize = 999;
-/// Beyond this the guided prediction is far outside of what the model was trained to follow.
+/// Above this scale the guided prediction is far outside the distribution that the model was trained on.
 pub const MAX_GUIDANCE_SCALE: f64 = 10.0;
-/// Beyond this, in degrees, the far half of the mouth is hidden, the nose stands outside of the far brow, and landmarks
-/// stop following.
+/// In degrees. Beyond this angle the far half of the mouth is hidden, the nose is outside the far eyebrow,
+/// and the landmarks are unreliable.
 pub const DEFAULT_MAX_YAW: f32 = 55.0;
-/// The interval of the original's DeepCache.
+/// DeepCache interval of the original.
 pub const DEFAULT_DEEPCACHE_INTERVAL: usize = 3;
 
-/// How one job is computed. The defaults are those of the hosted APIs.
+/// Options of a job. The defaults are those of the hosted APIs.
 ///
 /// ```
 /// use latentsync::Options;
@@ -55,32 +59,33 @@ pub struct Options {
     pub guidance_scale: f64,
     /// Denoising steps, 1 to [`MAX_STEPS`].
     pub steps: usize,
-    /// Drawn at random when absent; the report says which one was used.
+    /// Random if `None`; the report contains the seed that was used.
     pub seed: Option<u64>,
-    /// What happens when voice and video differ in length.
+    /// Policy for voice and video of different lengths.
     pub duration: DurationPolicy,
-    /// Run the whole network only on every n-th step; `None` runs it on all of them.
+    /// DeepCache interval: the full network runs at every n-th step. `None`: at every step.
     pub deepcache: Option<usize>,
-    /// Frames a second of the output.
+    /// Frame rate of the output.
     pub fps: OutputRate,
     pub face: FaceSelector,
     pub on_missing_face: OnMissingFace,
-    /// A face that is turned further to the side than this, in degrees, passes through untouched.
+    /// Faces turned to the side by more than this angle, in degrees, pass through unchanged.
     pub max_yaw: f32,
     pub silence: SilenceMode,
-    /// The soft edge around the face.
+    /// Soft edge around the face.
     pub feather: Feather,
-    /// The soft edge of the mouth mask within the face. It reaches inwards: less of the generated part shows in full.
+    /// Soft edge of the mouth mask inside the face. It extends inwards and so reduces the fully visible
+    /// generated area.
     pub mask_feather: Feather,
     pub colour_match: ColourMatch,
     pub decoder: DecoderChoice,
     /// Codec, quality and container of the output.
     pub encoding: Encoding,
-    /// Do as the original does wherever this engine departs from it: colours are read as BT.601 whatever the file
-    /// says, two frames too many are made at the end, InsightFace sees red and blue exchanged, the voice is heard in
-    /// half minutes that do not overlap, each frame's largest face is taken, lost ones are not bridged, cuts are not
-    /// noticed, and profiles are not spared. Overrides `fps`, `face`, `silence`, both feathers and `colour_match`; what
-    /// happens without a face stays `on_missing_face`'s to say: the original gives up.
+    /// Reproduce the original where this engine deviates from it: colours are read as BT.601 regardless of
+    /// the tags, two extra frames are generated at the end, InsightFace receives BGR, Whisper windows of 30 s
+    /// do not overlap, each frame's largest face is used, detection gaps are not bridged, cuts are not
+    /// detected, and `max_yaw` is ignored. Overrides `fps`, `face`, `silence`, both feathers and
+    /// `colour_match`. `on_missing_face` still applies; the original fails.
     pub reference_compat: bool,
 }
 
@@ -108,7 +113,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses values that no job can be computed with, naming the option.
+    /// Checks that all values are in range. The error names the option.
     pub fn validate(&self) -> Result<()> {
         let refuse =
             |option, value: String, expected: String| Err(InvalidOption::Value { option, value, expected });
@@ -146,7 +151,7 @@ impl Options {
         }
     }
 
-    /// These options as a job reads them: `reference_compat` overrides others.
+    /// The options that take effect: `reference_compat` overrides others.
     pub(crate) fn effective(&self) -> Self {
         if !self.reference_compat {
             return self.clone();
@@ -163,30 +168,30 @@ impl Options {
     }
 }
 
-/// How a model is loaded, and what is loaded with it.
+/// Options for loading a model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LoadOptions {
     pub device: DeviceChoice,
     pub dtype: DTypeChoice,
-    /// How much of a job is computed at once. Not an option of the job, whose result it does not change.
+    /// Number of chunks per UNet batch. Not an option of the job, because it does not affect the result.
     pub batch_chunks: BatchChunks,
     pub face_detector: FaceDetectorChoice,
-    /// InsightFace's networks are for non-commercial research only: they are neither downloaded nor
-    /// loaded before the user says that this is known.
+    /// Consent to the licence of the InsightFace networks (non-commercial research only). Without it they are
+    /// neither downloaded nor loaded.
     pub accept_insightface_license: bool,
-    /// Never ask the network; what is not on this machine is an error.
+    /// Never use the network: missing files are an error.
     pub offline: bool,
 }
 
-/// Which model to run: one of the published ones or the built-in one by name, or a directory of checkpoint files.
+/// A published model, the built-in demo model, or a directory of checkpoint files.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ModelChoice {
-    /// 512-pixel faces.
+    /// Faces of 512 × 512 pixels.
     #[default]
     LatentSync16,
-    /// 256-pixel faces: a quarter of the work.
+    /// Faces of 256 × 256 pixels: a quarter of the work.
     LatentSync15,
-    /// 128-pixel drawn faces: a part of the program, where it was built with the feature `demo`.
+    /// Drawn faces of 128 × 128 pixels. Built into the program with the feature `demo`.
     Demo,
     Directory(PathBuf),
 }
@@ -194,8 +199,8 @@ pub enum ModelChoice {
 impl FromStr for ModelChoice {
     type Err = InvalidOption;
 
-    /// A published model's name, or else a path. A bare word that is no directory is refused as a
-    /// mistyped name.
+    /// The name of a model, else a path. A word without a path separator that is not an existing path is
+    /// refused as an unknown name.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "latentsync-1.6" => Ok(Self::LatentSync16),
@@ -227,30 +232,15 @@ impl fmt::Display for ModelChoice {
     }
 }
 
-/// Who finds the faces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FaceDetectorChoice {
-    /// SeetaFace and dlib, which need no consent and no download beyond a system package.
-    #[default]
-    Auto,
-    SeetaDlib,
-    InsightFace,
-}
-
-impl FromStr for FaceDetectorChoice {
-    type Err = InvalidOption;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "seeta-dlib" => Ok(Self::SeetaDlib),
-            "insightface" => Ok(Self::InsightFace),
-            _ => Err(InvalidOption::Value {
-                option: "face_detector",
-                value: text.to_string(),
-                expected: "`auto`, `seeta-dlib` or `insightface`".to_string(),
-            }),
-        }
+named_enum! {
+    /// Face detector.
+    #[derive(Default)]
+    pub enum FaceDetectorChoice: "face_detector" {
+        /// SeetaFace and dlib, which need no consent and no download except a system package.
+        #[default]
+        Auto = "auto",
+        SeetaDlib = "seeta-dlib",
+        InsightFace = "insightface",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Frame rates as exact fractions, and which of them an output has.
+//! Frame rates as exact fractions, and the rate of the output.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -8,18 +8,12 @@ use models::mel::{HOP, SAMPLE_RATE};
 
 use crate::options::{InvalidOption, Result};
 
-/// Frames of video a second, everywhere between the first stage and the last: the networks know no other rate.
+/// Frame rate of the model, in frames per second.
 pub const FPS: usize = 25;
 /// Rows of Whisper's output per frame of video at [`FPS`]: its second convolution halves the mel frames.
 pub(crate) const WHISPER_ROWS_PER_FRAME: usize = SAMPLE_RATE / (2 * HOP) / FPS;
 
-/// Number of frames at `rate` frames a second that begin within `seconds`: ceil(seconds × rate).
-pub(crate) fn frames_in(seconds: f64, rate: f64) -> usize {
-    // 0.28 × 25 is 7.000000000000001 in floating point, which must not round up to 8.
-    (seconds * rate - 1e-6).ceil().max(0.0) as usize
-}
-
-/// The rates that cameras and editors use.
+/// Rates of cameras and editing software.
 const STANDARD: [(u32, u32); 14] = [
     (12, 1),
     (25, 2),
@@ -36,16 +30,17 @@ const STANDARD: [(u32, u32); 14] = [
     (120_000, 1001),
     (120, 1),
 ];
-/// A steady rate this near to a standard one is that one, written down with rounded time stamps.
+/// Maximum relative deviation of a constant rate from a standard one: the rounding of timestamps.
 const STEADY_TOLERANCE: f64 = 0.0004;
-/// The same for an average over unsteady frames. Telephones stray this far from the rate they aim at.
+/// Maximum relative deviation of an average rate from a standard one. Phones deviate this far from their
+/// nominal rate.
 const AVERAGE_TOLERANCE: f64 = 0.005;
-/// Frames a second beyond which nothing is gained.
-const FASTEST: u32 = 240;
-/// Denominator of rates that are taken as measured, as FFmpeg writes the standard ones.
+/// Maximum frame rate.
+const MAX_RATE: u32 = 240;
+/// Denominator of rates that are not standard ones, as in FFmpeg.
 const MEASURED_DENOMINATOR: u32 = 1001;
 
-/// Frames a second, 1 to 240, as a reduced fraction.
+/// Frames per second, 1 to 240, as a reduced fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FrameRate {
     numerator: u32,
@@ -53,14 +48,14 @@ pub struct FrameRate {
 }
 
 impl FrameRate {
-    /// The rate that the model was trained at.
+    /// The rate of the model.
     pub const MODEL: Self = Self { numerator: crate::options::FPS as u32, denominator: 1 };
 
-    /// `None` outside of 1 to 240.
+    /// `None` outside 1 to 240.
     pub fn new(numerator: u32, denominator: u32) -> Option<Self> {
         let within = denominator > 0
             && numerator >= denominator
-            && u64::from(numerator) <= u64::from(FASTEST) * u64::from(denominator);
+            && u64::from(numerator) <= u64::from(MAX_RATE) * u64::from(denominator);
         let divisor = greatest_common_divisor(numerator, denominator).max(1);
         within.then(|| Self { numerator: numerator / divisor, denominator: denominator / divisor })
     }
@@ -77,13 +72,19 @@ impl FrameRate {
         f64::from(self.numerator) / f64::from(self.denominator)
     }
 
-    /// What a file's rate is meant to be: the nearest standard one where that is near, else the measured one, kept
-    /// within 1 to 240. `steady`: every frame is shown equally long. 25 where there is no rate.
-    pub fn meant_by(measured: f64, steady: Steadiness) -> Self {
+    /// Number of frames that begin within `seconds`.
+    pub fn frames_in(self, seconds: f64) -> usize {
+        // 0.28 s × 25 is 7.000000000000001 in floating point, which must not count as eight frames.
+        (seconds * self.as_f64() - 1e-6).ceil().max(0.0) as usize
+    }
+
+    /// The nominal rate of a file with a measured rate: the nearest standard or integer rate within the
+    /// tolerance, else the measured one, clamped to 1 to 240. 25 if `measured` is not a positive number.
+    pub fn nominal(measured: f64, steady: Steadiness) -> Self {
         if !measured.is_finite() || measured <= 0.0 {
             return Self::MODEL;
         }
-        let measured = measured.clamp(1.0, f64::from(FASTEST));
+        let measured = measured.clamp(1.0, f64::from(MAX_RATE));
         let tolerance = match steady {
             Steadiness::Steady => STEADY_TOLERANCE,
             Steadiness::Average => AVERAGE_TOLERANCE,
@@ -105,12 +106,12 @@ impl FrameRate {
     }
 }
 
-/// How a measured rate came about.
+/// How a rate was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Steadiness {
-    /// Every frame is shown equally long.
+    /// All frames have the same duration.
     Steady,
-    /// Frames divided by seconds.
+    /// Number of frames divided by the duration.
     Average,
 }
 
@@ -128,12 +129,12 @@ impl fmt::Display for FrameRate {
     }
 }
 
-/// How many frames a second an output has. The model works at 25 in any case.
+/// Frame rate of the output. The model always works at 25.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputRate {
-    /// The video's own: of a file with frames of unequal length, their average.
+    /// The rate of the video; the average for a variable frame rate.
     Source,
-    /// This one, 25 by default.
+    /// A given rate, 25 by default.
     Exact(FrameRate),
 }
 
@@ -146,8 +147,8 @@ impl Default for OutputRate {
 impl FromStr for OutputRate {
     type Err = InvalidOption;
 
-    /// `source`, a number such as `25`, a fraction such as `30000/1001`, or the usual short form of a standard one
-    /// such as `29.97`.
+    /// `source`, an integer such as `25`, a fraction such as `30000/1001`, or the decimal form of a standard
+    /// rate such as `29.97`.
     fn from_str(text: &str) -> Result<Self> {
         let parsed = match text.split_once('/') {
             _ if text == "source" => return Ok(Self::Source),
@@ -162,15 +163,15 @@ impl FromStr for OutputRate {
         parsed.map(Self::Exact).ok_or_else(|| InvalidOption::Value {
             option: "fps",
             value: text.to_string(),
-            expected: format!("`source`, or 1 to {FASTEST}, such as `25`, `29.97` or `30000/1001`"),
+            expected: format!("`source`, or 1 to {MAX_RATE}, such as `25`, `29.97` or `30000/1001`"),
         })
     }
 }
 
-/// The standard rate that is meant by a decimal number.
+/// The standard rate for its decimal form.
 fn short_form(number: f64) -> Option<FrameRate> {
-    let rate = FrameRate::meant_by(number, Steadiness::Steady);
-    ((rate.as_f64() - number).abs() < 0.005 && (1.0..=f64::from(FASTEST)).contains(&number)).then_some(rate)
+    let rate = FrameRate::nominal(number, Steadiness::Steady);
+    ((rate.as_f64() - number).abs() < 0.005 && (1.0..=f64::from(MAX_RATE)).contains(&number)).then_some(rate)
 }
 
 impl fmt::Display for OutputRate {
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_read_and_printed_alike() {
+    fn rates_are_parsed_and_printed() {
         assert_eq!(OutputRate::default().to_string(), "25");
         for text in ["source", "25", "1", "240", "30000/1001", "25/2"] {
             assert_eq!(text.parse::<OutputRate>().unwrap().to_string(), text);
@@ -204,9 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn a_files_rate_is_the_standard_one_that_is_meant() {
+    fn floating_point_errors_do_not_add_a_frame() {
+        let frames = |seconds| FrameRate::MODEL.frames_in(seconds);
+        assert_eq!([0.0, 0.28, 3.2, 3.201, 48.0].map(frames), [0, 7, 80, 81, 1200]);
+    }
+
+    #[test]
+    fn the_nominal_rate_is_the_nearest_standard_one() {
         use Steadiness::{Average, Steady};
-        for (measured, steadiness, meant) in [
+        for (measured, steadiness, nominal) in [
             (30_000.0 / 1001.0, Steady, "30000/1001"),
             (29.99, Average, "30"),
             (29.86, Average, "30000/1001"),
@@ -220,7 +227,7 @@ mod tests {
             (0.0, Average, "25"),
             (f64::NAN, Average, "25"),
         ] {
-            assert_eq!(FrameRate::meant_by(measured, steadiness).to_string(), meant, "{measured}");
+            assert_eq!(FrameRate::nominal(measured, steadiness).to_string(), nominal, "{measured}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is to be done: inputs, output, options.
+//! A job: inputs, output and options.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,30 @@ use crate::options::Options;
 use crate::system::cancel::CancelToken;
 use crate::system::paths::directory_of;
 
-/// One run of the engine: a video and a voice go in, `output` comes out.
+/// One run of the engine: animates the mouth in `video` to match `audio` and writes `output`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// A video, or a picture, which is a video of one frame: a file or a URL.
+    /// File or URL of a video, or of a picture (a video of one frame).
     pub video: Input,
-    /// Anything with sound in it, a video too.
+    /// File or URL with an audio stream; may be a video.
     pub audio: Input,
     pub output: PathBuf,
     pub options: Options,
-    /// Anchor points of every source frame, brought by the caller: a JSON array with one
+    /// File with the anchor points of every source frame, which replaces detection: a JSON array with one
     /// `[[x, y], [x, y], [x, y]]` (left eyebrow, right eyebrow, nose) or `null` per frame.
     pub anchors: Option<PathBuf>,
-    /// Go on where a killed run of the same job has ended, if there was one.
+    /// Resume a killed run of the same job, if there is one.
     pub resume: bool,
-    /// A directory that keeps what was found out about a video's faces, for the next voice.
+    /// Directory of the face cache, which speeds up later jobs with the same video.
     pub cache: Option<PathBuf>,
-    /// For inputs that are URLs or pipes.
+    /// Limits for inputs that are URLs or pipes.
     pub limits: FetchLimits,
-    /// Which addresses URLs may lead to.
+    /// Addresses that URLs may resolve to.
     pub addresses: AddressPolicy,
 }
 
 impl Job {
-    /// With the default options.
+    /// A job with default options.
     pub fn new(video: impl Into<Input>, audio: impl Into<Input>, output: impl Into<PathBuf>) -> Self {
         Self {
             video: video.into(),
@@ -46,7 +46,8 @@ impl Job {
         }
     }
 
-    /// Brings inputs that are URLs or pipes to this machine, beside the output. Files stay where they are.
+    /// Copies inputs that are URLs or pipes to temporary files beside the output. Regular files are used in
+    /// place.
     pub fn fetch(&self, cancel: &CancelToken) -> Result<FetchedJob> {
         let directory = directory_of(&self.output).to_path_buf();
         let spool = Spool { directory, limits: self.limits, addresses: self.addresses };
@@ -59,14 +60,14 @@ impl Job {
             options: self.options.effective(),
             ..self.clone()
         };
-        Ok(FetchedJob { job, asked: self.clone(), video, audio })
+        Ok(FetchedJob { job, requested: self.clone(), video, audio })
     }
 }
 
-/// A job whose inputs are files. What was fetched for it goes with it.
+/// A job with local inputs. Dropping it removes the fetched files.
 pub struct FetchedJob {
     job: Job,
-    asked: Job,
+    requested: Job,
     video: LocalInput,
     audio: LocalInput,
 }
@@ -76,9 +77,9 @@ impl FetchedJob {
         &self.job
     }
 
-    /// As the caller knows it.
-    pub(crate) fn asked(&self) -> &Job {
-        &self.asked
+    /// The job as the caller requested it.
+    pub(crate) fn requested(&self) -> &Job {
+        &self.requested
     }
 
     pub(crate) fn video(&self) -> &Path {
@@ -89,7 +90,7 @@ impl FetchedJob {
         self.audio.path()
     }
 
-    /// Puts the inputs that were asked for in place of temporary files' names, in an error about an input.
+    /// Replaces the names of fetched temporary files in an error by the inputs that the caller passed.
     pub fn name_in<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| error.naming(&self.audio).naming(&self.video))
     }

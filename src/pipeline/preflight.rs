@@ -1,4 +1,4 @@
-//! Mistakes in a job that can be found before a model of gigabytes is read for it.
+//! Checks of a job that can run before the model is loaded.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ use crate::pipeline::Job;
 use crate::stages::decode_video::{VideoOptions, VideoReader};
 use crate::weights::{Checkpoint, HubSettings};
 
-/// Opens everything that a job will need, and closes it again: the model's files, the anchors or the face
-/// detector's files, the video, the voice, unless they have to be fetched first. What fails here would fail the job, after
-/// the model is loaded.
+/// Opens and closes every file that the job needs: the model, the anchor file or the detector, and the video
+/// and the voice unless they must be fetched. Loading a model takes minutes; an error that is returned here
+/// would make the job fail after that.
 pub fn preflight(job: &Job, model: &ModelChoice, options: &LoadOptions) -> Result<()> {
     let settings = HubSettings::for_loading(options);
     Checkpoint::open(model, &settings)?;

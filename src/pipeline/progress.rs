@@ -1,14 +1,14 @@
-//! How far a job is: counted by three threads, told to the caller's [`Progress`] by the caller's own.
+//! Progress of a job: counted by its three threads, reported on the caller's thread.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::pipeline::report::{Progress, Stage};
 
-/// Frames that have passed each stage. Shared by the threads.
+/// Frames that have passed each stage, shared by the threads.
 #[derive(Default)]
-pub(crate) struct Counters([AtomicUsize; Stage::ALL.len()]);
+pub(crate) struct StageCounters([AtomicUsize; Stage::ALL.len()]);
 
-impl Counters {
+impl StageCounters {
     pub fn add(&self, stage: Stage) {
         self.0[stage as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -18,14 +18,14 @@ impl Counters {
     }
 }
 
-/// What there is to do.
+/// Total amount of work.
 #[derive(Clone, Copy)]
 pub(crate) struct Totals {
     /// Distinct frames of the video that are used.
     pub source_frames: usize,
     /// Frames of the output.
     pub frames: usize,
-    /// Steps of denoising for each of these.
+    /// Denoising steps per output frame.
     pub steps: usize,
 }
 
@@ -40,38 +40,38 @@ impl Totals {
     }
 }
 
-/// Tells what has changed since it told last. Stays on the caller's thread.
-pub(crate) struct Meter<'a> {
+/// Reports changes to the caller's [`Progress`]. Stays on the caller's thread.
+pub(crate) struct ProgressReporter<'a> {
     progress: &'a mut dyn Progress,
-    counters: &'a Counters,
+    counters: &'a StageCounters,
     totals: Totals,
-    told: [usize; Stage::ALL.len()],
+    reported: [usize; Stage::ALL.len()],
 }
 
-impl<'a> Meter<'a> {
-    pub fn new(progress: &'a mut dyn Progress, counters: &'a Counters, totals: Totals) -> Self {
-        Self { progress, counters, totals, told: [0; Stage::ALL.len()] }
+impl<'a> ProgressReporter<'a> {
+    pub fn new(progress: &'a mut dyn Progress, counters: &'a StageCounters, totals: Totals) -> Self {
+        Self { progress, counters, totals, reported: [0; Stage::ALL.len()] }
     }
 
-    /// `done` units of a stage that runs on the caller's thread are finished.
-    pub fn tell(&mut self, stage: Stage, done: usize) {
+    /// Reports that `done` units of a stage are finished, unless that was the last report of the stage.
+    pub fn report(&mut self, stage: Stage, done: usize) {
         let total = self.totals.of(stage);
-        // The source thread reads ahead of what is used.
+        // The source thread reads more frames than are used.
         let done = done.min(total);
-        if std::mem::replace(&mut self.told[stage as usize], done) != done {
+        if std::mem::replace(&mut self.reported[stage as usize], done) != done {
             self.progress.stage(stage, done, Some(total));
         }
     }
 
-    /// Tells what the other threads have counted.
-    pub fn forward(&mut self) {
+    /// Reports the counters of the other two threads.
+    pub fn report_counters(&mut self) {
         for stage in [Stage::DecodeVideo, Stage::AlignFaces, Stage::BlendFaces, Stage::MuxVideo] {
-            self.tell(stage, self.counters.get(stage));
+            self.report(stage, self.counters.get(stage));
         }
     }
 
-    /// Everything is done, and `totals` is what it was.
-    pub fn end(self, totals: Totals) {
+    /// Reports the end of all stages. `totals`: the actual amount of work.
+    pub fn finish(self, totals: Totals) {
         for stage in Stage::ALL.into_iter().filter(|&stage| stage != Stage::AudioFeatures) {
             let total = totals.of(stage);
             self.progress.stage(stage, total, Some(total));

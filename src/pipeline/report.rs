@@ -1,4 +1,4 @@
-//! What a job says: its progress while it runs, and afterwards what was done and what it cost.
+//! Progress of a running job and the report of a finished one.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 
 use crate::options::FrameRange;
 
-/// The eight stages, in the order in which a frame passes them.
+/// The eight stages, in the order of the data flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -34,7 +34,7 @@ impl Stage {
         Stage::MuxVideo,
     ];
 
-    /// The stage's name in the report and in the source tree.
+    /// Name of the stage in the report and in the source tree.
     pub fn name(self) -> &'static str {
         match self {
             Stage::DecodeVideo => "decode_video",
@@ -49,32 +49,32 @@ impl Stage {
     }
 }
 
-/// Where a running job tells how far it is. Called from the thread that called
-/// `LipSync::run`, often: it must not block.
+/// Receiver of a job's progress. It is called often, on the thread that called `LipSync::run`, and must not
+/// block.
 pub trait Progress: Send {
-    /// `done` of `total` units of `stage` are finished (frames; denoising counts its steps times its
-    /// frames). `total` is absent while it is not known; `done == total` ends the stage.
+    /// `done` of `total` units of `stage` are finished. The unit is a frame; that of denoising is a step of
+    /// one frame. `total` is `None` while it is not known. `done == total` ends the stage.
     fn stage(&mut self, stage: Stage, done: usize, total: Option<usize>);
 
-    /// Something that a person may want to know and that is no error.
+    /// An informational message.
     fn log(&mut self, message: &str) {
         tracing::info!("{message}");
     }
 }
 
-/// Says nothing.
+/// Discards all progress.
 impl Progress for () {
     fn stage(&mut self, _: Stage, _: usize, _: Option<usize>) {}
 
     fn log(&mut self, _: &str) {}
 }
 
-/// What was done and what it cost.
+/// Result and cost of a finished job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     #[serde(serialize_with = "as_text")]
     pub output: PathBuf,
-    /// The published model's name, or the directory it was loaded from.
+    /// Name of the published model, or the directory of the model files.
     pub model: String,
     pub device: String,
     pub dtype: String,
@@ -82,31 +82,31 @@ pub struct Report {
     pub steps: usize,
     pub guidance_scale: f64,
     pub deepcache: Option<usize>,
-    /// Frames written.
+    /// Frames in the output.
     pub frames: usize,
-    /// Distinct frames of the input that were used.
+    /// Distinct frames of the video that were used.
     pub source_frames: usize,
     pub fps: f64,
-    /// Output frames that an earlier, killed run of this job had finished.
+    /// Output frames taken over from a killed run of the same job.
     pub resumed_frames: usize,
-    /// Nothing was searched or encoded: an earlier job with this video did it.
+    /// Whether detection, tracking and encoding were skipped because the faces were cached.
     pub faces_from_cache: bool,
-    /// The most chunks of 16 frames that went through the UNet together.
+    /// Largest number of 16-frame chunks in one UNet batch.
     pub batch_chunks: usize,
     #[serde(flatten)]
     pub faces: FaceReport,
-    /// Seconds of work per stage. Stages overlap, so that the sum may exceed `seconds`.
+    /// Working time per stage in seconds. Stages overlap, so the sum may exceed `seconds`.
     pub stage_seconds: StageTimes,
     pub seconds: f64,
     /// `seconds` divided by the output's duration.
     pub seconds_per_output_second: f64,
-    /// The most memory that the process has held, where the system tells.
+    /// Peak resident memory of the process, if the system reports it.
     pub peak_memory_bytes: Option<u64>,
     pub warnings: Vec<String>,
 }
 
 impl Report {
-    /// With the time that the whole job took.
+    /// Sets the wall time of the job.
     #[cfg_attr(not(feature = "media"), expect(dead_code, reason = "only jobs are timed"))]
     pub(crate) fn timed(self, time: Duration) -> Self {
         let seconds = time.as_secs_f64();
@@ -114,22 +114,22 @@ impl Report {
     }
 }
 
-/// Output frames in which the face was not simply there, by what was done about it.
+/// Output frames in which the face was not simply detected and replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct FaceReport {
-    /// Passed through untouched: no face was found.
+    /// Unchanged: no face was found.
     pub frames_without_face: Vec<FrameRange>,
-    /// The face was lost for a moment; its place was taken from the frames around.
+    /// The face was not detected for a moment; its position was interpolated.
     pub frames_bridged: Vec<FrameRange>,
-    /// The face was lost; its last place was kept, as asked for.
+    /// The face was not detected; its last position was used (`on_missing_face: hold`).
     pub frames_held: Vec<FrameRange>,
-    /// Passed through untouched: the face is turned further away than the model can do.
+    /// Unchanged: the face is turned beyond `max_yaw`.
     pub frames_turned_away: Vec<FrameRange>,
-    /// Passed through untouched: the voice is silent, and the original mouth was asked to stay.
+    /// Unchanged: the voice is silent (`silence: keep`).
     pub frames_silent: Vec<FrameRange>,
 }
 
-/// Seconds of work per stage; serialised as an object with one key per stage.
+/// Working time per stage in seconds; serialised as an object with one key per stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct StageTimes([f64; Stage::ALL.len()]);
 
@@ -143,13 +143,13 @@ impl StageTimes {
     }
 }
 
-/// Adds up the work of a job's threads.
+/// Sums the working time of a job's threads by stage.
 #[derive(Debug, Default)]
-pub(crate) struct Clock(Mutex<StageTimes>);
+pub(crate) struct StageClock(Mutex<StageTimes>);
 
 #[cfg_attr(not(feature = "media"), expect(dead_code, reason = "only jobs are timed"))]
-impl Clock {
-    /// Runs `work` and counts its time to `stage`.
+impl StageClock {
+    /// Runs `work` and adds its duration to `stage`.
     pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
@@ -168,7 +168,7 @@ impl Serialize for StageTimes {
     }
 }
 
-/// A name need not be UTF-8, JSON has to be: what has no letter becomes U+FFFD.
+/// Serialises a path. Bytes that are not UTF-8 become U+FFFD, since JSON must be UTF-8.
 fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
@@ -190,7 +190,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn an_output_whose_name_is_not_utf_8_can_be_reported() {
+    fn an_output_path_that_is_not_utf_8_can_be_serialised() {
         use std::os::unix::ffi::OsStrExt;
         let path = Path::new(std::ffi::OsStr::from_bytes(b"a\xff.mp4"));
         assert_eq!(as_text(path, serde_json::value::Serializer).unwrap(), "a\u{fffd}.mp4");

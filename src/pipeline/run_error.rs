@@ -1,12 +1,12 @@
-//! Why one attempt at a job ended early.
+//! Error of one attempt at a job.
 
 use crate::error::Error;
 
-/// An error, or the discovery that the video is shorter than its file announces, after which the job starts again with
-/// the length that was found.
+/// An error, or the discovery that the video is shorter than its file declares, after which the job starts
+/// again with the actual length.
 pub(super) enum RunError {
     VideoShorter {
-        /// Frames that the video has.
+        /// Actual number of frames.
         frames: usize,
     },
     Failed(Error),
@@ -19,12 +19,12 @@ impl<E: Into<Error>> From<E> for RunError {
 }
 
 impl RunError {
-    /// The error of an attempt that was given the length found by the one before.
+    /// The error of the second attempt, which has started with the actual length.
     pub fn into_error(self) -> Error {
         match self {
             Self::Failed(error) => error,
             Self::VideoShorter { frames } => Error::Internal(format!(
-                "the video ended after {frames} frames, fewer than it had when it was read before"
+                "the video ended after {frames} frames, fewer than in the previous attempt"
             )),
         }
     }

@@ -1,7 +1,8 @@
-//! The video's frames in the order in which the output shows them.
+//! Source frames in output order.
 //!
-//! Each distinct frame is decoded and aligned once. A frame that only stays on the screen is held; frames that
-//! come back, forward or backward, wait in a temporary file, so that memory does not grow with their number.
+//! Each source frame is decoded and aligned once. A frame that is repeated immediately is kept in memory;
+//! frames that are shown again later (loop, ping-pong) are stored in a temporary file, so memory does not
+//! grow with their number.
 
 use std::sync::mpsc::Receiver;
 
@@ -10,22 +11,25 @@ use candle_core::{Device, Tensor};
 use crate::error::Result;
 use crate::face::cache::FaceCacheWriter;
 use crate::face::record::{FaceRecord, FaceShape, stored};
-use crate::media::frame_store::FrameStore;
+use crate::media::frame_store::{FrameStore, check_space};
 use crate::media::picture::Picture;
 use crate::options::{AudioLonger, DurationPolicy, VideoLonger};
+use crate::pipeline::job_context::JobContext;
 use crate::pipeline::run_error::RunError;
+use crate::stages::decode_video::VideoInfo;
 use crate::system;
+use crate::system::paths::directory_of;
 
-/// A frame of the video. Cloning shares its memory.
+/// A frame of the source video. Clones share its memory.
 #[derive(Clone)]
 pub struct SourceFrame {
-    /// Its number in the video, at the output's rate.
+    /// Frame number in the video, at the output's frame rate.
     pub number: usize,
     pub picture: Picture,
     pub face: Option<SourceFace>,
 }
 
-/// A face with everything that is computed once per source frame.
+/// The face of a source frame, with the data that is computed once per source frame.
 #[derive(Clone)]
 pub struct SourceFace {
     /// (resolution, resolution, 3), u8.
@@ -33,183 +37,220 @@ pub struct SourceFace {
     pub record: FaceRecord,
 }
 
-/// How long the video and the voice are, in frames of the output, and what follows from it.
+/// Lengths of video and voice in output frames.
 #[derive(Debug, Clone, Copy)]
 pub struct Lengths {
     pub policy: DurationPolicy,
-    /// Absent where the file's own word is not to be relied on. A mode that changes the speed takes the word.
+    /// Length of the video; `None` if it is not known exactly. Modes that change the speed use `declared`
+    /// instead.
     pub source_frames: Option<usize>,
-    /// What the file says.
-    pub announced: usize,
+    /// Length of the video according to the file.
+    pub declared: usize,
     pub audio_frames: usize,
 }
 
 impl Lengths {
-    /// Frames of the output, as far as it is known.
+    /// Length of the output, exact if the length of the video is.
     pub fn output_frames(&self) -> usize {
-        self.policy.output_frames(self.source_frames.unwrap_or(self.announced), self.audio_frames)
+        self.policy.output_frames(self.source_frames.unwrap_or(self.declared), self.audio_frames)
     }
 
     fn changes_speed(&self) -> bool {
-        self.policy.changes_speed(self.announced, self.audio_frames)
+        self.policy.changes_speed(self.declared, self.audio_frames)
     }
 
-    /// How many frames must be kept for a second use; a guess where the video's length is open.
-    pub fn frames_that_come_back(&self) -> usize {
+    /// Number of source frames that must be stored for reuse; an estimate if the length of the video is not
+    /// exact.
+    pub fn reused_frames(&self) -> usize {
         match self.source_frames {
-            Some(n) => (0..n).filter(|&source| self.comes_back(source)).count(),
-            // The file may end earlier than it says, unless it says that there is much more than needed.
-            None if surely_longer(self.announced, self.audio_frames) => 0,
-            None => self.announced.min(self.audio_frames) * usize::from(self.may_come_back()),
+            Some(n) => (0..n).filter(|&source| self.is_reused(source)).count(),
+            // The file may be shorter than declared, unless it declares far more frames than needed.
+            None if surely_longer(self.declared, self.audio_frames) => 0,
+            None => self.declared.min(self.audio_frames) * usize::from(self.may_reuse()),
         }
     }
 
-    /// The number of source frames that a job can ask for at most.
-    pub fn source_frames_needed(&self) -> usize {
+    /// Upper bound of the source frames that the job uses.
+    pub fn max_source_frames(&self) -> usize {
         match self.policy.video_longer {
             _ if self.changes_speed() => {
-                self.policy.source_frame(self.audio_frames - 1, self.announced, self.audio_frames) + 1
+                self.policy.source_frame(self.audio_frames - 1, self.declared, self.audio_frames) + 1
             }
             VideoLonger::Trim | VideoLonger::Speed => self.audio_frames,
             VideoLonger::PadSilence => usize::MAX,
         }
     }
 
-    /// Whether a frame has to be kept; all have where the video's length is open.
-    fn comes_back(&self, source: usize) -> bool {
-        self.source_frames.is_none_or(|n| self.policy.comes_back(source, n, self.audio_frames))
+    /// Whether a source frame must be stored for reuse. If the length of the video is not exact, all must.
+    fn is_reused(&self, source: usize) -> bool {
+        self.source_frames.is_none_or(|n| self.policy.is_reused(source, n, self.audio_frames))
     }
 
-    /// Whether frames come back for some length of the video.
-    fn may_come_back(&self) -> bool {
+    /// Whether the mode reuses frames for some length of the video.
+    fn may_reuse(&self) -> bool {
         matches!(self.policy.audio_longer, AudioLonger::PingPong | AudioLonger::Loop)
     }
 }
 
-/// Whether a video that claims to have `announced` frames, without being exact, has more than `frames`.
-pub fn surely_longer(announced: usize, frames: usize) -> bool {
-    announced > frames + frames / 50 + 50
+/// Whether a video with `declared` frames, a count that may be inexact, certainly has more than `frames`.
+pub fn surely_longer(declared: usize, frames: usize) -> bool {
+    declared > frames + frames / 50 + 50
 }
 
-/// Frames by output number, ascending from 0.
+/// Iterator over the source frames by output number, ascending from 0.
 pub struct SourceFrames {
     aligned: Receiver<Result<Option<SourceFrame>>>,
-    lasting: Lasting,
+    retention: FrameRetention,
     lengths: Lengths,
-    /// The latest frame that was read.
+    /// The last frame that was read.
     current: Option<SourceFrame>,
-    seen: usize,
+    frames_read: usize,
     ended: bool,
 }
 
-/// Where frames and faces go that are needed again: in this job, and in later ones.
-pub struct Lasting {
-    /// Absent where no frame comes back.
-    pub store: Option<FrameStore>,
-    /// Absent where nothing is cached, or all of it comes from the cache.
-    pub cache: Option<FaceCacheWriter>,
-    pub shape: FaceShape,
+/// Storage for frames that this job reuses and for faces that later jobs reuse.
+pub struct FrameRetention {
+    /// `None` if no frame is reused.
+    store: Option<FrameStore>,
+    /// `None` without a cache, or if all faces come from the cache.
+    cache: Option<FaceCacheWriter>,
+    shape: FaceShape,
 }
 
-/// What to show as one output frame.
-pub enum Next {
-    /// A frame that is shown for the first time: to be given to [`SourceFrames::keep`] once it is complete.
+impl FrameRetention {
+    /// `cache`: new entry of the face cache.
+    ///
+    /// # Errors
+    /// [`NotEnoughDisk`](crate::media::Error::NotEnoughDisk) if the disk of the output has no space for the
+    /// reused frames.
+    pub fn new(
+        context: &JobContext,
+        video: &VideoInfo,
+        lengths: &Lengths,
+        cache: Option<FaceCacheWriter>,
+    ) -> Result<Self> {
+        let frames = lengths.reused_frames();
+        let mut store = None;
+        if frames > 0 {
+            let directory = directory_of(&context.job.output);
+            check_space(directory, frames, min_stored_frame_bytes(video, context.model.resolution))?;
+            store = Some(FrameStore::create(directory)?);
+        }
+        Ok(Self { store, cache, shape: context.face_shape() })
+    }
+}
+
+/// Lower bound of the bytes of a source frame: a picture of 4:2:0 with 8 bits and a crop of `resolution`
+/// pixels per side.
+pub fn min_stored_frame_bytes(video: &VideoInfo, resolution: usize) -> usize {
+    video.width * video.height * 3 / 2 + resolution * resolution * 3
+}
+
+/// Source of an output frame.
+pub enum NextFrame {
+    /// A frame that is shown for the first time. The caller passes it to [`SourceFrames::keep`] when its face
+    /// is encoded.
     New(SourceFrame),
-    /// One that was shown before.
-    Again(SourceFrame),
+    /// A frame that was shown before.
+    Repeated(SourceFrame),
     /// The output ends before this frame.
     End,
 }
 
 impl SourceFrames {
-    /// `aligned`: the frames in order, and `None` after the last.
-    pub fn new(aligned: Receiver<Result<Option<SourceFrame>>>, lasting: Lasting, lengths: Lengths) -> Self {
-        Self { aligned, lasting, lengths, current: None, seen: 0, ended: false }
+    /// `aligned`: the source frames in order, then `None`.
+    pub fn new(
+        aligned: Receiver<Result<Option<SourceFrame>>>,
+        retention: FrameRetention,
+        lengths: Lengths,
+    ) -> Self {
+        Self { aligned, retention, lengths, current: None, frames_read: 0, ended: false }
     }
 
-    /// Distinct source frames so far.
-    pub fn seen(&self) -> usize {
-        self.seen
+    /// Number of source frames read so far.
+    pub fn frames_read(&self) -> usize {
+        self.frames_read
     }
 
-    /// The frame to show as number `output`, which must be the one after the last call's.
-    pub fn next(&mut self, output: usize) -> Result<Next, RunError> {
+    /// The frame to show as output frame `output`. Each call must pass the successor of the previous number.
+    pub fn next(&mut self, output: usize) -> Result<NextFrame, RunError> {
         if self.lengths.changes_speed() {
             return self.next_at_speed(output);
         }
         let Lengths { policy, audio_frames, .. } = self.lengths;
-        let may_go_on = policy.output_frames(output + 1, audio_frames) > output;
-        if !self.ended && may_go_on {
+        let may_continue = policy.output_frames(output + 1, audio_frames) > output;
+        if !self.ended && may_continue {
             match self.read()? {
-                Some(frame) => return Ok(Next::New(frame)),
+                Some(frame) => return Ok(NextFrame::New(frame)),
                 None => self.ended = true,
             }
         }
-        if self.seen == 0 || output >= policy.output_frames(self.seen, audio_frames) {
-            return Ok(Next::End);
+        if self.frames_read == 0 || output >= policy.output_frames(self.frames_read, audio_frames) {
+            return Ok(NextFrame::End);
         }
-        self.again(policy.source_frame(output, self.seen, audio_frames)).map(Next::Again)
+        self.repeat(policy.source_frame(output, self.frames_read, audio_frames)).map(NextFrame::Repeated)
     }
 
-    /// The same where the video is slowed down or sped up: frames stay or are left out.
-    fn next_at_speed(&mut self, output: usize) -> Result<Next, RunError> {
-        let Lengths { policy, announced, audio_frames, .. } = self.lengths;
-        if output >= policy.output_frames(announced, audio_frames) {
-            return Ok(Next::End);
+    /// [`Self::next`] for modes that change the speed of the video: frames are repeated or dropped.
+    fn next_at_speed(&mut self, output: usize) -> Result<NextFrame, RunError> {
+        let Lengths { policy, declared, audio_frames, .. } = self.lengths;
+        if output >= policy.output_frames(declared, audio_frames) {
+            return Ok(NextFrame::End);
         }
-        let source = policy.source_frame(output, announced, audio_frames);
-        if source < self.seen {
-            return self.again(source).map(Next::Again);
+        let source = policy.source_frame(output, declared, audio_frames);
+        if source < self.frames_read {
+            return self.repeat(source).map(NextFrame::Repeated);
         }
         while !self.ended {
             match self.read()? {
-                Some(frame) if frame.number == source => return Ok(Next::New(frame)),
+                Some(frame) if frame.number == source => return Ok(NextFrame::New(frame)),
                 Some(frame) => self.cache(&frame)?,
                 None => self.ended = true,
             }
         }
-        match self.seen {
-            0 => Ok(Next::End),
+        match self.frames_read {
+            0 => Ok(NextFrame::End),
             frames => Err(RunError::VideoShorter { frames }),
         }
     }
 
     fn read(&mut self) -> Result<Option<SourceFrame>> {
-        // A thread that is gone without a word has panicked: its end is not the video's.
+        // A channel that closes without `None` means that the source thread has panicked, not that the video
+        // ended.
         let frame = self.aligned.recv().map_err(|_| system::Error::Interrupted)??;
         if let Some(frame) = &frame {
-            self.seen += 1;
+            self.frames_read += 1;
             self.current = Some(frame.clone());
         }
         Ok(frame)
     }
 
-    fn again(&mut self, source: usize) -> Result<SourceFrame, RunError> {
+    fn repeat(&mut self, source: usize) -> Result<SourceFrame, RunError> {
         if let Some(frame) = self.current.as_ref().filter(|frame| frame.number == source) {
             return Ok(frame.clone());
         }
-        let store = self.lasting.store.as_mut();
+        let store = self.retention.store.as_mut();
         let stored = store.map(|store| store.get(source)).transpose()?.flatten();
         let Some((picture, bytes)) = stored else {
-            return Err(RunError::VideoShorter { frames: self.seen });
+            return Err(RunError::VideoShorter { frames: self.frames_read });
         };
-        let face = SourceFace::from_bytes(&bytes, self.lasting.shape)?;
+        let face = SourceFace::from_bytes(&bytes, self.retention.shape)?;
         Ok(SourceFrame { number: source, picture, face })
     }
 
-    /// Takes over what was computed for a frame, as long as it stays on the screen.
+    /// Updates the current frame with newly computed data, if it is still `frame`.
     pub fn refresh(&mut self, frame: &SourceFrame) {
         if let Some(current) = self.current.as_mut().filter(|current| current.number == frame.number) {
             current.clone_from(frame);
         }
     }
 
-    /// Keeps a new frame for its next use, if it will have one.
+    /// Stores a new frame if it will be reused, and adds its face to the cache.
     pub fn keep(&mut self, frame: &SourceFrame) -> Result<()> {
         self.refresh(frame);
         self.cache(frame)?;
-        match &mut self.lasting.store {
-            Some(store) if self.lengths.comes_back(frame.number) => {
+        match &mut self.retention.store {
+            Some(store) if self.lengths.is_reused(frame.number) => {
                 let bytes = frame.face.as_ref().map_or(Ok(Vec::new()), SourceFace::to_bytes)?;
                 Ok(store.put(frame.number, &frame.picture, &bytes)?)
             }
@@ -219,21 +260,21 @@ impl SourceFrames {
 
     fn cache(&mut self, frame: &SourceFrame) -> Result<()> {
         let record = frame.face.as_ref().map(|face| &face.record);
-        if let Some(cache) = &mut self.lasting.cache {
+        if let Some(cache) = &mut self.retention.cache {
             cache.push(frame.number, record)?;
         }
         Ok(())
     }
 
-    /// What is to be put in its place once all is well. Nobody listens to the video any more.
+    /// Returns the entry of the face cache, for the caller to finish if the job succeeds. Closes the channel.
     pub fn into_cache(self) -> Option<FaceCacheWriter> {
-        let complete = self.ended || self.lengths.source_frames == Some(self.seen);
-        self.lasting.cache.map(|cache| if complete { cache.complete() } else { cache })
+        let complete = self.ended || self.lengths.source_frames == Some(self.frames_read);
+        self.retention.cache.map(|cache| if complete { cache.complete() } else { cache })
     }
 }
 
 impl SourceFace {
-    /// The crop, then the record; no bytes stand for no face.
+    /// Serialises the crop, then the record. An absent face has no bytes.
     fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = self.crop.flatten_all().and_then(|crop| crop.to_vec1::<u8>()).map_err(stored)?;
         self.record.write_to(&mut bytes)?;

@@ -1,5 +1,5 @@
-//! Stage 2: a frame and its three anchor points → the similarity that brings the face into the models' pose,
-//! and the square crop that it cuts out.
+//! Stage 2: aligns faces. Three anchor points define the similarity transform to the canonical pose and the
+//! square crop.
 
 use candle_core::{DType, Result, Tensor, bail};
 use kernels::pixels::Rect;
@@ -7,28 +7,29 @@ use kernels::resize::resize_lanczos4;
 use kernels::warp_affine::{Affine, warp_affine};
 use models::face::Anchors;
 
-/// Where the left eyebrow, the right eyebrow and the nose are in a crop of scale 1.
+/// Positions of the left eyebrow, the right eyebrow and the nose in a crop of scale 1.
 const TEMPLATE: [[f64; 2]; 3] = [[17.0, 20.0], [58.0, 20.0], [37.5, 40.0]];
 
 /// Width and height of a crop of scale 1.
 const CROP: [f64; 2] = [75.0, 100.0];
 
-/// How much of the last frame's nose bias stays in this frame's.
+/// Weight of the previous frame in the exponential smoothing of the nose bias.
 const SMOOTHING: f64 = 0.2;
 
-/// The grey that a crop shows where it reaches over the frame's edge.
+/// Grey level of crop pixels outside the frame.
 pub(super) const OUTSIDE: f32 = 127.0;
 
-/// A face in the models' pose.
+/// A face in the canonical pose.
 #[derive(Debug, Clone)]
 pub struct AlignedFace {
-    /// From the frame's pixels to those of the crop before it is made square.
+    /// From the pixels of the frame to those of the crop before resizing to a square.
     pub matrix: Affine,
     /// (resolution, resolution, 3), u8.
     pub crop: Tensor,
 }
 
-/// Aligns the faces of one video, frame by frame in order: each result depends a little on the one before.
+/// Aligns the faces of one video. Frames must be passed in order, because the nose bias is smoothed over
+/// time.
 #[derive(Debug, Clone)]
 pub struct FaceAligner {
     resolution: usize,
@@ -36,7 +37,7 @@ pub struct FaceAligner {
 }
 
 impl FaceAligner {
-    /// `resolution`: height and width of the models' face images.
+    /// `resolution`: height and width of the crops.
     pub fn new(resolution: usize) -> Self {
         Self { resolution, nose_bias: None }
     }
@@ -47,32 +48,33 @@ impl FaceAligner {
         Ok(AlignedFace { matrix, crop: self.crop(frame, &matrix)? })
     }
 
-    /// The crop of a face that was aligned before.
+    /// The crop for the matrix of an earlier alignment.
     pub fn crop(&self, frame: &Tensor, matrix: &Affine) -> Result<Tensor> {
         resize_lanczos4(&cut_out(frame, matrix, self.resolution)?, self.resolution, self.resolution)
     }
 
-    /// Forgets the frame before, as at the start of a video or where the face was lost.
+    /// Restarts the smoothing, as at the start of a video or after the face was lost.
     pub fn reset(&mut self) {
         self.nose_bias = None;
     }
 
-    /// The similarity from the anchors, rounded to whole pixels, to the template, moved by the smoothed bias
-    /// of the nose. As `AlignRestore.transformation_from_points` in the original's `affine_transform.py`.
+    /// The similarity transform from the anchors, rounded to whole pixels, to the template, shifted by the
+    /// smoothed bias of the nose. Port of `AlignRestore.transformation_from_points` in the original's
+    /// `affine_transform.py`.
     pub fn matrix(&mut self, anchors: &Anchors) -> Result<Affine> {
         let points = [anchors.left_brow, anchors.right_brow, anchors.nose];
         let points = points.map(|p| p.map(|v| f64::from(v.round_ties_even())));
         let scale = crop_scale(self.resolution);
         let from = Shape::of(points);
         let to = Shape::of(TEMPLATE.map(|p| p.map(|v| v * scale)));
-        // The rotation that an SVD of the 2×2 covariance gives once reflections are corrected.
+        // Equals the rotation from an SVD of the 2×2 covariance with corrected reflections.
         let pairs = || from.points.iter().zip(&to.points);
         let cosine: f64 = pairs().map(|(a, b)| a[0] * b[0] + a[1] * b[1]).sum();
         let sine: f64 = pairs().map(|(a, b)| a[0] * b[1] - a[1] * b[0]).sum();
         let norm = cosine.hypot(sine);
         let zoom = to.deviation / from.deviation;
         if !(norm > 0.0 && norm.is_finite() && zoom.is_finite()) {
-            bail!("no face has its anchor points at {points:?}");
+            bail!("invalid anchor points of a face: {points:?}");
         }
         let (cosine, sine) = (zoom * cosine / norm, zoom * sine / norm);
 
@@ -91,11 +93,11 @@ impl FaceAligner {
     }
 }
 
-/// Points without their position and size.
+/// Three points, normalised by position and size.
 struct Shape {
     center: [f64; 2],
     deviation: f64,
-    /// Centred on the origin, with a standard deviation of 1.
+    /// With mean 0 and standard deviation 1.
     points: [[f64; 2]; 3],
 }
 
@@ -103,7 +105,7 @@ impl Shape {
     fn of(points: [[f64; 2]; 3]) -> Self {
         let center = std::array::from_fn(|i| points.iter().map(|p| p[i]).sum::<f64>() / 3.0);
         let centred = points.map(|p| [p[0] - center[0], p[1] - center[1]]);
-        // Over all six coordinates together, unbiased.
+        // Unbiased standard deviation of all six coordinates.
         let deviation = (centred.as_flattened().iter().map(|v| v * v).sum::<f64>() / 5.0).sqrt();
         Self { center, deviation, points: centred.map(|p| p.map(|v| v / deviation)) }
     }
@@ -113,14 +115,14 @@ fn crop_scale(resolution: usize) -> f64 {
     resolution as f64 / 256.0 * 2.8
 }
 
-/// The crop's size before it is made square.
+/// Size of the crop before resizing to a square.
 pub(super) fn crop_rect(resolution: usize) -> Rect {
     let [width, height] = CROP.map(|side| (side * crop_scale(resolution)) as usize);
     Rect { x: 0, y: 0, width, height }
 }
 
-/// The face in the models' pose but not yet square. `frame`: (height, width, 3), u8 → for resolution 256,
-/// (280, 210, 3), u8, truncated as the original truncates.
+/// The crop before resizing to a square. `frame`: (height, width, 3), u8 → for resolution 256, (280, 210, 3),
+/// u8, truncated as in the original.
 pub fn cut_out(frame: &Tensor, matrix: &Affine, resolution: usize) -> Result<Tensor> {
     warp_affine(frame, matrix, crop_rect(resolution), OUTSIDE)?.to_dtype(DType::U8)
 }
@@ -137,8 +139,7 @@ mod tests {
     }
 
     fn template_moved_by(offset: f32) -> Anchors {
-        // At resolution 512 the template's points are 5.6 times those of scale 1; so is this triangle, turned
-        // by nothing but moved and rounded.
+        // The template at resolution 512, whose scale is 5.6, shifted and rounded.
         anchors([
             [95.2 + offset, 112.0 + offset],
             [324.8 + offset, 112.0 + offset],
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_face_in_the_pose_is_only_moved() -> Result<()> {
+    fn a_face_in_the_canonical_pose_is_only_translated() -> Result<()> {
         let Affine([[a, b, x], [c, d, y]]) = FaceAligner::new(512).matrix(&template_moved_by(40.0))?;
         for (value, want, tolerance) in
             [(a, 1.0, 0.01), (b, 0.0, 0.01), (x, -40.0, 1.0), (c, 0.0, 0.01), (d, 1.0, 0.01), (y, -40.0, 1.0)]
@@ -158,8 +159,8 @@ mod tests {
     }
 
     #[test]
-    fn a_turned_face_is_turned_back() -> Result<()> {
-        // A quarter turn: what was to the right is now below.
+    fn a_rotated_face_is_rotated_back() -> Result<()> {
+        // Rotated by a quarter turn.
         let turned = anchors([[200.0, 100.0], [200.0, 264.0], [120.0, 182.0]]);
         let matrix = FaceAligner::new(256).matrix(&turned)?;
         let [left, right] = [turned.left_brow, turned.right_brow].map(|p| matrix.apply(p.map(f64::from)));
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrored_points_do_not_mirror_the_picture() -> Result<()> {
+    fn mirrored_points_do_not_mirror_the_crop() -> Result<()> {
         let mirrored = anchors([[300.0, 100.0], [100.0, 100.0], [200.0, 200.0]]);
         let Affine([[a, b, _], [c, d, _]]) = FaceAligner::new(256).matrix(&mirrored)?;
         assert!(a * d - b * c > 0.0);
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn anchors_that_are_no_face_are_refused() {
+    fn degenerate_anchors_are_refused() {
         for points in [[[5.0, 5.0]; 3], [[f32::NAN, 0.0], [1.0, 0.0], [0.0, 1.0]]] {
             let error = FaceAligner::new(256).matrix(&anchors(points));
             assert!(error.is_err_and(|e| e.to_string().contains("anchor points")), "{points:?}");
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_have_the_resolution_and_grey_where_there_is_no_frame() -> Result<()> {
+    fn crops_have_the_resolution_and_are_grey_outside_the_frame() -> Result<()> {
         for (resolution, size) in [(128, (140, 105)), (256, (280, 210)), (512, (560, 420))] {
             let rect = crop_rect(resolution);
             assert_eq!((rect.height, rect.width), size);

@@ -1,5 +1,5 @@
-//! Stage 7: a generated face → the pixels that it changes in its frame, with a soft edge. Only the rectangle
-//! that can change is computed; the result is that of the same steps on the whole frame.
+//! Stage 7: blends a generated face into its frame with a soft edge. Only the rectangle that can change is
+//! computed; the result equals that of the same operations on the whole frame.
 
 use candle_core::{Result, Tensor, bail};
 use kernels::blend::{Blend, blend};
@@ -14,25 +14,24 @@ use crate::face::patch::Patch;
 use super::align_faces::{OUTSIDE, crop_rect};
 use crate::options::Feather;
 
-/// The square that takes away the border pixels which the warp mixed with [`OUTSIDE`].
+/// Erosion that removes border pixels which the warp has mixed with [`OUTSIDE`].
 const BORDER: usize = 2;
 
-/// What the original erodes by where there is no soft edge, on the smallest faces: OpenCV takes an empty square
-/// for the default one.
-const SMALLEST_SQUARE: usize = 3;
+/// Erosion of faces that are too small for a soft edge, as in the original: OpenCV replaces an empty kernel
+/// by its default.
+const MIN_EROSION: usize = 3;
 
-/// Zeros around the mask's support. Two rows suffice for [`erode`] and [`gaussian_blur`] to give inside the
-/// region what they give on the whole frame: an eroded mask ends at least its edge's width before them, so
-/// that a blur mirrored at the region's border still reads zeros there.
+/// Margin of zeros around the support of the mask, in pixels. With 2, [`erode`] and [`gaussian_blur`] have
+/// the same result in the region as on the whole frame: the eroded mask ends at least the width of its edge
+/// before the margin, so a blur that is mirrored at the border of the region still reads zeros there.
 const MARGIN: f64 = 2.0;
 
-/// How a face is laid over its frame. The default is the original's way.
+/// Blending parameters. The default is that of the original.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Blending {
-    /// The soft edge of the face's square.
+    /// Soft edge of the face's square.
     pub feather: Feather,
-    /// 0..=1: the share of the face where it covers the frame in full. It fades the frame's own pixels in, so that
-    /// nothing jumps where it comes down to 0, which changes no pixel.
+    /// Opacity of the face, 0 to 1. 0 changes no pixel.
     pub strength: f32,
 }
 
@@ -42,10 +41,10 @@ impl Default for Blending {
     }
 }
 
-/// Pastes `face`, (resolution, resolution, 3) f32 in −1..=1, back to where `matrix` (frame → crop) took it
-/// from. `frame`: (height, width, 3), u8.
-pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine, how: Blending) -> Result<Patch> {
-    let Blending { feather, strength } = how;
+/// Warps `face`, (resolution, resolution, 3) f32 in −1..=1, with the inverse of `matrix` (frame → crop) and
+/// blends it into `frame`, (height, width, 3) u8.
+pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine, blending: Blending) -> Result<Patch> {
+    let Blending { feather, strength } = blending;
     if !(0.0..=1.0).contains(&strength) {
         bail!("blend_face: strength {strength} is not within 0 and 1");
     }
@@ -77,20 +76,20 @@ pub fn blend_face(frame: &Tensor, face: &Tensor, matrix: &Affine, how: Blending)
     Ok(Patch { x: place.x, y: place.y, rgb, weight })
 }
 
-/// The face's mask, shrunk and blurred by about `feather` of its side.
+/// Soft mask: the face mask, eroded and blurred by about `feather` of its side.
 fn soft_edge(face_mask: &Tensor, feather: Feather) -> Result<Tensor> {
     let area = face_mask.sum_all()?.to_scalar::<f32>()?;
     let edge = feather.pixels(area.sqrt() as usize);
-    let square = if edge == 0 { SMALLEST_SQUARE } else { 2 * edge };
-    // OpenCV's sigma for a kernel of this size.
+    let square = if edge == 0 { MIN_EROSION } else { 2 * edge };
+    // OpenCV's default sigma for this kernel size.
     let sigma = 0.3 * (edge as f64 - 1.0) + 0.8;
     gaussian_blur(&erode(face_mask, square)?, 2 * edge + 1, sigma)
 }
 
-/// The part of the frame that the warped crop can reach, with a [`MARGIN`] where the frame has one.
+/// Bounding box of the warped crop plus [`MARGIN`], clamped to the frame.
 fn region(frame: &Tensor, crop: Rect, to_frame: &Affine, feather: Feather) -> Result<Rect> {
     let (height, width, _) = frame.dims3()?;
-    // A pixel has a share of the crop while it samples less than a pixel outside of it.
+    // Bilinear sampling extends the crop by less than one pixel.
     let corners = [
         [-1.0, -1.0],
         [crop.width as f64, -1.0],
@@ -106,7 +105,7 @@ fn region(frame: &Tensor, crop: Rect, to_frame: &Affine, feather: Feather) -> Re
         (first, (last + 1.0).clamp(0.0, size as f64) as usize)
     };
     let (x, y) = (span(0, width), span(1, height));
-    // At the frame's own border the blur mirrors: what it reads there must be inside the region too.
+    // At the border of the frame the blur mirrors; the pixels that it reads must be in the region.
     let reach = feather.pixels((((x.1 - x.0) * (y.1 - y.0)) as f64).sqrt() as usize) + 1;
     let widened = |(first, end): (usize, usize), size: usize| {
         if end > first && end - first < reach {
@@ -119,7 +118,7 @@ fn region(frame: &Tensor, crop: Rect, to_frame: &Affine, feather: Feather) -> Re
     Ok(Rect { x: x.0, y: y.0, width: x.1 - x.0, height: y.1 - y.0 })
 }
 
-/// The smallest rectangle outside of which `weight` is 0; `None` if it is 0 everywhere.
+/// Bounding box of the non-zero weights; `None` if all are 0.
 fn support(weight: &Tensor) -> Result<Option<Rect>> {
     let (_, width) = weight.dims2()?;
     let values = weight.flatten_all()?.to_vec1::<f32>()?;
@@ -140,7 +139,7 @@ fn support(weight: &Tensor) -> Result<Option<Rect>> {
     }))
 }
 
-/// A patch without pixels: the face is outside the frame, vanishes in its own edge or has no strength.
+/// An empty patch: the face is outside the frame, smaller than its edge, or has strength 0.
 fn unchanged(frame: &Tensor) -> Result<Patch> {
     let device = frame.device();
     Ok(Patch {
@@ -164,7 +163,7 @@ mod tests {
     use super::super::align_faces::FaceAligner;
     use super::*;
 
-    /// Soft waves, so that resampling changes little.
+    /// Smooth waves, which resampling changes little.
     fn frame(height: usize, width: usize) -> Result<Tensor> {
         let value = |i: usize| {
             let (x, y, c) = ((i / 3 % width) as f32, (i / 3 / width) as f32, (i % 3) as f32);
@@ -174,7 +173,7 @@ mod tests {
         Tensor::from_vec(pixels, (height, width, 3), &Device::Cpu)
     }
 
-    /// A face `size` pixels between the eyebrows, its nose at (x, y), a little turned.
+    /// A slightly rotated face with `size` pixels between the eyebrows and its nose at (x, y).
     fn anchors(size: f32, x: f32, y: f32) -> Anchors {
         Anchors {
             left_brow: [x - 0.5 * size, y - 0.55 * size],
@@ -195,8 +194,8 @@ mod tests {
         x.max_all()?.to_scalar()
     }
 
-    /// The weight and the pixels of the whole frame, step by step as the original does it.
-    fn on_the_whole_frame(
+    /// Reference: weights and pixels of the whole frame, with the original's steps.
+    fn blend_whole_frame(
         frame: &Tensor,
         face: &Tensor,
         matrix: &Affine,
@@ -223,10 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn the_rectangle_gives_what_the_whole_frame_gives() -> Result<()> {
+    fn the_patch_equals_the_result_on_the_whole_frame() -> Result<()> {
         let frame = frame(150, 190)?;
         let face = as_face(&frame.narrow(0, 0, 128)?.narrow(1, 30, 128)?)?;
-        // In the middle, over each edge and corner, filling the frame, too small for an edge, a sliver.
+        // In the middle, across each edge and corner, larger than the frame, too small for an edge, a sliver.
         for (size, x, y) in [
             (40.0, 95.0, 75.0),
             (40.0, 5.0, 75.0),
@@ -241,12 +240,12 @@ mod tests {
             (100.0, 270.0, 75.0),
         ] {
             let matrix = FaceAligner::new(128).align(&frame, &anchors(size, x, y))?.matrix;
-            // The original's edge, none, and the widest.
+            // The original's feather, none, and the maximum.
             for (per_side, feather) in [(20, 0.05), (0, 0.0), (4, 0.25)] {
-                let how =
+                let blending =
                     Blending { feather: Feather::new("feather", feather).unwrap(), ..Blending::default() };
-                let (weight, rgb) = on_the_whole_frame(&frame, &face, &matrix, per_side)?;
-                let patch = blend_face(&frame, &face, &matrix, how)?;
+                let (weight, rgb) = blend_whole_frame(&frame, &face, &matrix, per_side)?;
+                let patch = blend_face(&frame, &face, &matrix, blending)?;
                 let (h, w) = patch.weight.dims2()?;
                 assert!(h * w > 0, "size {size} at ({x}, {y}) is not in the frame");
                 let placed = patch.weight.pad_with_zeros(0, patch.y, 150 - patch.y - h)?.pad_with_zeros(
@@ -255,7 +254,7 @@ mod tests {
                     190 - patch.x - w,
                 )?;
                 assert!(largest(&differences(&placed, &weight)?)? < 1e-5, "size {size} at ({x}, {y})");
-                // Truncation may fall either way where the sum meets a whole number.
+                // Truncation may differ where the sum is near an integer.
                 let off = differences(&patch.applied_to(&frame)?, &rgb)?;
                 assert!(
                     largest(&off)? <= 1.0 && off.mean_all()?.to_scalar::<f32>()? < 1e-3,
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn unchanged_pixels_give_the_frame_back() -> Result<()> {
+    fn blending_the_original_face_reproduces_the_frame() -> Result<()> {
         let frame = frame(240, 200)?;
         for resolution in [128, 256] {
             let face = FaceAligner::new(resolution).align(&frame, &anchors(55.0, 100.0, 120.0))?;
@@ -276,8 +275,8 @@ mod tests {
             let (h, w) = patch.weight.dims2()?;
             let place = Rect { x: patch.x, y: patch.y, width: w, height: h };
             let off = differences(&patch.rgb, &place.of(&frame)?)?;
-            // Where the edge fades to nothing on the right and below, the original lets in some white from
-            // outside of the crop, less than a fortieth.
+            // At the faded right and bottom edges, as in the original, less than 1/40 of the white outside
+            // the crop is mixed in.
             let inside = patch.weight.ge(0.05)?.to_dtype(DType::F32)?.unsqueeze(2)?;
             let inside = largest(&off.broadcast_mul(&inside)?)?;
             assert!(inside <= 2.0, "{inside} levels inside at {resolution}");
@@ -334,8 +333,8 @@ mod tests {
         let face = FaceAligner::new(128).align(&frame, &anchors(40.0, 60.0, 120.0))?;
         let black = Tensor::full(-1f32, (128, 128, 3), &Device::Cpu)?;
         let faded = |strength| {
-            let how = Blending { strength, ..Blending::default() };
-            blend_face(&frame, &black, &face.matrix, how)
+            let blending = Blending { strength, ..Blending::default() };
+            blend_face(&frame, &black, &face.matrix, blending)
         };
         assert_eq!(faded(0.0)?.weight.elem_count(), 0);
         assert_eq!(largest(&differences(&faded(0.0)?.applied_to(&frame)?, &frame)?)?, 0.0);

@@ -1,36 +1,37 @@
-//! The generator's colour error, seen where the truth is known: its images show the face outside the mouth mask
-//! too. What differs there, in a ring around the mask, is taken off the generated mouth.
+//! Colour correction of generated faces. The networks generate the whole face, so their colour error can be
+//! measured in a ring outside the mouth mask, where the original is known, and removed from the mouth.
 //!
-//! In display values, not in linear light: the VAE was trained on them and errs in them, and a seam is as visible as
-//! its step in them is high. An error that the generator makes inside the mask only is not seen, and stays.
+//! The correction works in display values rather than linear light: the VAE was trained on them, and the
+//! visibility of a seam depends on them. Errors that occur only inside the mask are not detected.
 
 use candle_core::{DType, Result, Tensor, bail};
 use kernels::erode::erode;
 use models::mouth_mask::MouthMask;
 
-/// The ring's width is this part of the face's side.
+/// Side of the face divided by the width of the ring.
 const RING_PER_SIDE: usize = 16;
 
-/// So many blocks along the face's side. Means over blocks are compared, as the VAE does not keep the finest detail.
+/// Blocks along the side of the face. Means over blocks are compared, because the VAE does not preserve the
+/// finest detail.
 const BLOCKS_PER_SIDE: usize = 32;
 
-/// Fewer blocks say nothing: the face is nearly outside the frame.
-const FEWEST_BLOCKS: usize = 16;
+/// Minimum number of blocks for an estimate. Fewer are left if the face is mostly outside the frame.
+const MIN_BLOCKS: usize = 16;
 
-/// Frames to each side, within the chunk, that an estimate takes in, so that it does not flicker.
-const REACH: usize = 4;
+/// Frames of the chunk before and after each frame that are averaged to avoid flicker.
+const SMOOTHING_RADIUS: usize = 4;
 
-/// Levels of 255: larger differences of the means are no colour error but another picture.
-const LARGEST_SHIFT: f64 = 12.0;
+/// Maximum correction of the mean, in levels of 255. Larger differences are not colour errors.
+const MAX_SHIFT: f64 = 12.0;
 const GAINS: std::ops::RangeInclusive<f64> = 0.85..=1.15;
 
-/// Added to both variances, (4 levels)²: skin that is this even tells nothing of the gain.
-const EVEN: f64 = 16.0;
+/// Regularisation added to both variances, (4 levels)²: uniform skin does not determine the gain.
+const VARIANCE_FLOOR: f64 = 16.0;
 
-/// What a crop shows where it reaches over the edge of the frame.
+/// Grey level of crop pixels outside the frame.
 const OUTSIDE: u8 = super::align_faces::OUTSIDE as u8;
 
-/// gain × value + offset for red, green and blue in [-1, 1].
+/// Per-channel linear correction, gain × value + offset, of RGB in [-1, 1].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ColourCorrection {
     pub gain: [f32; 3],
@@ -40,7 +41,7 @@ pub struct ColourCorrection {
 impl ColourCorrection {
     pub const NONE: Self = Self { gain: [1.0; 3], offset: [0.0; 3] };
 
-    /// `face`: (height, width, 3), f32 → the same. [`Self::NONE`] gives the same values bit for bit.
+    /// `face`: (height, width, 3), f32 → same shape. [`Self::NONE`] returns bit-identical values.
     pub fn apply(&self, face: &Tensor) -> Result<Tensor> {
         if *self == Self::NONE {
             return Ok(face.clone());
@@ -50,11 +51,11 @@ impl ColourCorrection {
     }
 }
 
-/// Compares generated images with their crops in a ring around the mouth mask.
+/// Estimator of colour corrections from the ring around the mouth mask.
 #[derive(Debug, Clone)]
 pub struct ColourMatcher {
     resolution: usize,
-    /// The pixels of each block, y × resolution + x.
+    /// Pixel indices of each block, y × resolution + x.
     blocks: Vec<Vec<usize>>,
 }
 
@@ -70,21 +71,23 @@ impl ColourMatcher {
         for (pixel, _) in ring.iter().enumerate().filter(|&(_, &share)| share > 0.0) {
             blocks[pixel / resolution / side * across + pixel % resolution / side].push(pixel);
         }
-        // A few pixels are no mean.
+        // Blocks with few pixels have unreliable means.
         blocks.retain(|block| 2 * block.len() >= side * side);
         Ok(Self { resolution, blocks })
     }
 
-    /// One correction for each frame of a chunk, from that frame and its neighbours in the chunk alone, so that a
-    /// chunk that is computed again has the same.
+    /// One correction per frame of a chunk, from the frame and its neighbours in the same chunk only, so that
+    /// a chunk can be recomputed independently.
     ///
-    /// `faces`: the VAE's image, (resolution, resolution, 3) f32 in about [-1, 1], and the crop, of that shape in u8.
+    /// `faces`: for each frame the output of the VAE, (resolution, resolution, 3) f32 in about [-1, 1], and
+    /// the crop, of the same shape in u8.
     pub fn corrections(&self, faces: &[(&Tensor, &Tensor)]) -> Result<Vec<ColourCorrection>> {
         let frames = faces.iter().map(|&(decoded, crop)| self.sums(decoded, crop));
         let frames = frames.collect::<Result<Vec<_>>>()?;
         Ok((0..frames.len())
             .map(|frame| {
-                let near = frame.saturating_sub(REACH)..(frame + REACH + 1).min(frames.len());
+                let near =
+                    frame.saturating_sub(SMOOTHING_RADIUS)..(frame + SMOOTHING_RADIUS + 1).min(frames.len());
                 let mut total = Sums::default();
                 frames[near].iter().for_each(|sums| total.add(sums));
                 total.correction()
@@ -112,7 +115,7 @@ impl ColourMatcher {
     }
 }
 
-/// Of the blocks' means, in levels: for each channel the generated and the original sum, and those of squares.
+/// Sums and sums of squares of the block means, in levels, per channel.
 #[derive(Debug, Clone, Default)]
 struct Sums {
     blocks: usize,
@@ -122,7 +125,7 @@ struct Sums {
 
 impl Sums {
     fn add_block(&mut self, block: &[usize], decoded: &[[f32; 3]], crop: &[[u8; 3]]) {
-        // The grey where a crop reaches over the frame's edge is no skin.
+        // Blocks outside the frame are ignored.
         if block.iter().any(|&pixel| crop[pixel] == [OUTSIDE; 3]) {
             return;
         }
@@ -145,11 +148,12 @@ impl Sums {
         }
     }
 
-    /// Mean and spread of the generated blocks become those of the original ones. The spreads' ratio, not a fitted line:
-    /// a line is drawn too flat wherever the two pictures differ in more than their colours.
+    /// Correction that transforms mean and standard deviation of the generated blocks to those of the
+    /// original ones. The gain is the ratio of standard deviations rather than a regression slope, which is
+    /// too small if the pictures differ in more than their colours.
     fn correction(&self) -> ColourCorrection {
         let mut correction = ColourCorrection::NONE;
-        if self.blocks < FEWEST_BLOCKS {
+        if self.blocks < MIN_BLOCKS {
             return correction;
         }
         let mean_and_variance = |[sum, squares]: [f64; 2]| {
@@ -158,10 +162,11 @@ impl Sums {
         };
         for channel in 0..3 {
             let (mean, variance) = mean_and_variance(self.generated[channel]);
-            let (wanted, wanted_variance) = mean_and_variance(self.original[channel]);
-            let gain =
-                ((wanted_variance + EVEN) / (variance + EVEN)).sqrt().clamp(*GAINS.start(), *GAINS.end());
-            let shift = (wanted - mean).clamp(-LARGEST_SHIFT, LARGEST_SHIFT);
+            let (target, target_variance) = mean_and_variance(self.original[channel]);
+            let gain = ((target_variance + VARIANCE_FLOOR) / (variance + VARIANCE_FLOOR))
+                .sqrt()
+                .clamp(*GAINS.start(), *GAINS.end());
+            let shift = (target - mean).clamp(-MAX_SHIFT, MAX_SHIFT);
             // gain × (level − mean) + mean + shift, in values of [-1, 1].
             correction.gain[channel] = gain as f32;
             correction.offset[channel] = ((mean * (1.0 - gain) + shift) / 127.5 + gain - 1.0) as f32;
@@ -182,7 +187,7 @@ mod tests {
     use super::super::encode_latents::face_pixels;
     use super::*;
 
-    /// Soft waves of different brightness.
+    /// Smooth waves of different brightness.
     fn crop(resolution: usize) -> Result<Tensor> {
         let value = |i: usize| {
             let (x, y, c) = ((i / 3 % resolution) as f32, (i / 3 / resolution) as f32, (i % 3) as f32);
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_is_left_alone_and_a_cast_is_taken_off() -> Result<()> {
+    fn the_original_is_unchanged_and_a_colour_cast_is_removed() -> Result<()> {
         for resolution in [128, 256] {
             let matcher = ColourMatcher::new(&MouthMask::new(resolution)?)?;
             let crop = crop(resolution)?;
@@ -211,7 +216,7 @@ mod tests {
             let cast = Tensor::new(&[8f32 / 127.5, 0.0, -4.0 / 127.5], &Device::Cpu)?;
             let cast = (&truth * 0.93)?.broadcast_add(&cast)?;
             let found = matcher.corrections(&[(&cast, &crop)])?[0];
-            // The even skin's share in the gain leaves a little.
+            // The regularisation leaves a small error.
             let left = largest_error(&found.apply(&cast)?, &truth)?;
             assert!(left < 1.0, "{left} levels of {}", largest_error(&cast, &truth)?);
         }
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_colour_error_is_clamped() -> Result<()> {
+    fn large_differences_are_clamped() -> Result<()> {
         let matcher = ColourMatcher::new(&MouthMask::new(128)?)?;
         let crop = crop(128)?;
         let white = Tensor::ones((128, 128, 3), DType::F32, &Device::Cpu)?;
@@ -230,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_outside_the_frame_and_other_shapes() -> Result<()> {
+    fn crops_outside_the_frame_are_ignored_and_other_shapes_refused() -> Result<()> {
         let matcher = ColourMatcher::new(&MouthMask::new(128)?)?;
         let white = Tensor::ones((128, 128, 3), DType::F32, &Device::Cpu)?;
         let grey = Tensor::full(OUTSIDE, (128, 128, 3), &Device::Cpu)?;
@@ -241,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_frame_does_not_flicker() -> Result<()> {
+    fn a_single_deviating_frame_causes_no_flicker() -> Result<()> {
         let matcher = ColourMatcher::new(&MouthMask::new(128)?)?;
         let crop = crop(128)?;
         let truth = face_pixels(&crop)?;
@@ -251,7 +256,7 @@ mod tests {
         let levels: Vec<f32> =
             found.iter().map(|c| c.apply(&truth).and_then(|x| largest_error(&x, &truth)).unwrap()).collect();
         assert!(levels[..4].iter().chain(&levels[13..]).all(|&level| level < 0.01), "{levels:?}");
-        // A ninth of it, shared by the frames that it is near to.
+        // One ninth of the deviation, in each frame within the smoothing radius.
         assert!(levels[4..13].iter().all(|&level| (0.5..2.5).contains(&level)), "{levels:?}");
         Ok(())
     }

@@ -1,19 +1,19 @@
-//! Between the stages 6 and 7: the mouth of a generated image, the rest from the crop. Apart from the decoding,
-//! because one generated mouth may go into several frames, each with its own crop.
+//! Between stages 6 and 7: composes the generated mouth with the original crop. Separate from decoding,
+//! because one generated face may be used in several frames with different crops.
 
 use candle_core::{Result, Tensor};
 
 use super::colour_match::ColourCorrection;
 use super::encode_latents::face_pixels;
 
-/// What [`compose_face`] joins.
+/// Inputs of [`compose_face`].
 #[derive(Debug, Clone, Copy)]
 pub struct Compose<'a> {
-    /// The VAE's image, (resolution, resolution, 3), f32 in about [-1, 1].
+    /// Output of the VAE, (resolution, resolution, 3), f32 in about [-1, 1].
     pub decoded: &'a Tensor,
-    /// The frame's own crop, (resolution, resolution, 3), u8.
+    /// Original crop of the frame, (resolution, resolution, 3), u8.
     pub crop: &'a Tensor,
-    /// (resolution, resolution, 1), f32, 1 where the crop is kept: the mouth mask's pixels, hard or softened.
+    /// Mouth mask, (resolution, resolution, 1), f32: 1 where the crop is kept.
     pub mask: &'a Tensor,
     pub colour: ColourCorrection,
 }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_crop_shows_where_the_mask_keeps_it() -> Result<()> {
+    fn the_crop_is_visible_where_the_mask_is_1() -> Result<()> {
         let decoded = Tensor::full(0.5f32, (1, 3, 3), &Device::Cpu)?;
         let crop = Tensor::full(255u8, (1, 3, 3), &Device::Cpu)?;
         let mask = Tensor::new(&[[[1f32], [0.0], [0.5]]], &Device::Cpu)?;

@@ -1,16 +1,16 @@
-//! Stage 6: denoised latents → the images that the VAE makes of them.
+//! Stage 6: decodes the denoised latents to face images with the VAE.
 
 use candle_core::{Device, IndexOp, Tensor};
 use models::vae::AutoencoderKL;
 
 use crate::error::{Error, Result, compute};
 
-/// `latents`: (1, frames, height, width, channels); `model_frames`: for each frame its number at the model's rate
-/// → one (resolution, resolution, 3) f32 image in about [-1, 1] per frame, on the CPU, generated in all its parts:
-/// [`compose_face`](super::compose_face::compose_face) takes the mouth from it.
+/// Decodes `latents`, (1, frames, height, width, channels). `model_frames`: number of each frame, for errors.
+/// Returns one (resolution, resolution, 3) f32 image in about [-1, 1] per frame, on the CPU. The whole face
+/// is generated; [`compose_face`](super::compose_face::compose_face) takes the mouth from it.
 ///
-/// Frames are decoded one by one: the decoder's activations are by far the largest of the whole job.
-/// `before_each` is called before every frame and may stop with an error.
+/// Frames are decoded one by one, because the decoder's activations are by far the largest of the job.
+/// `before_each` is called before every frame; its error ends the call.
 pub fn decode_faces(
     vae: &AutoencoderKL,
     latents: &Tensor,
@@ -31,7 +31,7 @@ fn decode_face(vae: &AutoencoderKL, latents: &Tensor, frame: usize) -> candle_co
     vae.decode(&latents)?.i(0)?.to_device(&Device::Cpu)
 }
 
-/// An overflow within the networks ends as NaN or infinity, which would be pasted as black.
+/// Detects NaN and infinity, the result of an overflow in the networks, which would be visible as black.
 fn check_finite(face: &Tensor, model_frame: usize) -> Result<()> {
     let sum = face.sum_all().and_then(|sum| sum.to_scalar::<f32>()).map_err(compute("decode_latents"))?;
     if sum.is_finite() { Ok(()) } else { Err(Error::FaceNotFinite { frame: model_frame }) }
@@ -43,7 +43,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn one_bad_number_in_a_face_is_an_error_that_names_the_frame() {
+    fn a_non_finite_value_is_an_error_that_names_the_frame() {
         let face = |value: f32| Tensor::new(&[[0.5, value], [-1.0, 1.0]], &Device::Cpu).unwrap();
         assert!(check_finite(&face(0.0), 7).is_ok());
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

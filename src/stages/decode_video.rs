@@ -1,7 +1,7 @@
-//! Stage 1: a video file in, pictures at one rate out, upright and with square pixels, one at a time.
+//! Stage 1: decodes a video file to upright pictures with square pixels at a constant frame rate.
 //!
-//! A video that is like that already passes through untouched, in the decoder's own planes. Damage is skipped and
-//! counted. High dynamic range is refused: shown as if it were not, its colours would be wrong.
+//! Videos that already have these properties pass through unchanged, in the decoder's own planes. Damage is
+//! skipped and counted. HDR is refused, because its colours would be wrong without tone mapping.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,104 +13,108 @@ use ffmpeg_next::{ffi, frame, media};
 use crate::error::Result;
 use crate::media::Error;
 use crate::media::colour::{Coding, ColourMode, ColourTags};
-use crate::media::decoded_frame::Preparer;
+use crate::media::decoded_frame::FrameNormalizer;
 use crate::media::deinterlace::{Deinterlacer, TimedFrame};
 use crate::media::picture::Picture;
 use crate::media::retime::{Retimer, Timeline};
-use crate::media::source::{DecodedSource, FileKind, Source, is_hidden};
+use crate::media::source::{DecodedStream, FileKind, MediaStream, is_hidden};
 use crate::options::{DecoderChoice, FrameRate, OutputRate};
 
-/// Reading a file's timestamps ahead of decoding stops after this time, unless all are asked for.
+/// Time limit for reading timestamps before decoding with [`CountDepth::Quick`].
 const SCAN_LIMIT: Duration = Duration::from_millis(400);
 
-/// How a video is read.
+/// Options for reading a video.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VideoOptions {
     pub colour: ColourMode,
-    /// Of the pictures that come out.
+    /// Frame rate of the pictures.
     pub rate: OutputRate,
     pub decoder: DecoderChoice,
     pub count: CountDepth,
 }
 
-/// How much is done to know the number of frames before the first is read.
+/// Effort for determining the number of frames before the first is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CountDepth {
-    /// The timestamps that can be read within 0.4 s.
+    /// Reads timestamps for at most 0.4 s.
     #[default]
     Quick,
-    /// All timestamps, about a second per gigabyte. A file whose timestamps do not tell, one with damage or several
-    /// time lines, is decoded once, which takes as long as it takes to read it.
+    /// Reads all timestamps, about 1 s per gigabyte. A file with damage or discontinuous timestamps is
+    /// decoded once in full.
     Full,
 }
 
-/// How many output frames a video has.
+/// Number of output frames of a video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameCount {
     pub frames: u64,
-    /// Every timestamp was read and they make one time line, or every frame was decoded. Otherwise (a very long or
-    /// broken file, counted quickly) the count is what the container claims. Frames at the end of an intact time line
-    /// that turn out to be undecodable are counted in either case.
+    /// Whether all timestamps were read and are continuous, or all frames were decoded. Otherwise (a very
+    /// long or broken file with [`CountDepth::Quick`]) `frames` follows from the container's duration.
+    /// Undecodable frames at the end of continuous timestamps are counted in either case.
     pub exact: bool,
 }
 
-/// What is known of a video once its first frame is decoded.
+/// Properties of a video, known after its first frame has been decoded.
 #[derive(Debug, Clone)]
 pub struct VideoInfo {
     pub path: PathBuf,
-    /// Of the pictures: upright, with square pixels.
+    /// Size of the pictures: upright, with square pixels.
     pub width: usize,
     pub height: usize,
-    /// Of the pictures; files that change theirs midway may bring others.
+    /// Pixel format of the first picture; files that change their format have others later.
     pub format: Pixel,
-    /// Frames a second in the file, 0 where it has no rate.
+    /// Frame rate of the file; 0 if it has none.
     pub frame_rate: f64,
-    /// Frames a second of the pictures given out.
+    /// Frame rate of the pictures.
     pub rate: FrameRate,
     pub duration_seconds: f64,
-    /// How much of the stream's announced duration is not there, where that is known: the file was cut off.
+    /// Difference between the declared and the actual duration of a truncated file; 0 if unknown.
     pub missing_seconds: f64,
-    /// At `rate`.
+    /// Number of pictures at `rate`.
     pub count: FrameCount,
-    /// The file is a picture, not a film: PNG, JPEG and so on, or an animation of one frame.
+    /// Whether the file is a still image: PNG, JPEG and so on, or an animation of one frame.
     pub still: bool,
-    /// As tagged in the file; what the output repeats.
+    /// Colour tags of the file, which the output repeats.
     pub colour: ColourTags,
-    /// As the samples are read: the tags with the gaps filled.
+    /// Matrix and range for reading the samples: the tags, with defaults for missing ones.
     pub coding: Coding,
-    /// FFmpeg's name of the codec.
+    /// FFmpeg's name for the codec.
     pub codec: &'static str,
 }
 
-/// A video that is being decoded.
+/// Reader of the pictures of a video.
 pub struct VideoReader {
     frames: RetimedFrames,
-    preparer: Preparer,
-    /// The picture that goes out next, and for how many frames more.
+    preparer: FrameNormalizer,
+    /// The next picture and the number of frames that still show it.
     current: Option<(Picture, u64)>,
-    /// Output frames that were converted so far.
+    /// Number of output frames converted so far.
     converted: u64,
     info: VideoInfo,
+    options: VideoOptions,
+    /// Whether all timestamps of the file have been read.
+    scanned: bool,
 }
 
 impl VideoReader {
-    /// Opens a video or a still image (a video of one frame) and decodes its first frame.
+    /// Opens a video or a still image (a video of one frame) and decodes the first frame.
     ///
     /// # Errors
-    /// [`ReadFile`](crate::system::Error::ReadFile), [`Error::NotMedia`], [`Error::NoVideoStream`], [`Error::NoFrames`] where nothing can be
-    /// decoded, [`Error::HighDynamicRange`].
+    /// [`ReadFile`](crate::system::Error::ReadFile), [`Error::NotMedia`], [`Error::NoVideoStream`],
+    /// [`Error::NoFrames`] where nothing can be decoded, [`Error::HighDynamicRange`].
     pub fn open(path: impl AsRef<Path>, options: VideoOptions) -> Result<Self> {
         let path = path.as_ref();
-        // The original weaves: its frames go through OpenCV.
+        // The original reads frames with OpenCV, which does not deinterlace.
         let deinterlacer = (options.colour == ColourMode::Tagged).then(Deinterlacer::default);
-        let source = DecodedSource::open_video(path, options.decoder)?;
+        let source = DecodedStream::open_video(path, options.decoder)?;
         let frames = RetimedFrames::new(source, options.rate, deinterlacer);
         let source = &frames.source.source;
         let Some(TimedFrame { frame: first, .. }) = frames.ready.front() else {
             return Err(Error::NoFrames { path: path.to_path_buf(), damaged: frames.source.damaged }.into());
         };
         let matrix = source.display_matrix();
-        let preparer = Preparer::new(first, matrix.as_deref(), source.pixel_aspect(first), options.colour);
+        let preparer =
+            FrameNormalizer::new(first, matrix.as_deref(), source.pixel_aspect(first), options.colour);
         let transfer = match source.is_dolby_vision_only() {
             true => Some("Dolby Vision"),
             false => preparer.tags().high_dynamic_range(),
@@ -118,21 +122,41 @@ impl VideoReader {
         if let Some(transfer) = transfer {
             return Err(Error::HighDynamicRange { path: path.to_path_buf(), transfer }.into());
         }
-        let info = describe(source, &preparer, options)?;
-        Ok(Self { frames, preparer, current: None, converted: 0, info })
+        let scan = Scan::read(path, options)?;
+        let scanned = scan.complete;
+        let info = describe(source, &preparer, options, scan);
+        Ok(Self { frames, preparer, current: None, converted: 0, info, options, scanned })
+    }
+
+    /// Makes the number of frames exact, as [`CountDepth::Full`] does, if it is not yet.
+    pub fn count_in_full(&mut self) -> Result<()> {
+        if self.info.count.exact {
+            return Ok(());
+        }
+        let path = self.info.path.clone();
+        let options = VideoOptions { count: CountDepth::Full, ..self.options };
+        if self.scanned {
+            // All timestamps are known but not continuous.
+            self.info.count = count_by_decoding(&path, options)?;
+            return Ok(());
+        }
+        let scan = Scan::read(&path, options)?;
+        self.scanned = true;
+        self.info.add(scan);
+        Ok(())
     }
 
     pub fn info(&self) -> &VideoInfo {
         &self.info
     }
 
-    /// Packets that were skipped and frames that the decoder patched up, so far.
+    /// Number of skipped packets and concealed frames so far.
     pub fn damaged(&self) -> u64 {
         self.frames.source.damaged
     }
 
-    /// The next picture; `None` after the last. Pictures that repeat a source frame share its memory.
-    #[expect(clippy::should_implement_trait, reason = "it can fail, and reads as what it is")]
+    /// The next picture; `None` after the last. Repeated pictures share their memory.
+    #[expect(clippy::should_implement_trait, reason = "unlike an iterator, it can fail")]
     pub fn next(&mut self) -> Result<Option<Picture>> {
         let (picture, more) = match self.current.take() {
             Some(current) => current,
@@ -142,7 +166,7 @@ impl VideoReader {
                 }
                 let Some((frame, count)) = self.frames.next() else { return Ok(None) };
                 let count = if self.info.still { 1 } else { count };
-                let picture = self.preparer.prepare(&frame).map_err(|e| Error::Picture {
+                let picture = self.preparer.convert(&frame).map_err(|e| Error::Picture {
                     path: self.info.path.clone(),
                     frame: self.converted,
                     reason: format!("{:?}: {e}", frame.format()),
@@ -158,20 +182,21 @@ impl VideoReader {
     }
 }
 
-/// A file's frames, each with the number of output frames that show it.
+/// The frames of a file, each with the number of output frames that show it.
 struct RetimedFrames {
-    source: DecodedSource,
+    source: DecodedStream,
     deinterlacer: Option<Deinterlacer>,
     timeline: Timeline,
     retimer: Retimer<frame::Video>,
     rate: FrameRate,
-    /// Decoded and whole, not yet retimed.
+    /// Decoded and deinterlaced frames before retiming.
     ready: VecDeque<TimedFrame>,
 }
 
 impl RetimedFrames {
-    /// Decodes the first frame; `ready` is empty where nothing can be decoded. Without a deinterlacer fields stay woven.
-    fn new(source: DecodedSource, rate: OutputRate, deinterlacer: Option<Deinterlacer>) -> Self {
+    /// Decodes the first frame; `ready` is empty if no frame can be decoded. Without a deinterlacer, fields
+    /// stay woven.
+    fn new(source: DecodedStream, rate: OutputRate, deinterlacer: Option<Deinterlacer>) -> Self {
         let timeline = timeline_of(&source.source);
         let rate = rate_of(&source.source, rate);
         let retimer = Retimer::default();
@@ -186,7 +211,7 @@ impl RetimedFrames {
         frames
     }
 
-    /// Sees to it that a frame is ready, if there is one.
+    /// Decodes until a frame is ready or the video ends.
     fn decode(&mut self) {
         while self.ready.is_empty() {
             let decoded = self.source.next_frame().map(|frame| TimedFrame::from(frame::Video::from(frame)));
@@ -202,7 +227,7 @@ impl RetimedFrames {
         }
     }
 
-    /// A frame and for how many output frames, at least one, it stays.
+    /// The next frame and the number of output frames, at least one, that show it.
     fn next(&mut self) -> Option<(frame::Video, u64)> {
         loop {
             self.decode();
@@ -218,10 +243,23 @@ impl RetimedFrames {
     }
 }
 
-fn describe(source: &Source, preparer: &Preparer, options: VideoOptions) -> Result<VideoInfo> {
+impl VideoInfo {
+    fn add(&mut self, scan: Scan) {
+        self.duration_seconds = scan.seconds;
+        self.missing_seconds = scan.missing_seconds;
+        self.count = scan.count;
+        self.still = scan.still;
+    }
+}
+
+fn describe(
+    source: &MediaStream,
+    preparer: &FrameNormalizer,
+    options: VideoOptions,
+    scan: Scan,
+) -> VideoInfo {
     let (width, height) = preparer.size();
-    let scan = Scan::read(&source.path, options)?;
-    Ok(VideoInfo {
+    VideoInfo {
         path: source.path.clone(),
         width,
         height,
@@ -235,45 +273,63 @@ fn describe(source: &Source, preparer: &Preparer, options: VideoOptions) -> Resu
         colour: preparer.tags(),
         coding: preparer.coding(),
         codec: source.stream().parameters().id().name(),
-    })
+    }
 }
 
-fn rate_of(source: &Source, rate: OutputRate) -> FrameRate {
+/// Counts the output frames by decoding the whole file.
+fn count_by_decoding(path: &Path, options: VideoOptions) -> Result<FrameCount> {
+    let source = DecodedStream::open(path, media::Type::Video)?;
+    let mut frames = RetimedFrames::new(source, options.rate, None);
+    let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
+    Ok(FrameCount { frames: shown, exact: true })
+}
+
+fn rate_of(source: &MediaStream, rate: OutputRate) -> FrameRate {
     match rate {
         OutputRate::Source => source.nominal_rate(),
         OutputRate::Exact(rate) => rate,
     }
 }
 
-fn timeline_of(source: &Source) -> Timeline {
-    // SAFETY: the context is valid, and so is its format, FFmpeg's constant.
+fn timeline_of(source: &MediaStream) -> Timeline {
+    // SAFETY: the context is valid, and its format is static.
     let flags = unsafe { (*(*source.input().as_ptr()).iformat).flags };
     let jumps = flags & ffi::AVFMT_TS_DISCONT != 0;
     Timeline::new(source.stream().time_base(), source.frame_rate(), jumps)
 }
 
-/// A look at a video's timestamps without decoding it.
+/// Result of reading a video's timestamps without decoding it.
 struct Scan {
     count: FrameCount,
     seconds: f64,
     missing_seconds: f64,
     still: bool,
+    /// Whether all timestamps were read.
+    complete: bool,
 }
 
-impl Scan {
-    /// Opens the file a second time, so that the reader's own place in it is kept.
-    fn read(path: &Path, options: VideoOptions) -> Result<Self> {
+/// The timestamps of a stream's packets, as far as they were read.
+struct Timestamps {
+    timeline: Timeline,
+    /// Smallest time of a frame.
+    earliest: i64,
+    packets: u64,
+    damaged: u64,
+    /// Whether all packets were read.
+    complete: bool,
+}
+
+impl Timestamps {
+    fn read(source: &mut MediaStream, count: CountDepth) -> Self {
         let started = Instant::now();
-        let mut source = Source::open(path, media::Type::Video)?;
-        let mut timeline = timeline_of(&source);
-        let (mut damaged, mut packets, mut earliest) = (0, 0u64, 0);
-        // Whether the first key frame is hidden; what precedes it cannot be decoded.
+        let timeline = timeline_of(source);
+        let mut read = Self { timeline, earliest: 0, packets: 0, damaged: 0, complete: true };
+        // Whether the first key frame is hidden. The packets before it cannot be decoded.
         let mut begins_hidden = None;
-        // From decoding a frame to showing it.
+        // Difference between presentation and decoding time.
         let mut delay = None;
-        let mut complete = true;
-        while let Some(packet) = source.next_packet(&mut damaged) {
-            packets += 1;
+        while let Some(packet) = source.next_packet(&mut read.damaged) {
+            read.packets += 1;
             if packet.is_key() {
                 begins_hidden.get_or_insert(is_hidden(&packet));
             }
@@ -281,23 +337,33 @@ impl Scan {
                 delay.get_or_insert(pts.saturating_sub(dts));
             }
             if begins_hidden.is_some() && !is_hidden(&packet) {
-                // Program streams give only some packets the time at which they are shown.
+                // In program streams only some packets have a presentation timestamp.
                 let guess = || packet.dts().map(|dts| dts.saturating_add(delay.unwrap_or(0)));
-                let time = timeline.time(packet.pts().or_else(guess), packet.duration());
-                // After a hidden key frame, the first packet need not be the first frame.
+                let time = read.timeline.time(packet.pts().or_else(guess), packet.duration());
+                // After a hidden key frame, the first packet is not necessarily the first frame.
                 if begins_hidden == Some(true) {
-                    earliest = time.min(earliest);
+                    read.earliest = time.min(read.earliest);
                 }
             }
-            if options.count == CountDepth::Quick && started.elapsed() > SCAN_LIMIT {
-                complete = false;
+            if count == CountDepth::Quick && started.elapsed() > SCAN_LIMIT {
+                read.complete = false;
                 break;
             }
         }
+        read
+    }
+}
+
+impl Scan {
+    /// Opens the file a second time, because the reader has its own position in it.
+    fn read(path: &Path, options: VideoOptions) -> Result<Self> {
+        let mut source = MediaStream::open(path, media::Type::Video)?;
+        let Timestamps { timeline, earliest, packets, damaged, complete } =
+            Timestamps::read(&mut source, options.count);
         let mut end = timeline.end().saturating_sub(earliest);
         if !complete {
-            let claimed = Self::claimed_seconds(&source) / timeline.seconds(1);
-            end = end.max(claimed as i64);
+            let declared = Self::declared_seconds(&source) / timeline.seconds(1);
+            end = end.max(declared as i64);
         }
         let rate = rate_of(&source, options.rate);
         let mut count = FrameCount {
@@ -305,10 +371,7 @@ impl Scan {
             exact: complete && !timeline.broken() && damaged == 0,
         };
         if options.count == CountDepth::Full && !count.exact && source.kind() != FileKind::Picture {
-            let source = DecodedSource::open(path, media::Type::Video)?;
-            let mut frames = RetimedFrames::new(source, options.rate, None);
-            let shown = std::iter::from_fn(|| frames.next()).map(|(_, count)| count).sum();
-            count = FrameCount { frames: shown, exact: true };
+            count = count_by_decoding(path, options)?;
         }
         let still = match source.kind() {
             FileKind::Picture => true,
@@ -319,14 +382,14 @@ impl Scan {
             count = FrameCount { frames: 1, exact: true };
         }
         let seconds = timeline.seconds(end);
-        let announced = source.announced_seconds().filter(|_| complete && !still);
-        let missing_seconds = announced.map_or(0.0, |announced| (announced - seconds).max(0.0));
-        Ok(Self { count, seconds, missing_seconds, still })
+        let declared = source.declared_seconds().filter(|_| complete && !still);
+        let missing_seconds = declared.map_or(0.0, |declared| (declared - seconds).max(0.0));
+        Ok(Self { count, seconds, missing_seconds, still, complete })
     }
 
-    /// The duration that the stream, else the container, has written down.
-    fn claimed_seconds(source: &Source) -> f64 {
+    /// Duration according to the stream, else to the container.
+    fn declared_seconds(source: &MediaStream) -> f64 {
         let of_file = source.input().duration() as f64 / f64::from(ffi::AV_TIME_BASE);
-        source.announced_seconds().unwrap_or(of_file.max(0.0))
+        source.declared_seconds().unwrap_or(of_file.max(0.0))
     }
 }

@@ -1,7 +1,7 @@
-//! Stage 4: face crops and the mouth mask → posteriors → the nine channels that tell the UNet what to keep.
+//! Stage 4: encodes face crops to VAE posteriors and samples the conditioning channels of the UNet from them.
 //!
-//! The VAE runs once per distinct source frame. Every use of that frame draws its own sample from the
-//! posterior, so that a looped video is not frozen noise.
+//! The VAE runs once per source frame. Each use of the frame draws a new sample from the posterior, so a
+//! looped video does not repeat its noise.
 
 use candle_core::{D, DType, Device, IndexOp, Result, Tensor};
 use models::mouth_mask::MouthMask;
@@ -11,7 +11,7 @@ use crate::face::posteriors::FacePosteriors;
 use crate::stages::noise::{NoiseFor, NoiseSource};
 use crate::weights::LatentShape;
 
-/// Encodes a face crop, (resolution, resolution, 3) u8, on `device`, where the VAE is.
+/// Encodes a face crop, (resolution, resolution, 3) u8. `device`: the device of the VAE.
 pub fn encode_face(
     vae: &AutoencoderKL,
     device: &Device,
@@ -25,18 +25,18 @@ pub fn encode_face(
     Ok(FacePosteriors(Tensor::stack(&[mean.i(0)?, std.i(0)?, mean.i(1)?, std.i(1)?], 0)?))
 }
 
-/// A crop's values as the networks see them: u8 → f32 in [-1, 1].
+/// Normalises a crop: u8 → f32 in [-1, 1].
 pub fn face_pixels(crop: &Tensor) -> Result<Tensor> {
     (crop.to_dtype(DType::F32)? / 127.5)? - 1.0
 }
 
-/// One face of a chunk and the model frame that it is for.
+/// A face of a chunk and its model frame.
 pub struct ChunkFace<'a> {
     pub model_frame: usize,
     pub posteriors: &'a FacePosteriors,
 }
 
-/// The channels beside the noisy latents: mask 1 | masked latents | reference latents.
+/// The UNet's input channels besides the noisy latents: mask (1) | masked latents | reference latents.
 /// → (1, faces, height, width, 1 + 2 × channels), f32 on the CPU.
 pub fn conditioning(
     vae: &AutoencoderKL,
@@ -51,8 +51,8 @@ pub fn conditioning(
     Tensor::stack(&frames.collect::<Result<Vec<_>>>()?, 0)?.unsqueeze(0)
 }
 
-/// A sample of the masked image's latents and one of the whole image's, (height, width, channels) each,
-/// with the noise of model frame `frame`.
+/// Samples of the masked and of the reference latents, (height, width, channels) each, with the noise of
+/// model frame `frame`.
 fn sample(posteriors: &FacePosteriors, frame: usize, noise: &dyn NoiseSource) -> Result<(Tensor, Tensor)> {
     let (_, height, width, channels) = posteriors.0.dims4()?;
     let shape = LatentShape { height, width, channels };

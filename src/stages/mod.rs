@@ -1,4 +1,4 @@
-//! The eight stages, in running order.
+//! The eight stages of the pipeline, in the order of the data flow.
 
 #[cfg(feature = "media")]
 pub mod decode_video;

@@ -1,9 +1,9 @@
-//! Stage 8: pictures and the voice in, a video file out.
+//! Stage 8: encodes the output pictures and muxes them with the voice.
 //!
-//! The colours are tagged as in the source. The file appears under its name when it is complete, and not before:
-//! until then it has a name of its own in the same directory, which goes when the writer does. The pictures are
-//! encoded in segments, and a journal keeps those that are finished, so that a job that was killed can go on. The same
-//! pictures, divided into the same segments, give the same bytes, in one run or in several.
+//! The output has the colour tags of the source. It is written to a temporary file in the same directory,
+//! which is renamed when it is complete and removed otherwise. The pictures are encoded in segments; a
+//! journal stores the complete segments, so a killed job can be resumed. The same pictures in the same
+//! segments produce the same bytes, in one run or in several.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use super::decode_video::VideoInfo;
 use crate::error::{InputRole, Result, in_input, write_error};
 use crate::media::Error;
 use crate::media::audio_track::Span;
-use crate::media::encoder::{Pictures, VideoEncoder, encode_error};
+use crate::media::encoder::{PictureFormat, VideoEncoder, encode_error};
 use crate::media::init;
-use crate::media::journal::{Journal, Journalling};
+use crate::media::journal::{Journal, JournalOptions};
 use crate::media::muxer::{Muxer, Streams};
 use crate::media::picture::Picture;
 use crate::options::{Container, Encoding, InvalidOption};
@@ -28,30 +28,31 @@ use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
 pub use crate::media::audio_track::SoundEnd;
 pub use crate::media::encoder::Effort;
 
-/// What is to be written.
+/// Settings of an output.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputVideo<'a> {
-    /// Where. An existing file is replaced when the new one is complete.
+    /// Path of the output. An existing file is replaced when the new one is complete.
     pub path: &'a Path,
-    /// The source: size, format and colour of the pictures.
+    /// The source video, which determines size, format and colours of the pictures.
     pub video: &'a VideoInfo,
-    /// A file with the voice.
+    /// File with the voice.
     pub audio: &'a Path,
-    /// How many pictures there will be, at most: the sound suffices for them, and ends with the last that comes.
+    /// Maximum number of pictures. The audio is long enough for all of them and ends with the last one
+    /// written.
     pub frames: u64,
-    /// Pictures a second, as a fraction.
+    /// Pictures per second, as a fraction.
     pub rate: (u32, u32),
     pub sound: SoundEnd,
     pub encoding: Encoding,
     pub effort: Effort,
-    /// None where the job is not to be resumable at all.
-    pub journal: Option<Journalling<'a>>,
+    /// `None` for an output without journal.
+    pub journal: Option<JournalOptions<'a>>,
 }
 
-/// An output that is being written. Dropping it leaves nothing behind, but for the journal of a job that is to be
-/// [resumable](crate::media::journal::Resume::Yes); [`VideoWriter::finish`] keeps it.
+/// Writer of an output. Dropping it removes the temporary file, but not the journal of a
+/// [resumable](crate::media::journal::Resume::Yes) job; [`VideoWriter::finish`] completes the output.
 pub struct VideoWriter {
-    // Closed before the file is removed: fields are dropped in this order.
+    // Fields are dropped in this order: the muxer is closed before the file is removed.
     muxer: Muxer,
     file: NamedTempFile,
     _unfinished: Unfinished,
@@ -60,21 +61,22 @@ pub struct VideoWriter {
     encoder: VideoEncoder,
     warning: Option<String>,
     frames: u64,
-    /// Of these, those in segments of a job before this one.
+    /// Frames taken over from a killed job.
     resumed: u64,
-    /// Of these, those in segments that are finished.
+    /// Frames in complete segments.
     ended: u64,
 }
 
 impl VideoWriter {
-    /// Opens the voice and the encoder, starts a file beside `output.path`, and writes into it what a killed job has
-    /// finished, if it is to be resumed.
+    /// Opens the voice and the encoder and creates a temporary file beside `output.path`. If a killed job is
+    /// resumed, writes its segments.
     ///
     /// # Errors
-    /// [`Error::OutputIsInput`], [`WriteFile`](system::Error::WriteFile) if the directory is missing or not writable,
-    /// [`DiskFull`](system::Error::DiskFull), [`InvalidOption`] if `output.encoding` is invalid or does not suit the path,
-    /// [`Error::NoAudioStream`] and other errors of opening the voice, [`Error::NoEncoder`],
-    /// [`Error::NoHardwareEncoder`], [`Error::NotResumable`], [`Error::OutputBusy`].
+    /// [`Error::OutputIsInput`], [`WriteFile`](system::Error::WriteFile) if the directory is missing or not
+    /// writable, [`DiskFull`](system::Error::DiskFull), [`InvalidOption`] if `output.encoding` is invalid or
+    /// does not suit the path, [`Error::NoAudioStream`] and other errors of opening the voice,
+    /// [`Error::NoEncoder`], [`Error::NoHardwareEncoder`], [`Error::NotResumable`],
+    /// [`Error::JournalVersion`], [`Error::OutputBusy`].
     pub fn create(output: &OutputVideo) -> Result<Self> {
         init();
         let path = output.path.to_path_buf();
@@ -83,7 +85,7 @@ impl VideoWriter {
         let container = output.encoding.container_for(&path)?;
         let frame_time = frame_time(output.rate)?;
         let VideoInfo { width, height, format, colour, coding, .. } = *output.video;
-        let pictures = Pictures { width, height, format, colour, coding, frame_time };
+        let pictures = PictureFormat { width, height, format, colour, coding, frame_time };
         let file = temporary_beside(&path, container).map_err(|e| write_error(&path, e))?;
         let unfinished = Unfinished::new(file.path())?;
         let (mut encoder, warning) = VideoEncoder::open(pictures, &output.encoding, output.effort, &path)?;
@@ -95,14 +97,14 @@ impl VideoWriter {
         let mut muxer = Muxer::create(file.path(), &path, &streams).map_err(in_input(InputRole::Voice))?;
         let stream = format!("{container} {}", encoder.fingerprint());
         let mut journal = match output.journal {
-            Some(journalling) => Journal::open(&path, journalling, &stream, file.path())?,
+            Some(options) => Journal::open(&path, options, &stream, file.path())?,
             None => None,
         };
         let mut resumed = 0;
         if let Some(journal) = &mut journal {
             journal.replay(&mut |packet| muxer.write_video(packet))?;
             resumed = journal.frames();
-            encoder.go_on_after(resumed);
+            encoder.resume_after(resumed);
         }
         Ok(Self {
             muxer,
@@ -118,44 +120,44 @@ impl VideoWriter {
         })
     }
 
-    /// How many pictures a killed job has left, whole segments: the first that is to be pushed comes after them.
+    /// Number of pictures taken over from a killed job. The caller pushes the pictures after them.
     pub fn resumed_frames(&self) -> u64 {
         self.resumed
     }
 
-    /// FFmpeg's name of the encoder.
+    /// FFmpeg's name for the encoder.
     pub fn encoder(&self) -> &'static str {
         self.encoder.name()
     }
 
-    /// What the user should know, though the output is written: no hardware could be used, say.
+    /// A warning for the user, for example that no hardware encoder could be opened.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Encodes the next picture and writes what is ready, sound included.
+    /// Encodes the next picture and writes the packets that are ready, with their audio.
     pub fn push(&mut self, picture: &Picture) -> Result<()> {
         self.encoder.push(picture).map_err(|e| encode_error(&self.path, e))?;
         self.frames += 1;
         self.write_ready(&|| false)
     }
 
-    /// Ends the segment: nothing after it depends on what came before. If the process is killed from here on,
-    /// the pictures so far need not be made again.
+    /// Ends the segment. If the process is killed after this call, a resumed job continues after these
+    /// pictures.
     pub fn end_segment(&mut self) -> Result<()> {
         self.end_segment_unless(&|| false)
     }
 
-    /// Number of pictures so far, those of a killed job included.
+    /// Number of pictures so far, including those of a killed job.
     pub fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Writes the rest and gives the file its name.
+    /// Writes the remaining packets and renames the temporary file.
     ///
     /// # Errors
-    /// [`Interrupted`](system::Error::Interrupted) soon after `cancelled` returns true; [`DiskFull`](system::Error::DiskFull),
-    /// [`WriteFile`](system::Error::WriteFile), [`Error::Encode`].
+    /// [`Interrupted`](system::Error::Interrupted) soon after `cancelled` returns true;
+    /// [`DiskFull`](system::Error::DiskFull), [`WriteFile`](system::Error::WriteFile), [`Error::Encode`].
     pub fn finish(mut self, cancelled: &dyn Fn() -> bool) -> Result<PathBuf> {
         self.end_segment_unless(cancelled)?;
         let Self { muxer, file, path, journal, frames, .. } = self;
@@ -180,7 +182,7 @@ impl VideoWriter {
         }
     }
 
-    /// Everything that the video encoder has finished, and the sound up to there.
+    /// Writes the finished packets of the video encoder and the audio up to them.
     fn write_ready(&mut self, cancelled: &dyn Fn() -> bool) -> Result<()> {
         while let Some(packet) = self.encoder.next_packet().map_err(|e| encode_error(&self.path, e))? {
             if cancelled() {
@@ -195,7 +197,7 @@ impl VideoWriter {
     }
 }
 
-/// Seconds from one picture to the next, of pictures a second.
+/// Seconds per picture for a number of pictures per second.
 fn frame_time((numerator, denominator): (u32, u32)) -> Result<Rational> {
     let terms = (i32::try_from(denominator), i32::try_from(numerator));
     match terms {
@@ -209,7 +211,7 @@ fn frame_time((numerator, denominator): (u32, u32)) -> Result<Rational> {
     }
 }
 
-/// The target must be a file or nothing yet, and none of the inputs.
+/// Checks that the output path is free or a regular file, and is not an input.
 fn check_target(path: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(target) = std::fs::metadata(path) else {
         return Ok(());
@@ -224,7 +226,7 @@ fn check_target(path: &Path, inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// A new file that no other job has, with the permissions of an ordinary one.
+/// A temporary file with a unique name and the default permissions of new files.
 fn temporary_beside(path: &Path, container: Container) -> io::Result<NamedTempFile> {
     let suffix = format!(".{container}");
     let mut builder = tempfile::Builder::new();

@@ -1,5 +1,5 @@
-//! The Gaussian noise of a job: a function of (seed, what for, frame), never of call order, drawn on the
-//! CPU so that it is the same on every device.
+//! Gaussian noise of a job: a function of (seed, purpose, frame), independent of the order of calls,
+//! generated on the CPU and therefore equal on every device.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -7,24 +7,24 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::weights::LatentShape;
 
-/// What a draw is used for.
+/// Purpose of a noise tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoiseFor {
-    /// The start of the diffusion. One frame of it is drawn per job and repeated for every frame.
+    /// Initial latents of the diffusion. One frame is drawn per job and repeated for all frames.
     InitialLatents,
-    /// The sample from the posterior of a masked face.
+    /// Sample from the posterior of the masked face.
     MaskedLatents,
-    /// The sample from the posterior of a reference face.
+    /// Sample from the posterior of the reference face.
     ReferenceLatents,
 }
 
-/// Where a job's noise comes from. Tests put the original's own noise in place of [`SeededNoise`].
+/// Source of a job's noise. The parity tests replace [`SeededNoise`] by the original's noise.
 pub trait NoiseSource: Send + Sync {
-    /// Standard normal values for one output frame, in (height, width, channels) order.
+    /// Standard normal values for one model frame, in (height, width, channels) order.
     fn frame(&self, what: NoiseFor, frame: usize, shape: LatentShape) -> Vec<f32>;
 }
 
-/// Noise that depends on a seed alone.
+/// Noise from a seed.
 #[derive(Debug, Clone, Copy)]
 pub struct SeededNoise {
     pub seed: u64,
@@ -32,7 +32,7 @@ pub struct SeededNoise {
 
 impl NoiseSource for SeededNoise {
     fn frame(&self, what: NoiseFor, frame: usize, shape: LatentShape) -> Vec<f32> {
-        // ChaCha has 2^64 independent streams per key: each (purpose, frame) has its own.
+        // ChaCha has 2^64 independent streams per key, one for each (purpose, frame).
         let purpose = match what {
             NoiseFor::InitialLatents => 0u64,
             NoiseFor::MaskedLatents => 1,
@@ -51,7 +51,7 @@ mod tests {
     const SHAPE: LatentShape = LatentShape { height: 32, width: 32, channels: 4 };
 
     #[test]
-    fn a_draw_depends_on_seed_purpose_and_frame_only() {
+    fn noise_depends_only_on_seed_purpose_and_frame() {
         let draw = |seed, what, frame| SeededNoise { seed }.frame(what, frame, SHAPE);
         let first = draw(7, NoiseFor::MaskedLatents, 3);
         draw(7, NoiseFor::ReferenceLatents, 0);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_are_standard_normal() {
+    fn noise_is_standard_normal() {
         let values: Vec<f64> = (0..16)
             .flat_map(|frame| SeededNoise { seed: 1247 }.frame(NoiseFor::InitialLatents, frame, SHAPE))
             .map(f64::from)

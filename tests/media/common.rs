@@ -83,7 +83,7 @@ pub fn output<'a>(path: &'a Path, video: &'a VideoInfo, audio: &'a Path) -> Outp
         rate: (25, 1),
         sound: SoundEnd::Cut,
         encoding: PLAIN,
-        effort: Effort::Least,
+        effort: Effort::Fast,
         journal: None,
     }
 }

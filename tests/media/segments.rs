@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use latentsync::media::journal::{Journal, JournalHead, Journalling, Resume};
+use latentsync::media::journal::{Journal, JournalHead, JournalOptions, Resume};
 use latentsync::media::picture::Picture;
 use latentsync::options::{Encoding, VideoCodec};
 use latentsync::stages::decode_video::VideoInfo;
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
-use latentsync::{Error, ErrorKind, Result, media, system};
+use latentsync::{Error, ErrorKind, Result, media};
+use latentsync::system::machine;
+use sha2::{Digest, Sha256};
 use tempfile::tempdir;
 
 use crate::common::{PLAIN, demo_video, ffmpeg, files, open, output, probe, read_all, samples, write};
@@ -29,7 +31,7 @@ impl Job {
         Self { info: open(&video).info().clone(), audio, pictures: read_all(&video), encoding }
     }
 
-    fn output<'a>(&'a self, path: &'a Path, journal: Option<Journalling<'a>>) -> OutputVideo<'a> {
+    fn output<'a>(&'a self, path: &'a Path, journal: Option<JournalOptions<'a>>) -> OutputVideo<'a> {
         OutputVideo { encoding: self.encoding, journal, frames: 50, ..output(path, &self.info, &self.audio) }
     }
 
@@ -44,7 +46,7 @@ impl Job {
         Ok(())
     }
 
-    fn run(&self, path: &Path, journal: Option<Journalling>) -> Result<u64> {
+    fn run(&self, path: &Path, journal: Option<JournalOptions>) -> Result<u64> {
         let mut writer = VideoWriter::create(&self.output(path, journal))?;
         let resumed = writer.resumed_frames();
         self.push(&mut writer, 50)?;
@@ -70,19 +72,15 @@ impl Job {
 }
 
 fn head() -> JournalHead {
-    JournalHead {
-        key: "this video, this voice".into(),
-        seed: 7,
-        extra: serde_json::json!({ "note": "text" }),
-    }
+    JournalHead { key: "this video, this voice".into(), seed: 7, source_frames: Some(49) }
 }
 
-fn fresh(head: &JournalHead) -> Journalling<'_> {
-    Journalling { head, resume: Resume::No }
+fn fresh(head: &JournalHead) -> JournalOptions<'_> {
+    JournalOptions { head, resume: Resume::No }
 }
 
-fn resume(head: &JournalHead) -> Journalling<'_> {
-    Journalling { head, resume: Resume::Yes }
+fn resume(head: &JournalHead) -> JournalOptions<'_> {
+    JournalOptions { head, resume: Resume::Yes }
 }
 
 #[test]
@@ -235,6 +233,47 @@ fn a_truncated_or_damaged_journal_is_used_up_to_the_damage() {
         std::fs::write(&journal, nonsense).unwrap();
         assert_eq!(Journal::peek(&path), None);
         assert_eq!(job.run(&path, Some(resume(&head))).unwrap(), 0);
+    }
+}
+
+/// A journal with this head record and a temporary file, as its first version wrote it.
+fn journal_of_version_1(head: &serde_json::Value) -> Vec<u8> {
+    let mut bytes = b"LSRESUM1".to_vec();
+    for (kind, payload) in [(1, head.to_string()), (2, ".latentsync-old.mp4".to_string())] {
+        let start = bytes.len();
+        bytes.push(kind);
+        bytes.extend((payload.len() as u32).to_le_bytes());
+        bytes.extend(payload.as_bytes());
+        let checksum = Sha256::digest(&bytes[start..]);
+        bytes.extend(&checksum[..8]);
+    }
+    bytes
+}
+
+#[test]
+fn a_journal_of_another_version_is_refused_unless_the_job_starts_again() {
+    let Some(job) = Job::new(PLAIN) else { return };
+    let (dir, head) = (tempdir().unwrap(), head());
+    let path = dir.path().join("out.mp4");
+    let fields = serde_json::json!({ "key": head.key, "seed": 7, "extra": {}, "stream": "x" });
+    let mut newer = fields.clone();
+    newer["version"] = 99.into();
+    for (fields, version) in [(fields, "version 1,"), (newer, "version 99,")] {
+        let journal = journal_of_version_1(&fields);
+        std::fs::write(Journal::path_of(&path), &journal).unwrap();
+        std::fs::write(dir.path().join(".latentsync-old.mp4"), "half").unwrap();
+        assert_eq!(Journal::peek(&path), None);
+        let error = job.run(&path, Some(resume(&head))).unwrap_err();
+        assert!(matches!(error, Error::Media(media::Error::JournalVersion { .. })), "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        let message = error.to_string();
+        assert!(
+            ["out.mp4", version, "reads version 2"].iter().all(|part| message.contains(part)),
+            "{message}"
+        );
+        assert!(std::fs::read(Journal::path_of(&path)).unwrap() == journal, "the journal was changed");
+        assert_eq!(job.run(&path, Some(fresh(&head))).unwrap(), 0);
+        assert_eq!(files(dir.path()), ["out.mp4"]);
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use candle_core::{DType, Device};
 use latentsync::weights::Error;
 use latentsync::weights::{ConvertOptions, convert};
-use latentsync::{ModelChoice, system};
+use latentsync::ModelChoice;
+use latentsync::system::machine;
 
 use crate::checkpoint::{no_hub, open, small_checkpoint, unet_pt};
 

@@ -1,6 +1,6 @@
-//! Between reading a video and aligning its faces: which frames start a shot, where the chosen person's face is
-//! in each frame, and what happens where it is not. Frames leave in the order in which they came, one frame
-//! late or, while a face may be flickering, a few.
+//! Face tracking: detects cuts, locates the selected person's face in each frame and handles frames without
+//! it. Frames keep their order and are delayed by one frame, or by a few while a detection gap may be
+//! bridged.
 
 use std::collections::VecDeque;
 
@@ -19,31 +19,32 @@ mod yaw;
 pub use cuts::CutDetector;
 pub use yaw::yaw;
 
-/// Seconds without a face that are bridged.
-const FLICKER: f64 = 0.2;
-/// Farthest that a face may have moved over a bridged gap, in eyebrow distances in a 25th of a second …
-const FASTEST: f32 = 0.5;
-/// … and largest ratio of its sizes before and after.
-const GROWTH: f32 = 1.4;
-/// Most that the strength changes in a 25th of a second: noise in the angle must not make it flicker.
-const STRENGTH_STEP: f32 = 0.2;
+/// Maximum duration in seconds of a detection gap that is bridged.
+const MAX_GAP_SECONDS: f64 = 0.2;
+/// Maximum speed of a face across a bridged gap, in eyebrow distances per 1/25 s.
+const MAX_SPEED: f32 = 0.5;
+/// Maximum ratio of the sizes of a face before and after a bridged gap.
+const MAX_GROWTH: f32 = 1.4;
+/// Maximum change of the strength per 1/25 s, so that noise in the angle does not cause flicker.
+const MAX_STRENGTH_STEP: f32 = 0.2;
 
-/// What becomes of frames whose face is missing, flickers or is turned away.
+/// Handling of missing faces, detection gaps and faces that are turned away.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrackOptions {
     pub on_missing_face: OnMissingFace,
-    /// Degrees from which a face counts as turned away; 10 degrees before, the strength starts to fall.
+    /// Angle in degrees from which a face counts as turned away. The strength starts to fall 10 degrees
+    /// before.
     pub max_yaw: f32,
-    /// Frames in a row without a face that are bridged, at most; the look-ahead.
+    /// Maximum number of consecutive frames without a face that are bridged; the look-ahead.
     pub bridged: usize,
-    /// Whether shots are told apart.
+    /// Whether cuts are detected.
     pub cuts: bool,
-    /// Frames a second.
+    /// Frames per second.
     pub fps: f64,
 }
 
 impl TrackOptions {
-    /// For a video of `fps` frames a second.
+    /// Options for a video with `fps` frames per second.
     pub fn new(options: &Options, fps: f64) -> Self {
         let on_missing_face = options.on_missing_face;
         match options.reference_compat {
@@ -51,28 +52,27 @@ impl TrackOptions {
             false => Self {
                 on_missing_face,
                 max_yaw: options.max_yaw,
-                bridged: (FLICKER * fps).round() as usize,
+                bridged: (MAX_GAP_SECONDS * fps).round() as usize,
                 cuts: true,
                 fps,
             },
         }
     }
-}
 
-impl TrackOptions {
-    /// A frame's time in 25ths of a second.
+    /// Duration of a frame in units of 1/25 s.
     fn frame(&self) -> f32 {
         (FPS as f64 / self.fps) as f32
     }
 }
 
-/// How a face's place is known.
+/// How the position of a face was determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
+    /// Detected.
     Seen,
     /// Interpolated between the frames before and after.
     Bridged,
-    /// The last place, kept because the caller wants it so.
+    /// The last position (`on_missing_face: hold`).
     Held,
 }
 
@@ -83,28 +83,29 @@ impl Found {
         self as u8
     }
 
-    /// The inverse of [`Self::to_byte`].
+    /// Inverse of [`Self::to_byte`].
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte)).copied()
     }
 }
 
+/// The face of a tracked frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrackedFace {
     pub anchors: Anchors,
     pub found: Found,
-    /// How much of the generated mouth to show, 0 to 1.
+    /// Opacity of the generated mouth, 0 to 1.
     pub strength: f32,
 }
 
 impl TrackedFace {
-    /// Whether the face looks so far to the side that its frame passes as it is.
+    /// Whether the face is turned away so far that its frame passes through unchanged.
     pub fn turned_away(&self) -> bool {
         self.strength == 0.0
     }
 }
 
-/// A frame with all that is known about its face.
+/// A frame after tracking.
 #[derive(Debug, Clone)]
 pub struct TrackedFrame<T> {
     pub index: usize,
@@ -112,32 +113,32 @@ pub struct TrackedFrame<T> {
     /// (height, width, 3) u8.
     pub rgb: Tensor,
     pub face: Option<TrackedFace>,
-    /// The alignment must not be smoothed across this frame's beginning.
+    /// Whether a shot starts with this frame, so the alignment must not be smoothed across its start.
     pub starts_shot: bool,
 }
 
-/// Tracks the face through the frames of one video; `T` travels along.
+/// Tracker for the frames of one video. `T`: payload of each frame.
 pub struct FaceTrack<T> {
     anchors: AnchorSource,
     options: TrackOptions,
     cuts: CutDetector,
-    /// Frames taken in so far.
+    /// Number of frames pushed so far.
     pushed: usize,
-    /// The last frame, as long as it is not known whether it starts a shot.
+    /// The last frame, while it is not known whether it starts a shot.
     undecided: Option<TrackedFrame<T>>,
-    /// Frames without a face since `last_seen`, which may be a flicker.
+    /// Frames without a face since `last_seen`, which may be bridged.
     gap: VecDeque<TrackedFrame<T>>,
     ready: VecDeque<TrackedFrame<T>>,
-    /// The last face that was seen, as long as a gap after it may be bridged.
+    /// Anchors of the last detected face, while a gap after it may be bridged.
     last_seen: Option<Anchors>,
-    /// The last face of this shot.
+    /// The last face of the current shot.
     held: Option<TrackedFace>,
     strength: Option<f32>,
 }
 
 impl<T> FaceTrack<T> {
     pub fn new(anchors: AnchorSource, options: TrackOptions) -> Self {
-        // A file's `null` is deliberate.
+        // `null` in a file is intended.
         let bridged = if anchors.may_flicker() { options.bridged } else { 0 };
         Self {
             anchors,
@@ -153,7 +154,8 @@ impl<T> FaceTrack<T> {
         }
     }
 
-    /// Takes the next frame; `rgb`: (height, width, 3) u8. Fails where a face is missing and must not be.
+    /// Adds the next frame; `rgb`: (height, width, 3) u8. Fails if the face is missing and
+    /// [`OnMissingFace::Error`] is set.
     pub fn push(&mut self, payload: T, rgb: Tensor) -> Result<()> {
         let cut = self.options.cuts && self.cuts.push(&rgb).map_err(compute("the search for cuts"))?;
         let index = self.pushed;
@@ -213,13 +215,13 @@ impl<T> FaceTrack<T> {
     }
 
     fn face(&mut self, anchors: Anchors, found: Found) -> TrackedFace {
-        let wanted = yaw::strength(&anchors, self.options.max_yaw);
+        let target = yaw::strength(&anchors, self.options.max_yaw);
         let strength = match self.strength {
             Some(last) => {
-                let step = STRENGTH_STEP * self.options.frame();
-                wanted.clamp(last - step, last + step)
+                let step = MAX_STRENGTH_STEP * self.options.frame();
+                target.clamp(last - step, last + step)
             }
-            None => wanted,
+            None => target,
         };
         self.strength = Some(strength);
         let face = TrackedFace { anchors, found, strength };
@@ -227,7 +229,7 @@ impl<T> FaceTrack<T> {
         face
     }
 
-    /// The gap was a flicker.
+    /// Interpolates the faces in the gap.
     fn bridge(&mut self, before: &Anchors, after: &Anchors) {
         let steps = (self.gap.len() + 1) as f32;
         for step in 1.. {
@@ -237,7 +239,7 @@ impl<T> FaceTrack<T> {
         }
     }
 
-    /// The gap is none that can be bridged.
+    /// Releases the frames of a gap that cannot be bridged.
     fn give_up_gap(&mut self) -> Result<()> {
         self.last_seen = None;
         while let Some(frame) = self.gap.pop_front() {
@@ -262,12 +264,12 @@ impl<T> FaceTrack<T> {
     }
 }
 
-/// Whether a face can have moved like this in `time`, in 25ths of a second.
+/// Whether a face may have moved from `before` to `after` in `time`, in units of 1/25 s.
 fn close_enough(before: &Anchors, after: &Anchors, time: f32) -> bool {
     let sizes = [before.brow_distance(), after.brow_distance()];
     let [small, large] = [sizes[0].min(sizes[1]), sizes[0].max(sizes[1])];
     let [dx, dy] = [0, 1].map(|i| after.nose[i] - before.nose[i]);
-    dx.hypot(dy) <= FASTEST * large * time && large <= GROWTH * small
+    dx.hypot(dy) <= MAX_SPEED * large * time && large <= MAX_GROWTH * small
 }
 
 fn between(before: &Anchors, after: &Anchors, part: f32) -> Anchors {

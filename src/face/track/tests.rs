@@ -4,17 +4,17 @@ use models::face::{Face, FaceDetector, FaceTracker};
 use super::*;
 use crate::face::anchor_file::AnchorFile;
 
-/// A face looking straight ahead.
+/// A frontal face.
 fn front(x: f32) -> Anchors {
     Anchors { left_brow: [x, 50.0], right_brow: [x + 60.0, 50.0], nose: [x + 30.0, 90.0] }
 }
 
-/// One that is turned by this angle.
+/// A face with this yaw.
 fn turned(x: f32, yaw: f32) -> Anchors {
     Anchors { nose: [x + 30.0 + 28.0 * yaw.to_radians().tan(), 90.0], ..front(x) }
 }
 
-/// Finds what the script says for the frame whose number is in the first pixel.
+/// Detector that returns the scripted anchors of a frame, whose number is in its first pixel.
 struct Scripted(Vec<Option<Anchors>>);
 
 impl FaceDetector for Scripted {
@@ -37,7 +37,7 @@ fn tracker(script: &[Option<Anchors>]) -> AnchorSource {
     AnchorSource::Tracker(Box::new(FaceTracker::new(Box::new(Scripted(script.to_vec())))))
 }
 
-/// A frame of one of two scenes; scene 0 shows nothing.
+/// A frame of one of two scenes, or of a uniform one (scene 0).
 fn frame(number: usize, scene: usize) -> Tensor {
     let (height, width) = (120, 240);
     let mut data: Vec<u8> = (0..height * width)
@@ -59,15 +59,16 @@ fn options(on_missing_face: OnMissingFace) -> TrackOptions {
     TrackOptions::new(&Options { on_missing_face, ..Options::default() }, 25.0)
 }
 
-/// All frames of a video in these scenes; checks that they come complete and in order, and no later than promised.
+/// Tracks a video with these scenes. Checks that all frames are returned in order and within the maximum
+/// delay.
 fn run(source: AnchorSource, options: TrackOptions, scenes: &[usize]) -> Result<Vec<TrackedFrame<usize>>> {
-    let most = options.bridged + 2;
+    let max_delay = options.bridged + 2;
     let mut track = FaceTrack::new(source, options);
     let mut frames = Vec::new();
     for (number, &scene) in scenes.iter().enumerate() {
         track.push(number, frame(number, scene))?;
         frames.extend(std::iter::from_fn(|| track.pop()));
-        assert!(number + 1 - frames.len() <= most, "{} frames wait", number + 1 - frames.len());
+        assert!(number + 1 - frames.len() <= max_delay, "{} frames wait", number + 1 - frames.len());
     }
     track.finish()?;
     frames.extend(std::iter::from_fn(|| track.pop()));
@@ -76,7 +77,7 @@ fn run(source: AnchorSource, options: TrackOptions, scenes: &[usize]) -> Result<
     Ok(frames)
 }
 
-/// S, B, H for seen, bridged, held; a dot for none.
+/// One letter per frame: S (seen), B (bridged), H (held), or a dot for no face.
 fn found(frames: &[TrackedFrame<usize>]) -> String {
     let letter = |frame: &TrackedFrame<usize>| match frame.face.map(|face| face.found) {
         Some(Found::Seen) => 'S',
@@ -87,7 +88,7 @@ fn found(frames: &[TrackedFrame<usize>]) -> String {
     frames.iter().map(letter).collect()
 }
 
-/// Faces at x, or none.
+/// Faces at these x positions; NaN for no face.
 fn script(places: &[f32]) -> Vec<Option<Anchors>> {
     places.iter().map(|&x| x.is_finite().then(|| front(x))).collect()
 }
@@ -95,7 +96,7 @@ fn script(places: &[f32]) -> Vec<Option<Anchors>> {
 const NONE: f32 = f32::NAN;
 
 #[test]
-fn a_flicker_is_bridged_and_an_absence_is_not() {
+fn short_gaps_are_bridged_and_long_ones_are_not() {
     let one = script(&[NONE, 10.0, 12.0, NONE, NONE, 18.0, 20.0, NONE]);
     let frames = run(tracker(&one), options(OnMissingFace::Pass), &[0; 8]).unwrap();
     assert_eq!(found(&frames), ".SSBBSS.");
@@ -111,7 +112,7 @@ fn a_flicker_is_bridged_and_an_absence_is_not() {
 }
 
 #[test]
-fn a_face_that_came_back_elsewhere_did_not_flicker() {
+fn a_gap_is_not_bridged_if_the_face_reappears_elsewhere() {
     let close = |after: Anchors| close_enough(&front(10.0), &after, 3.0);
     assert!(close(front(90.0)));
     assert!(!close(front(110.0)));
@@ -120,7 +121,7 @@ fn a_face_that_came_back_elsewhere_did_not_flicker() {
 }
 
 #[test]
-fn without_a_face_frames_pass_hold_or_fail() {
+fn frames_without_a_face_pass_hold_or_fail() {
     let absence = [vec![NONE; 2], vec![10.0; 2], vec![NONE; 7], vec![10.0]].concat();
     let run = |policy| run(tracker(&script(&absence)), options(policy), &[0; 12]);
     assert_eq!(found(&run(OnMissingFace::Pass).unwrap()), "..SS.......S");
@@ -133,7 +134,7 @@ fn without_a_face_frames_pass_hold_or_fail() {
 }
 
 #[test]
-fn a_missing_face_fails_only_where_it_cannot_be_bridged() {
+fn a_missing_face_fails_only_if_it_cannot_be_bridged() {
     let flicker = script(&[10.0, NONE, 10.0]);
     let frames = run(tracker(&flicker), options(OnMissingFace::Error), &[0; 3]).unwrap();
     assert_eq!(found(&frames), "SBS");
@@ -165,16 +166,16 @@ fn a_files_null_is_not_bridged_but_held() {
 }
 
 #[test]
-fn a_face_that_turns_away_fades_and_comes_back() {
+fn a_face_that_turns_away_fades_out_and_in() {
     let yaws: Vec<f32> = (0..30).map(|i| 7.0 * (15.0 - (i as f32 - 15.0).abs()).min(10.0)).collect();
     let script: Vec<_> = yaws.iter().map(|&yaw| Some(turned(20.0, yaw))).collect();
     let frames = run(tracker(&script), options(OnMissingFace::Pass), &[0; 30]).unwrap();
     let strengths: Vec<f32> = frames.iter().map(|frame| frame.face.unwrap().strength).collect();
     assert!(strengths[..6].iter().all(|&strength| strength == 1.0), "{strengths:?}");
-    assert!(strengths.windows(2).all(|w| (w[1] - w[0]).abs() <= STRENGTH_STEP + 1e-6), "{strengths:?}");
+    assert!(strengths.windows(2).all(|w| (w[1] - w[0]).abs() <= MAX_STRENGTH_STEP + 1e-6), "{strengths:?}");
     assert!(frames[14].face.unwrap().turned_away(), "{strengths:?}");
     assert_eq!(strengths[29], 1.0);
-    // The original goes on, however the face is turned, and does not bridge.
+    // The original ignores the yaw and does not bridge gaps.
     let options = TrackOptions::new(&Options { reference_compat: true, ..Options::default() }, 25.0);
     let frames = run(tracker(&script), options.clone(), &[0; 30]).unwrap();
     assert!(frames.iter().all(|frame| frame.face.unwrap().strength == 1.0));

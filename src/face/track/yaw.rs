@@ -1,16 +1,16 @@
-//! How far a face is turned away, and how much of it the model may replace.
+//! Yaw of a face, and the resulting opacity of the generated mouth.
 
 use models::face::Anchors;
 
-/// How far the tip of the nose stands out in front of the brows, in parts of the brows' distance: 28 of 60 mm,
-/// the brows' middles lying 30 mm to either side.
+/// Depth of the nose tip in front of the eyebrows, relative to the distance of the eyebrows' centres: 28 mm
+/// of 60 mm.
 const NOSE_DEPTH: f32 = 28.0 / 60.0;
-/// Degrees before the limit over which the strength falls from 1 to 0.
+/// Angle in degrees before the limit over which the strength falls from 1 to 0.
 const FADE: f32 = 10.0;
 
-/// Degrees to either side, 0 from the front. Seen from afar, a head turned by yaw shows its brows at
-/// ±30 cos(yaw) and its nose at 28 sin(yaw): along the brow line the nose stands at 0.5 + 0.467 tan(yaw). A head
-/// tilted sideways turns the line with it. 90 where the brows cover each other.
+/// Yaw in degrees, 0 for a frontal face. In an orthographic projection, the eyebrows of a head with this yaw
+/// are at ±30 cos(yaw) and the nose at 28 sin(yaw), so the nose is at 0.5 + 0.467 tan(yaw) along the line
+/// between the eyebrows. Roll rotates the line as well and cancels out. Returns 90 if the eyebrows coincide.
 pub fn yaw(anchors: &Anchors) -> f32 {
     let [x, y] = anchors.brow_line();
     let [nose_x, nose_y] = [0, 1].map(|i| anchors.nose[i] - anchors.left_brow[i]);
@@ -19,7 +19,8 @@ pub fn yaw(anchors: &Anchors) -> f32 {
     if yaw.is_finite() { yaw } else { 90.0 }
 }
 
-/// 1 up to 10 degrees before `max_yaw`, 0 from there on, smooth between.
+/// Opacity of the generated mouth: 1 up to 10 degrees before `max_yaw`, 0 from `max_yaw`, with a smoothstep
+/// between.
 pub fn strength(anchors: &Anchors, max_yaw: f32) -> f32 {
     let part = ((max_yaw - yaw(anchors).abs()) / FADE).clamp(0.0, 1.0);
     part * part * (3.0 - 2.0 * part)
@@ -29,7 +30,7 @@ pub fn strength(anchors: &Anchors, max_yaw: f32) -> f32 {
 mod tests {
     use super::*;
 
-    /// A head of those measures, tilted by `roll`, from afar.
+    /// Anchors of a head with these dimensions in orthographic projection.
     fn head(yaw: f32, roll: f32) -> Anchors {
         let (yaw, roll) = (yaw.to_radians(), roll.to_radians());
         let seen = |[x, y, z]: [f32; 3]| {
@@ -44,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn the_angle_is_that_of_a_head_that_turns_and_tilts() {
+    fn the_angle_is_correct_for_any_yaw_and_roll() {
         for angle in [-80.0, -40.0, 0.0, 15.0, 60.0] {
             for roll in [-30.0, 0.0, 20.0] {
                 assert!((yaw(&head(angle, roll)) - angle).abs() < 0.1, "{angle} {roll}");

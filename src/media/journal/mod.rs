@@ -1,10 +1,10 @@
-//! The journal of a job: a hidden file beside the output with everything that is encoded so far, so that a job that
-//! was killed goes on from its last finished segment.
+//! The journal of a job: a hidden file beside the output with the encoded packets, so that a killed job can
+//! be resumed after its last complete segment.
 //!
-//! It is a sequence of records: a head, then the packets of a segment and a mark that the segment is complete, and
-//! so on. A record that is torn, or that no mark follows, does not count and is cut off. The file is locked by the job
-//! that writes it. It goes when the job ends, however it ends, unless the job was to be resumable; `kill -9` leaves it
-//! in any case.
+//! It is a sequence of records: a head, then for each segment its packets and an end-of-segment record.
+//! Incomplete records and records without a following end of segment are truncated. The file is locked by the
+//! job that writes it. It is removed when the job ends, unless the job is resumable and fails; `kill -9`
+//! always leaves it.
 
 mod record;
 
@@ -24,63 +24,73 @@ use crate::system::temp_outputs::{TEMP_PREFIX, Unfinished};
 use crate::system::write_error;
 use record::{Kind, Reader, Segment};
 
-/// Longest name of an output that the journal's name repeats; file systems end at 255 bytes.
-const LONGEST_NAME: usize = 200;
+/// Maximum length in bytes of an output's name that is included in the journal's name; file systems allow
+/// 255.
+const MAX_NAME_BYTES: usize = 200;
 
-/// What a job writes down about itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Version of the head and of the records that follow it. Version 1 had no version field.
+const JOURNAL_VERSION: u32 = 2;
+
+/// Identification of the job that writes a journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalHead {
-    /// Equal for jobs that would give the same output: inputs and settings.
+    /// Key of inputs and settings: jobs with equal keys produce equal outputs.
     pub key: String,
     pub seed: u64,
-    /// Whatever else the next attempt is to know.
-    #[serde(default)]
-    pub extra: serde_json::Value,
+    /// Length of the video in frames, if the file declares a wrong one.
+    pub source_frames: Option<usize>,
 }
 
-/// What to do with a journal that a killed job has left.
+/// Use of the journal of a killed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Resume {
-    /// Nothing of it is used, and this job leaves none behind unless it is killed.
+    /// The journal is replaced. This job's journal remains only if the job is killed.
     #[default]
     No,
-    /// Its segments are taken over. If this job fails or is cancelled, its journal stays for the next attempt.
+    /// The segments of the journal are used. This job's journal remains if the job fails or is cancelled.
     Yes,
 }
 
-/// How a job keeps its journal.
+/// How a job uses the journal.
 #[derive(Debug, Clone, Copy)]
-pub struct Journalling<'a> {
+pub struct JournalOptions<'a> {
     pub head: &'a JournalHead,
     pub resume: Resume,
 }
 
-/// The head as it stands in the file.
+/// The head record of a journal.
 #[derive(Serialize, Deserialize)]
 struct StoredHead {
+    version: u32,
     #[serde(flatten)]
     head: JournalHead,
-    /// What the packets' stream must agree with.
+    /// Digest of the parameters of the packets' stream.
     stream: String,
 }
 
-/// A journal that is being written.
+/// The head record of a journal of any version.
+enum AnyHead {
+    Current(StoredHead),
+    OtherVersion(u32),
+}
+
+/// Writer of a journal.
 pub struct Journal {
-    // Closed, and so unlocked, before the file is removed: see `Drop`.
+    // See `Drop` for the removal of the file.
     file: BufWriter<File>,
     path: PathBuf,
-    stays: bool,
+    is_resumable: bool,
     _unfinished: Option<Unfinished>,
     finished: Segment,
     packets: u32,
 }
 
 impl Journal {
-    /// Where the journal of the output `path` lies.
+    /// Path of the journal for an output.
     pub fn path_of(output: &Path) -> PathBuf {
         let name = output.file_name().unwrap_or_default();
         let mut hidden = std::ffi::OsString::from(TEMP_PREFIX);
-        match name.len() <= LONGEST_NAME {
+        match name.len() <= MAX_NAME_BYTES {
             true => hidden.push(name),
             false => hidden.push(&hex(&Sha256::digest(name.as_encoded_bytes()))[..32]),
         }
@@ -88,87 +98,81 @@ impl Journal {
         directory_of(output).join(hidden)
     }
 
-    /// What a killed job has written down; `None` where there is no journal that can be read.
+    /// Head of the journal of a killed job; `None` if there is no readable journal of the current version.
     pub fn peek(output: &Path) -> Option<JournalHead> {
         let file = open_existing(&Self::path_of(output)).ok()?;
         let mut reader = Reader::new(BufReader::new(&file), file.metadata().ok()?.len()).ok()?;
-        read_head(&mut reader).map(|stored| stored.head)
+        match read_head(&mut reader)? {
+            AnyHead::Current(stored) => Some(stored.head),
+            AnyHead::OtherVersion(_) => None,
+        }
     }
 
-    /// Removes the journal of a job that will be begun anew in another way.
+    /// Removes the journal of a job that starts again with other parameters.
     pub(crate) fn discard(output: &Path) {
-        // One that is locked is another job's.
+        // A locked journal belongs to another job.
         if let Ok(Some(_locked)) = lock(&Self::path_of(output)) {
             let _ = std::fs::remove_file(Self::path_of(output));
         }
     }
 
-    /// Starts the journal of a job, or takes over that of a killed one. `stream` describes the stream that the
-    /// packets belong to; `temporary` is the file that this job writes to.
+    /// Creates the journal of a job or continues that of a killed one. `stream`: description of the packets'
+    /// stream; `temporary`: temporary file of this job's output.
     ///
-    /// `None` where another job that is writing the same output has one.
+    /// `None` if another job is writing the same output and this one is not resumable.
     ///
     /// # Errors
     /// Of a job that is to go on: [`Error::OutputBusy`] where another job is writing the output,
-    /// [`Error::NotResumable`] where the journal is of a job with other settings. Of every job:
-    /// [`system::Error::WriteFile`], [`system::Error::DiskFull`].
+    /// [`Error::NotResumable`] where the journal is of a job with other settings, [`Error::JournalVersion`]
+    /// where it has another version. Of every job: [`system::Error::WriteFile`],
+    /// [`system::Error::DiskFull`].
     pub(crate) fn open(
         output: &Path,
-        journalling: Journalling,
+        options: JournalOptions,
         stream: &str,
         temporary: &Path,
     ) -> Result<Option<Self>> {
         let path = Self::path_of(output);
         let failed = |e: io::Error| write_error(&path, e);
-        let Journalling { head, resume } = journalling;
+        let JournalOptions { head, resume } = options;
         let Some(file) = lock(&path).map_err(failed)? else {
             return match resume {
                 Resume::Yes => Err(Error::OutputBusy { path: output.to_path_buf() }),
                 Resume::No => Ok(None),
             };
         };
-        let stays = resume == Resume::Yes;
+        let is_resumable = resume == Resume::Yes;
         let stream = hex(&Sha256::digest(stream));
         let left = Left::read(&file).map_err(failed)?;
-        let continued = match left.head {
-            // Without a finished segment there is nothing to go on from, and nothing to agree with.
-            Some(stored) if stays && left.finished.segment.frames > 0 => {
-                if stored.head.key != head.key || stored.head.seed != head.seed {
-                    return Err(Error::NotResumable {
-                        path: output.to_path_buf(),
-                        what: "its settings or inputs",
-                    });
-                }
-                if stored.stream != stream {
-                    return Err(Error::NotResumable { path: output.to_path_buf(), what: "its encoder" });
-                }
-                true
-            }
-            _ => false,
-        };
+        let continued = is_resumable && left.can_continue(output, head, &stream)?;
         for name in left.temporaries {
             remove_temporary(directory_of(output), &name);
         }
         let mut journal = Self {
             file: BufWriter::new(file),
-            _unfinished: if stays { None } else { Some(Unfinished::new(&path)?) },
+            _unfinished: if is_resumable { None } else { Some(Unfinished::new(&path)?) },
             path,
-            stays,
+            is_resumable,
             finished: Segment::default(),
             packets: 0,
         };
         journal
-            .begin(StoredHead { head: head.clone(), stream }, continued.then_some(left.finished), temporary)
+            .begin(
+                StoredHead { version: JOURNAL_VERSION, head: head.clone(), stream },
+                continued.then_some(left.finished),
+                temporary,
+            )
             .map_err(|e| write_error(&journal.path, e))?;
         if continued {
             journal.finished = left.finished.segment;
-        } else if stays {
-            tracing::info!("no journal of `{}` to go on from, starting from the beginning", output.display());
+        } else if is_resumable {
+            tracing::info!("no journal of `{}` to resume, starting from the beginning", output.display());
         }
         Ok(Some(journal))
     }
 
-    /// Writes the head, or cuts the file behind what was finished, and puts down this job's temporary file.
+    /// Writes the head, or truncates the file after the last complete segment, and records the temporary file
+    /// of this job.
     fn begin(&mut self, head: StoredHead, finished: Option<Finished>, temporary: &Path) -> io::Result<()> {
         let file = self.file.get_mut();
         let end = finished.map_or(0, |finished| finished.end);
@@ -183,12 +187,12 @@ impl Journal {
         self.sync()
     }
 
-    /// Frames in the segments that were taken over, and that this job has finished since.
+    /// Frames in complete segments, including those of a killed job.
     pub(crate) fn frames(&self) -> u64 {
         self.finished.frames
     }
 
-    /// The packets of the segments that were taken over, one at a time.
+    /// Passes the packets of the killed job's segments to `write`.
     pub(crate) fn replay(&mut self, write: &mut dyn FnMut(Packet) -> Result<()>) -> Result<()> {
         let unreadable = |source| system::Error::ReadFile { path: self.path.clone(), source };
         let mut file = self.file.get_ref();
@@ -213,7 +217,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds a packet of the segment that is being encoded.
+    /// Appends a packet of the current segment.
     pub(crate) fn append(&mut self, packet: &Packet) -> Result<()> {
         self.packets += 1;
         let (head, data) = record::of_packet(packet);
@@ -222,7 +226,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Marks the packets so far as complete: the first `frames` frames of the output.
+    /// Appends an end-of-segment record: the packets so far contain the first `frames` frames of the output.
     pub(crate) fn end_segment(&mut self, frames: u64) -> Result<()> {
         let packets = self.finished.packets + u64::from(std::mem::take(&mut self.packets));
         self.finished = Segment { number: self.finished.number + 1, frames, packets };
@@ -236,25 +240,25 @@ impl Journal {
         self.file.get_ref().sync_data()
     }
 
-    /// The output is complete and needs no journal.
+    /// Removes the journal after the output has been completed.
     pub(crate) fn done(mut self) {
-        self.stays = false;
+        self.is_resumable = false;
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if !self.stays || self.finished.frames == 0 {
-            // Where it cannot be removed, it is a stale journal, which the next job replaces.
+        if !self.is_resumable || self.finished.frames == 0 {
+            // A journal that cannot be removed is replaced by the next job.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// What a job before this one has left in the file.
+/// Content of an existing journal.
 #[derive(Default)]
 struct Left {
-    head: Option<StoredHead>,
+    head: Option<AnyHead>,
     temporaries: Vec<String>,
     finished: Finished,
 }
@@ -262,12 +266,12 @@ struct Left {
 #[derive(Clone, Copy, Default)]
 struct Finished {
     segment: Segment,
-    /// Length of the file up to there.
+    /// Length of the file up to the end of the segment.
     end: u64,
 }
 
 impl Left {
-    /// Everything up to the last complete segment. Errors are those of the disk; nonsense in the file ends it.
+    /// Reads up to the last complete segment. Invalid data ends the journal; only I/O errors are returned.
     fn read(file: &File) -> io::Result<Self> {
         let mut left = Self::default();
         let length = file.metadata()?.len();
@@ -302,37 +306,72 @@ impl Left {
     }
 }
 
-fn read_head<R: io::BufRead>(reader: &mut Reader<R>) -> Option<StoredHead> {
-    match reader.next().ok()?? {
-        (Kind::Head, payload) => serde_json::from_slice(payload).ok(),
-        _ => None,
+impl Left {
+    /// Whether a job with this head and stream can continue the journal of `output`.
+    fn can_continue(&self, output: &Path, head: &JournalHead, stream: &str) -> Result<bool> {
+        let refuse = |what| Err(Error::NotResumable { path: output.to_path_buf(), what });
+        match &self.head {
+            Some(AnyHead::OtherVersion(found)) => {
+                let (found, expected) = (*found, JOURNAL_VERSION);
+                Err(Error::JournalVersion { path: output.to_path_buf(), found, expected })
+            }
+            // A journal without a complete segment is not used, so its settings need not agree.
+            Some(AnyHead::Current(_)) if self.finished.segment.frames == 0 => Ok(false),
+            Some(AnyHead::Current(stored)) => {
+                if stored.head.key != head.key || stored.head.seed != head.seed {
+                    return refuse("its settings or inputs");
+                }
+                if stored.stream != stream {
+                    return refuse("its encoder");
+                }
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 }
 
-/// Removes what a killed job was writing to. The name was read from a file: it must be one of ours, and lead nowhere.
+fn read_head<R: io::BufRead>(reader: &mut Reader<R>) -> Option<AnyHead> {
+    #[derive(Deserialize)]
+    struct Version {
+        #[serde(default = "version_1")]
+        version: u32,
+    }
+    fn version_1() -> u32 {
+        1
+    }
+    let (Kind::Head, payload) = reader.next().ok()?? else { return None };
+    match serde_json::from_slice(payload).ok()? {
+        Version { version: JOURNAL_VERSION } => serde_json::from_slice(payload).ok().map(AnyHead::Current),
+        Version { version } => Some(AnyHead::OtherVersion(version)),
+    }
+}
+
+/// Removes the temporary file of a killed job. The name was read from a file, so it must have the prefix of
+/// temporary files and no path separators.
 fn remove_temporary(directory: &Path, name: &str) {
     let ours = name.starts_with(TEMP_PREFIX) && !name.ends_with(".resume") && !name.contains(['/', '\\']);
     let path = directory.join(name);
     if ours && std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
-        tracing::info!("removing `{}` of a killed job", path.display());
+        tracing::info!("removing `{}`, left by a killed job", path.display());
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// The file of that name, new or not, locked; `None` where another job holds it.
+/// Opens or creates a file and locks it; `None` if another job holds the lock.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     loop {
         let file = options().create(true).write(true).truncate(false).open(path)?;
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            // A file system without locks: two jobs with one output are then the user's to avoid.
+            // The file system does not support locks: the user must not run two jobs with the same output.
             Err(TryLockError::Error(error)) => tracing::debug!("`{}`: {error}", path.display()),
         }
-        // Its former owner may have removed it between the two lines above.
+        // Another job may have removed the file between opening and locking.
         if is_still(&file, path) {
             return Ok(Some(file));
         }
@@ -347,7 +386,7 @@ fn is_still(file: &File, path: &Path) -> bool {
     matches!((named, open), (Ok(named), Ok(open)) if named == open)
 }
 
-/// Elsewhere a file that is open cannot be removed.
+/// On other systems an open file cannot be removed.
 #[cfg(not(unix))]
 fn is_still(_: &File, _: &Path) -> bool {
     true
@@ -357,8 +396,8 @@ fn open_existing(path: &Path) -> io::Result<File> {
     options().open(path)
 }
 
-/// For a file of a foreseeable name in a directory that may be anyone's: no link to another file is followed, and
-/// no pipe waited for.
+/// Options for a file with a predictable name in a directory that may be writable by others: symbolic links
+/// are not followed, and opening a pipe does not block.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true);

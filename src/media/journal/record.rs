@@ -1,19 +1,19 @@
-//! Records of a journal: a kind, a length, the payload, and a checksum of all three. Numbers are little-endian.
+//! Records of a journal: kind, length, payload, and a checksum of all three. Integers are little-endian.
 
 use std::io::{self, BufRead, Write};
 
 use ffmpeg_next::{Packet, packet};
 use sha2::{Digest, Sha256};
 
-/// Names the format and its version.
+/// Magic bytes of the record format.
 pub(super) const MAGIC: &[u8; 8] = b"LSRESUM1";
 const CHECKSUM: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// JSON.
+    /// Head of the journal as JSON.
     Head = 1,
-    /// Name of the file that a job writes to.
+    /// Name of a job's temporary file.
     Temporary = 2,
     Packet = 3,
     Segment = 4,
@@ -27,7 +27,7 @@ impl Kind {
     }
 }
 
-/// A complete segment: its number from 1 on, and what there is up to its end.
+/// A complete segment: its number, from 1, and the totals up to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Segment {
     pub number: u64,
@@ -51,12 +51,12 @@ impl Segment {
     }
 
     pub(super) fn follows(&self, before: &Self) -> bool {
-        // Every frame is one packet.
+        // Each frame is one packet.
         self.number == before.number + 1 && self.frames > before.frames && self.packets == self.frames
     }
 }
 
-/// `parts` are one payload.
+/// Writes a record with the concatenation of `parts` as payload.
 pub(super) fn write(to: &mut impl Write, kind: Kind, parts: &[&[u8]]) -> io::Result<()> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -75,7 +75,7 @@ fn head_of(kind: u8, length: u32) -> [u8; 5] {
     [kind, a, b, c, d]
 }
 
-/// Records one after the other, up to the first that is torn.
+/// Reader of records, up to the first incomplete one.
 pub(super) struct Reader<R> {
     from: R,
     position: u64,
@@ -84,7 +84,7 @@ pub(super) struct Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
-    /// `from` is at its beginning and has `length` bytes.
+    /// `from`: at the beginning of the file; `length`: size of the file in bytes.
     pub(super) fn new(mut from: R, length: u64) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         from.read_exact(&mut magic)?;
@@ -94,12 +94,12 @@ impl<R: BufRead> Reader<R> {
         Ok(Self { from, position: MAGIC.len() as u64, length, payload: Vec::new() })
     }
 
-    /// Behind the latest record.
+    /// End of the last record that was read.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// The next whole record; `None` at the end and where the file makes no sense. Errors are the disk's.
+    /// The next complete record; `None` at the end and at invalid data. Only I/O errors are returned.
     pub(super) fn next(&mut self) -> io::Result<Option<(Kind, &[u8])>> {
         let mut head = [0; 5];
         let overhead = (head.len() + CHECKSUM) as u64;
@@ -123,7 +123,7 @@ impl<R: BufRead> Reader<R> {
     }
 }
 
-/// Times and flags, and the data behind them. Times count frames, as the encoder gives them.
+/// Serialises timestamps and flags of a packet, followed by its data. Timestamps are frame numbers.
 pub(super) fn of_packet(packet: &Packet) -> ([u8; 20], &[u8]) {
     let mut head = [0; 20];
     head[..8].copy_from_slice(&packet.pts().unwrap_or(0).to_le_bytes());
@@ -134,7 +134,7 @@ pub(super) fn of_packet(packet: &Packet) -> ([u8; 20], &[u8]) {
     (head, packet.data().unwrap_or_default())
 }
 
-/// The opposite of [`of_packet`]; `None` where the payload is too short.
+/// Inverse of [`of_packet`]. `None` if the payload is too short.
 pub(super) fn to_packet(payload: &[u8]) -> Option<Packet> {
     let (pts, rest) = payload.split_first_chunk()?;
     let (dts, rest) = rest.split_first_chunk()?;
@@ -142,7 +142,7 @@ pub(super) fn to_packet(payload: &[u8]) -> Option<Packet> {
     let mut packet = Packet::copy(data);
     packet.set_pts(Some(i64::from_le_bytes(*pts)));
     packet.set_dts(Some(i64::from_le_bytes(*dts)));
-    // All of them, also those that the wrapper does not name: what may be dropped is noted in the file.
+    // All flags, including those that the wrapper does not expose: some containers store them.
     // SAFETY: writes a plain field of a valid packet.
     unsafe { (*packet::Mut::as_mut_ptr(&mut packet)).flags = i32::from_le_bytes(*flags) };
     packet.set_duration(1);
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_come_back_until_the_first_that_is_torn() {
+    fn records_are_read_up_to_the_first_incomplete_one() {
         let mut file = MAGIC.to_vec();
         write(&mut file, Kind::Head, &[b"{}"]).unwrap();
         let whole = file.len();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_must_follow_the_one_before() {
+    fn a_segment_must_follow_its_predecessor() {
         let first = Segment { number: 1, frames: 240, packets: 240 };
         let second = Segment { number: 2, frames: 250, packets: 250 };
         assert_eq!(Segment::from_bytes(&first.to_bytes()), Some(first));

@@ -1,8 +1,9 @@
-//! Stage 3: audio file -> 16 kHz mono -> Whisper features -> one window of them per frame of video.
+//! Stage 3: audio at 16 kHz → log-mel spectrogram → Whisper features → one window of features per model
+//! frame.
 //!
-//! Half a minute of features is computed when the first frame asks for it, and given up when later frames no
-//! longer can: a long recording costs its spectrogram (32 KB a second), not its features (384 KB a second) and not
-//! its samples (64 KB a second), which the caller can drop.
+//! Features are computed in windows of 30 s when a frame needs them, and dropped when later frames no longer
+//! do. Only the spectrogram (32 KB/s) of a long recording stays in memory, not its features (384 KB/s) or
+//! samples (64 KB/s).
 
 mod windows;
 
@@ -20,36 +21,37 @@ use crate::error::{Result, compute};
 use crate::options::WHISPER_ROWS_PER_FRAME;
 
 const STAGE: &str = "the audio features";
-/// Windows whose features are kept: a frame at a seam hears two.
-const KEPT: usize = 2;
+/// Number of windows whose features are cached: a frame at a seam needs two.
+const CACHED_WINDOWS: usize = 2;
 
-/// What the UNet hears, frame by frame.
+/// The audio input of the UNet for each model frame.
 pub struct AudioFeatures {
     encoder: WhisperEncoder,
     /// (bands, mel frames) of the whole recording.
     mel: Tensor,
-    /// Frames of video heard before and after the one in the middle.
+    /// Model frames of context before and after each frame.
     reach: [usize; 2],
     frames: usize,
     plan: WindowPlan,
-    /// The latest windows by number, the oldest first.
+    /// The cached windows by number, least recently computed first.
     recent: Mutex<Vec<(usize, Tensor)>>,
 }
 
 impl AudioFeatures {
-    /// `reach`: `audio_feat_length` of the UNet's configuration, frames of video heard before and after each, [2, 2] as
-    /// published. Encodes nothing yet. `speech` is not needed any more afterwards.
+    /// Computes the spectrogram; the encoder runs later. `reach`: `audio_feat_length` of the UNet's
+    /// configuration, the model frames of context before and after each frame, [2, 2] in the published
+    /// models.
     pub fn compute(
         encoder: &WhisperEncoder,
         speech: &Speech,
         reach: [usize; 2],
         windows: Windows,
     ) -> Result<Self> {
-        // One row of features, 20 ms, is the least there can be.
-        let least = 2 * HOP;
-        let mel = if speech.samples.len() < least {
+        // At least one row of features, 20 ms.
+        let min_samples = 2 * HOP;
+        let mel = if speech.samples.len() < min_samples {
             let mut padded = speech.samples.clone();
-            padded.resize(least, 0.0);
+            padded.resize(min_samples, 0.0);
             log_mel(&padded, encoder.dims().n_mels)
         } else {
             log_mel(&speech.samples, encoder.dims().n_mels)
@@ -62,27 +64,27 @@ impl AudioFeatures {
             mel,
             reach,
             frames: speech.frames(),
-            recent: Mutex::new(Vec::with_capacity(KEPT)),
+            recent: Mutex::new(Vec::with_capacity(CACHED_WINDOWS)),
         })
     }
 
-    /// Frames of video that the sound lasts for: ceil(duration × 25).
+    /// Duration in model frames: ceil(duration × 25).
     pub fn frames(&self) -> usize {
         self.frames
     }
 
-    /// Frames of video that the original makes of this sound: two too many, as far as it goes by the features.
+    /// Number of frames that the original generates for this audio, two more than its features cover.
     pub fn reference_frames(&self) -> usize {
         self.rows() / WHISPER_ROWS_PER_FRAME + 2
     }
 
-    /// Rows of features, one for 20 ms.
+    /// Rows of features, 20 ms each.
     pub fn rows(&self) -> usize {
         self.plan.rows()
     }
 
-    /// What is heard at `frame`: rows 2 (frame − left) … 2 (frame + right) + 1, each clamped to the recording, with
-    /// all their layers → (tokens, channels): (50, 384) with `tiny` and a reach of [2, 2].
+    /// The window of `frame`: rows 2 (frame − left) … 2 (frame + right) + 1, clamped to the recording, with
+    /// all layers → (tokens, channels): (50, 384) with `tiny` and a reach of [2, 2].
     pub fn window(&self, frame: usize) -> Result<Tensor> {
         let [left, right] = self.reach;
         let first = (WHISPER_ROWS_PER_FRAME * frame) as isize - (WHISPER_ROWS_PER_FRAME * left) as isize;
@@ -114,7 +116,7 @@ impl AudioFeatures {
         Tensor::cat(&parts, 0)
     }
 
-    /// Rows of the recording as one window has them → (rows, layers, channels).
+    /// Rows of the recording from one window → (rows, layers, channels).
     fn rows_of(&self, window: usize, rows: &[usize]) -> candle_core::Result<Tensor> {
         let features = self.window_features(window)?;
         let first = self.plan.first_row(window);
@@ -122,15 +124,15 @@ impl AudioFeatures {
         features.index_select(&Tensor::new(index, features.device())?, 0)
     }
 
-    /// The features of half a minute → (rows, layers, channels).
+    /// Features of a 30 s window → (rows, layers, channels).
     fn window_features(&self, number: usize) -> candle_core::Result<Tensor> {
-        // A thread that died with the lock left whole entries behind.
+        // Entries are complete even if a thread panicked while it held the lock.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, features)) = recent.iter().find(|(n, _)| *n == number) {
             return Ok(features.clone());
         }
         let features = self.encoder.window_features(&self.mel, self.plan.mel_frames(number))?;
-        if recent.len() == KEPT {
+        if recent.len() == CACHED_WINDOWS {
             recent.remove(0);
         }
         recent.push((number, features.clone()));
@@ -146,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// Half a minute at once, as the real one, but narrow.
+    /// An encoder with windows of 30 s, like the real one, but few channels.
     fn encoder() -> candle_core::Result<WhisperEncoder> {
         let dims = WhisperDims {
             n_mels: 80,
@@ -169,7 +171,7 @@ mod tests {
         }
     }
 
-    /// The rows of all features that frame `frame` should hear, two layers each.
+    /// The expected rows of frame `frame`, with two layers each.
     fn expected(all: &Tensor, frame: isize, reach: [isize; 2]) -> candle_core::Result<Tensor> {
         let last = all.dim(0)? as isize - 1;
         let rows: Vec<u32> = (2 * (frame - reach[0])..2 * (frame + reach[1] + 1))
@@ -201,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_of_31_seconds_is_one_sound() -> anyhow::Result<()> {
+    fn a_recording_of_31_seconds_has_continuous_features() -> anyhow::Result<()> {
         let (encoder, speech) = (encoder()?, noise(31.0));
         let all = encoder.features(&log_mel(&speech.samples, 80)?)?;
         assert_eq!(all.dims(), [1550, 2, 4]);
         let features = AudioFeatures::compute(&encoder, &speech, [2, 2], Windows::EndToEnd)?;
         assert_eq!((features.frames(), features.rows()), (775, 1550));
-        // Frames 748 to 751 hear both sides of the boundary; asking out of order changes nothing.
+        // Frames 748 to 751 have context on both sides of the boundary. The order of calls does not matter.
         for frame in [774, 0, 751, 748, 749, 750, 0] {
             let want = expected(&all, frame, [2, 2])?;
             assert_same(&features.window(frame as usize)?, &want, &format!("frame {frame}"))?;
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_windows_give_every_frame_its_rows() -> anyhow::Result<()> {
+    fn overlapping_windows_cover_every_frame() -> anyhow::Result<()> {
         // Windows from 0, 10.3 and 20.6 s; their rows cross-fade about 20.1 and 30.4 s.
         let (encoder, speech) = (encoder()?, noise(50.6));
         let features = AudioFeatures::compute(&encoder, &speech, [2, 2], Windows::Overlapping)?;
@@ -229,7 +231,7 @@ mod tests {
             let want = from.narrow(0, 2 * (frame - 2) - row, 10)?.flatten(0, 1)?;
             assert_same(&features.window(frame)?, &want, &format!("frame {frame}"))?;
         }
-        // In the middle of a fade half of each.
+        // The middle of a cross-fade has half of each window.
         let seam = (3000 + 1030) / 4;
         let row = |from: &Tensor, first: usize| from.get(seam - first)?.get(0)?.to_vec1::<f32>();
         let got = features.window(seam / 2)?.get(2 * (4 + seam % 2))?.to_vec1::<f32>()?;

@@ -1,57 +1,57 @@
-//! Which stretches of a recording the encoder hears at once, and from which of them each row of features is taken.
+//! Division of a recording into encoder windows, and the window of each row of features.
 
 use std::ops::Range;
 
 use models::whisper::windows;
 
-/// How a recording that is longer than one window of the encoder, half a minute, is divided. Shorter ones are
-/// one window either way.
+/// Division of recordings that are longer than one encoder window (30 s). Shorter ones have a single window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Windows {
-    /// Whole windows that overlap by a third or more. A row is taken from the window in whose middle it is
-    /// nearer to, with a cross-fade from one to the next.
+    /// Full windows that overlap by at least a third. A row is taken from the window whose centre is nearer,
+    /// with a cross-fade between windows.
     #[default]
     Overlapping,
-    /// As the original: end to end, the last one filled up with zeros. At every seam the sound before it is forgotten
-    /// at once, and the features jump.
+    /// Adjacent windows, the last one padded with zeros, as in the original. The features are discontinuous
+    /// at the seams.
     EndToEnd,
 }
 
-/// Rows, 20 ms each, over which one window passes into the next.
+/// Length of the cross-fade in rows of 20 ms.
 const FADE_ROWS: usize = 50;
 
 /// The windows of one recording.
 #[derive(Debug)]
 pub(super) struct WindowPlan {
-    /// In mel frames, two for a row.
+    /// In mel frames, two per row.
     windows: Vec<Range<usize>>,
 }
 
-/// Where a row of features is read.
+/// The window or windows from which a row of features is read.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Source {
+pub(super) struct RowSource {
     /// Number of the window.
     pub window: usize,
-    /// Share of the window that follows: 0 outside of a cross-fade.
+    /// Weight of the next window; 0 outside a cross-fade.
     pub next: f32,
 }
 
 impl WindowPlan {
-    /// `mel_frames`: of the recording; `window`: mel frames that the encoder hears at once, an even number.
+    /// `mel_frames`: length of the recording; `window`: length of an encoder window in mel frames, an even
+    /// number.
     pub fn new(mel_frames: usize, window: usize, kind: Windows) -> Self {
-        // Half a row is left out, as the original does.
+        // Half a row is dropped, as in the original.
         let even = mel_frames & !1;
         if kind == Windows::EndToEnd || even <= window {
             return Self { windows: windows(mel_frames, window).collect() };
         }
         let overlap = window / 3;
         let count = (even - overlap).div_ceil(window - overlap);
-        // On even frames, so that rows of all windows coincide; the last one ends with the recording.
+        // Windows start at even mel frames, so their rows coincide. The last one ends with the recording.
         let start = |i: usize| ((even - window) * i / (count - 1)) & !1;
         Self { windows: (0..count).map(|i| start(i)..start(i) + window).collect() }
     }
 
-    /// Rows of the whole recording.
+    /// Number of rows of the recording.
     pub fn rows(&self) -> usize {
         self.windows.last().map_or(0, |last| last.end / 2)
     }
@@ -66,23 +66,23 @@ impl WindowPlan {
         self.windows[window].start / 2
     }
 
-    /// Where `row` < [`Self::rows`] is read.
-    pub fn source(&self, row: usize) -> Source {
+    /// The source of `row` < [`Self::rows`].
+    pub fn source(&self, row: usize) -> RowSource {
         let seams = self.windows.len() - 1;
         let window = (0..seams).take_while(|&seam| self.fade(seam).end <= row).count();
         if window == seams {
-            return Source { window, next: 0.0 };
+            return RowSource { window, next: 0.0 };
         }
         let fade = self.fade(window);
         let next = match row.checked_sub(fade.start) {
             Some(inside) => (inside as f32 + 0.5) / fade.len() as f32,
             None => 0.0,
         };
-        Source { window, next }
+        RowSource { window, next }
     }
 
-    /// The rows of the cross-fade between a window and the next, in the middle of what both hear; empty where the one
-    /// begins behind the other.
+    /// Rows of the cross-fade between window `seam` and the next, in the middle of their overlap; empty if
+    /// they do not overlap.
     fn fade(&self, seam: usize) -> Range<usize> {
         let (end, start) = (self.windows[seam].end / 2, self.windows[seam + 1].start / 2);
         let (middle, half) = ((start + end) / 2, FADE_ROWS.min((end - start) / 2) / 2);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_minute_is_one_window_either_way() {
+    fn thirty_seconds_are_one_window_in_both_modes() {
         for mel_frames in [2, 3, 2999, 3000, 3001] {
             let plans = [Windows::Overlapping, Windows::EndToEnd].map(|kind| {
                 let plan = WindowPlan::new(mel_frames, 3000, kind);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_windows_are_spread_over_the_recording() {
+    fn full_windows_are_spread_over_the_recording() {
         let plan = |mel_frames| bounds(&WindowPlan::new(mel_frames, 3000, Windows::Overlapping));
         assert_eq!(plan(3002), [(0, 3000), (2, 3002)]);
         assert_eq!(plan(4800), [(0, 3000), (1800, 4800)]);
@@ -120,17 +120,17 @@ mod tests {
     }
 
     #[test]
-    fn every_row_is_heard_by_the_windows_it_is_read_from() {
+    fn every_row_is_inside_the_windows_it_is_read_from() {
         for mel_frames in (3002..9000).step_by(251).chain([60_000]) {
             for kind in [Windows::Overlapping, Windows::EndToEnd] {
                 let plan = WindowPlan::new(mel_frames, 3000, kind);
                 assert_eq!(plan.rows(), mel_frames / 2);
-                let mut before = Source { window: 0, next: 0.0 };
+                let mut before = RowSource { window: 0, next: 0.0 };
                 for row in 0..plan.rows() {
                     let source = plan.source(row);
-                    let heard = |window: usize| plan.mel_frames(window).contains(&(2 * row));
-                    assert!(heard(source.window), "row {row} of {mel_frames}, {kind:?}");
-                    assert!(source.next == 0.0 || heard(source.window + 1), "row {row} of {mel_frames}");
+                    let covers = |window: usize| plan.mel_frames(window).contains(&(2 * row));
+                    assert!(covers(source.window), "row {row} of {mel_frames}, {kind:?}");
+                    assert!(source.next == 0.0 || covers(source.window + 1), "row {row} of {mel_frames}");
                     assert!((0.0..1.0).contains(&source.next));
                     let step = (source.window as f32 + source.next) - (before.window as f32 + before.next);
                     match kind {
