@@ -87,7 +87,8 @@ fn the_mouth_follows_both_sentences() {
 #[test]
 fn the_mouth_does_not_follow_the_other_sentence() {
     let [first, second] = Sentence::ALL;
-    let (first_wants, second_wants) = (first.expected_openings().unwrap(), second.expected_openings().unwrap());
+    let (first_wants, second_wants) =
+        (first.expected_openings().unwrap(), second.expected_openings().unwrap());
     let between = correlation(&first_wants, &second_wants);
     assert!(between.abs() < 0.15, "the sentences correlate: {between:.3}");
     for (sentence, other) in [(first, &second_wants), (second, &first_wants)] {

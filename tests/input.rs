@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use latentsync::input::{AddressPolicy, FetchLimits, FetchProblem, LocalInput, Spool};
+use latentsync::system;
 use latentsync::{CancelToken, Error, ErrorKind, Input, input, media};
-use latentsync::system::machine;
 use tempfile::tempdir;
 
 /// Bytes that pass for an MP4 file when fetched.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use latentsync::stages::decode_video::{VideoOptions, VideoReader};
 use latentsync::stages::mux_video::{OutputVideo, VideoWriter};
+use latentsync::system;
 use latentsync::{Error, ErrorKind, media};
-use latentsync::system::machine;
 use tempfile::tempdir;
 
 use crate::common::{demo_video, files, make, open, output, read_all};

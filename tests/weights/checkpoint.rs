@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use latentsync::system;
 use latentsync::weights::{BatchSize, Checkpoint, HubSettings, Package, Role, shape_predictor};
 use latentsync::weights::{Error, MissingPart, Result};
 use latentsync::{ErrorKind, ModelChoice};
-use latentsync::system::machine;
 
 use crate::pt;
 

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use latentsync::ModelChoice;
+use latentsync::system;
 use latentsync::weights::Error;
 use latentsync::weights::{ConvertOptions, convert};
-use latentsync::ModelChoice;
-use latentsync::system::machine;
 
 use crate::checkpoint::{no_hub, open, small_checkpoint, unet_pt};
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use latentsync::system::machine;
+use latentsync::system;
 use latentsync::weights::{DownloadCause, Error, Result};
 use latentsync::weights::{
     FileState, HubSettings, InsightFaceLicence, LocatedFile, Manifest, Package, Progress, pull,
