@@ -32,7 +32,7 @@
 
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "media")]
+#[cfg(feature = "bench")]
 pub mod bench;
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -17,7 +17,9 @@ impl Table {
         let quoted = |cell: &str| -> Vec<String> {
             cell.split('`').skip(1).step_by(2).map(|name| name.trim_end_matches('/').to_owned()).collect()
         };
-        let rows = text.lines().filter_map(|line| {
+        // The first table of the page; later ones have other columns.
+        let table = text.lines().skip_while(|line| !line.trim_start().starts_with('|'));
+        let rows = table.take_while(|line| line.trim_start().starts_with('|')).filter_map(|line| {
             let mut cells = line.trim().strip_prefix('|')?.split('|');
             let [module] = &quoted(cells.next()?)[..] else { return None };
             Some((module.clone(), quoted(cells.next()?).into_iter().collect()))

@@ -135,7 +135,7 @@ fn usage_errors_name_the_option() {
         (&["--seed", "-1"], "-1"),
         (&["--seed", "1.5"], "--seed"),
         (&["--deepcache", "0"], "deepcache is 0"),
-        (&["--loop-mode", "bounce"], "pingpong, loop"),
+        (&["--loop-mode", "bounce"], "`pingpong` or `loop`"),
         (&["--sync-mode", "cut"], "cut_off"),
         (&["--loop-mode", "loop", "--sync-mode", "loop"], "cannot be used with"),
         (&["--face-detector", "retina"], "seeta-dlib"),

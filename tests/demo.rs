@@ -257,6 +257,9 @@ fn files_of_the_user_are_not_overwritten() {
     let mut command = Command::new(cargo_bin("latentsync"));
     let ran = command.args(["demo", "-q", "--out"]).arg(directory.path()).assert().failure();
     let stderr = String::from_utf8_lossy(&ran.get_output().stderr).into_owned();
-    assert!(stderr.contains("face.mp4") && stderr.contains("another file of this name"), "{stderr}");
+    assert!(
+        stderr.contains("face.mp4") && stderr.contains("a different file with this name exists"),
+        "{stderr}"
+    );
     assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, ConvGeometry, ConvLayout, GemmCall, Images, Isa, Prologue, Weights};
+use crate::cpu::{Activation, ConvGeometry, Images, Isa};
 use crate::cuda::{self, Epilogue};
+use crate::packed_weights::{self, ConvLayout, GemmCall, Prologue, Weights};
 use crate::profile::{self, Kind, Work};
 use crate::{GroupNorm, reference_dtype};
 
@@ -71,7 +72,12 @@ impl Conv2d {
                 bias.map(|b| b.shape().clone())
             );
         }
-        let weights = match Weights::pack(&weight, bias.as_ref())? {
+        // The emulator runs the CUDA kernels on CPU tensors.
+        let packed = match cuda::supports(&weight) {
+            true => None,
+            false => Weights::pack(&weight, bias.as_ref())?,
+        };
+        let weights = match packed {
             Some(packed) => Backend::Packed(Arc::new(packed), isa),
             None => match cuda::GemmWeights::pack(&weight, bias.as_ref())? {
                 Some(packed) => Backend::Product(packed),
@@ -91,7 +97,7 @@ impl Conv2d {
         dtype: DType,
     ) -> usize {
         let images = Images { count: 1, height, width, doubled };
-        cpu::derived_bytes(Isa::current(), dtype, in_channels, out_channels, &images)
+        packed_weights::derived_bytes(Isa::current(), dtype, in_channels, out_channels, &images)
     }
 
     pub fn in_channels(&self) -> usize {

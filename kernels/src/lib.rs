@@ -14,6 +14,7 @@ use candle_core::{DType, Tensor};
 
 pub mod allocator;
 pub mod cpu;
+mod packed_weights;
 pub mod cuda;
 pub mod profile;
 

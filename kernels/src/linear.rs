@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::cpu::{self, Activation, ConvLayout, GemmCall, Isa, Prologue, Weights};
+use crate::cpu::{self, Activation, Isa};
 use crate::cuda::{self, Epilogue};
+use crate::packed_weights::{ConvLayout, GemmCall, Prologue, Weights};
 use crate::profile::{self, Kind, Work};
 use crate::{LayerNorm, reference_dtype};
 
@@ -58,7 +59,12 @@ impl Linear {
         {
             bail!("linear: weight {:?} does not go with bias {:?}", weight.shape(), bias.shape());
         }
-        let weights = match Weights::pack(&weight, bias.as_ref())? {
+        // The emulator runs the CUDA kernels on CPU tensors.
+        let packed = match cuda::supports(&weight) {
+            true => None,
+            false => Weights::pack(&weight, bias.as_ref())?,
+        };
+        let weights = match packed {
             Some(packed) => Backend::Packed(Arc::new(packed), isa),
             None => match pack_for_cuda(&weight, bias.as_ref())? {
                 Some(packed) => Backend::Product(Arc::new(packed)),

@@ -118,12 +118,12 @@ const ROWS: &[Row] = &[
     row(
         "second half cut off",
         &[("--video", "cut.mp4"), ("--audio", "two-seconds.wav"), NO_FACE],
-        Works { frames: 25, without_face: &[(0, 24)], warns: "`cut.mp4` is cut off" },
+        Works { frames: 25, without_face: &[(0, 24)], warns: "`cut.mp4` is truncated" },
     ),
     row(
         "second half cut off",
         &[("--video", "cut.mkv"), ("--audio", "two-seconds.wav"), NO_FACE],
-        Works { frames: 25, without_face: &[(0, 24)], warns: "`cut.mkv` is cut off: it ends at 1.00 s" },
+        Works { frames: 25, without_face: &[(0, 24)], warns: "`cut.mkv` is truncated: it ends at 1.00 s" },
     ),
     row(
         "corrupt in the middle",
@@ -219,7 +219,7 @@ const ROWS: &[Row] = &[
     row("negative steps", &[("--steps", "-1")], Usage("--steps")),
     row("negative seed", &[("--seed", "-1")], Usage("--seed")),
     row("too large a seed", &[("--seed", "18446744073709551616")], Usage("--seed")),
-    row("unknown mode", &[("--sync-mode", ""), ("--loop-mode", "backwards")], Usage("pingpong, loop")),
+    row("unknown mode", &[("--sync-mode", ""), ("--loop-mode", "backwards")], Usage("`pingpong` or `loop`")),
     row("unknown mode of sync.so", &[("--sync-mode", "backwards")], Usage("cut_off")),
     // The output.
     row(

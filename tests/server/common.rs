@@ -233,6 +233,7 @@ impl Answer {
 pub fn call(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
         let mut request = client.request(method.parse().unwrap(), url).body(body);
         for (name, value) in headers {

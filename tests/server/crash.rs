@@ -117,6 +117,7 @@ impl Process for Program {
 fn ask(method: &str, url: &str, body: Vec<u8>) -> Option<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let response = client.request(method.parse().unwrap(), url).body(body).send().await.ok()?;
         let accepted = response.status().is_success();

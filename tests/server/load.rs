@@ -91,6 +91,7 @@ fn load(clients: usize, time: Duration) {
     let stats: Vec<ClientStats> = runtime.block_on(async {
         let mut running = tokio::task::JoinSet::new();
         for _ in 0..clients {
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap();
             running.spawn(client(http, server.url.clone(), body.clone(), until));
         }

@@ -288,6 +288,8 @@ fn an_invalid_configuration_is_refused_by_key() {
 fn the_memory_of_a_model_is_estimated_before_loading() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
+    // One latent for each square of 8 pixels, as in the published model.
+    write(dir.path().join("vae/config.json"), VAE_CONFIG.replace("[32]", "[32, 32, 32, 32]"));
     let tensor = Tensor::zeros((1000, 1000), DType::F32, &CPU).unwrap();
     fs::remove_file(dir.path().join("latentsync_unet.pt")).unwrap();
     write(dir.path().join("latentsync_unet.safetensors"), safetensors(&[("w", tensor)], &[]));

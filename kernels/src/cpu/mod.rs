@@ -5,7 +5,7 @@
 //! only on the shapes.
 
 mod isa;
-mod element;
+pub(crate) mod element;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,9 +19,8 @@ pub(crate) mod gemm;
 mod row_kernels;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16_rows;
-mod upsample_conv;
-mod winograd;
-mod weights;
+pub(crate) mod upsample_conv;
+pub(crate) mod winograd;
 pub(crate) mod flash_attention;
 pub(crate) mod vector_math;
 pub mod peak;
@@ -34,5 +33,4 @@ pub(crate) use gemm::micro_kernel::NR;
 pub(crate) use gemm::pack::Packed;
 pub(crate) use gemm::{ConvGeometry, Gemm, Lhs, PaddedImages, Padding, PixelMap, RowMap, chunks};
 pub(crate) use isa::multiversion;
-pub(crate) use weights::{ConvLayout, GemmCall, Prologue, Weights, derived_bytes};
 pub(crate) use winograd::Images;

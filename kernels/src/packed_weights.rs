@@ -7,17 +7,15 @@ use std::sync::OnceLock;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::{bf16, f16};
 
-use crate::cuda;
-use crate::group_norm::GroupNormSilu;
-use crate::layer_norm::LayerNormCall;
-
-use super::element::MicrokernelDispatch;
-use super::gemm::tiles::DEPTH;
-use super::{
+use crate::cpu::element::MicrokernelDispatch;
+use crate::cpu::gemm::tiles::DEPTH;
+use crate::cpu::winograd::{Images, Winograd};
+use crate::cpu::{
     Activation, ConvGeometry, Element, Epilogue, Gemm, Isa, Lhs, Packed, PaddedImages, Padding, Residual,
     Shared, fill, slice, upsample_conv,
-    winograd::{Images, Winograd},
 };
+use crate::group_norm::GroupNormSilu;
+use crate::layer_norm::LayerNormCall;
 
 /// A packed weight and its bias.
 pub struct Weights {
@@ -80,7 +78,7 @@ impl Weights {
     /// `weight`: (out, channels, ...), the remaining dimensions being the taps; `bias`: (out). `None` where
     /// there is no CPU version for the device or the dtype. The f16 of a checkpoint is kept as f32.
     pub fn pack(weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Self>> {
-        if !weight.device().is_cpu() || cuda::supports(weight) {
+        if !weight.device().is_cpu() {
             return Ok(None);
         }
         let (out, channels) = (weight.dim(0)?, weight.dim(1)?);
