@@ -122,8 +122,8 @@ impl LocalInput {
     /// who reads it.
     ///
     /// # Errors
-    /// [`Error::Fetch`], [`system::Error::Interrupted`] soon after the token is cancelled, [`system::Error::DiskFull`] and
-    /// [`system::Error::WriteFile`] where the temporary file cannot be written, [`system::Error::ReadFile`].
+    /// [`Error::Fetch`], [`system::Error::Interrupted`](crate::system::Error::Interrupted) soon after the token is cancelled, [`system::Error::DiskFull`](crate::system::Error::DiskFull) and
+    /// [`system::Error::WriteFile`](crate::system::Error::WriteFile) where the temporary file cannot be written, [`system::Error::ReadFile`](crate::system::Error::ReadFile).
     pub fn open(input: &Input, spool: &Spool, cancel: &CancelToken) -> Result<Self> {
         let spooled = match input {
             Input::Url(url) => Some(fetch::fetch(input, url, spool, cancel)?),

@@ -1,4 +1,4 @@
-//! `latentsync serve`: the hosted APIs, answered by this machine. Each of the [`vendors`] translates between
+//! `latentsync serve`: the hosted APIs, answered by this machine. Each vendor, a directory in `vendors/`, translates between
 //! its API and the [`jobs`]; all of them share one port, one model and one queue.
 
 mod error;

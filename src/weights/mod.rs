@@ -49,6 +49,6 @@ pub struct Progress<'a> {
     pub total: u64,
 }
 
-/// Called several times a second while something takes long. An error (such as [`system::Error::Interrupted`]) stops
+/// Called several times a second while something takes long. An error (such as [`system::Error::Interrupted`](crate::system::Error::Interrupted)) stops
 /// the work and is returned from it.
 pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) -> Result<()> + Send);
