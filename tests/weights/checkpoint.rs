@@ -289,7 +289,11 @@ fn the_memory_of_a_model_is_estimated_before_loading() {
     let dir = tempfile::tempdir().unwrap();
     small_checkpoint(dir.path());
     // One latent for each square of 8 pixels, as in the published model.
-    write(dir.path().join("vae/config.json"), VAE_CONFIG.replace("[32]", "[32, 32, 32, 32]"));
+    let levels = |one: &str| format!("[{}]", [one; 4].join(", "));
+    let vae = VAE_CONFIG.replace("[32]", &levels("32"));
+    let vae = vae.replace(r#"["DownEncoderBlock2D"]"#, &levels(r#""DownEncoderBlock2D""#));
+    let vae = vae.replace(r#"["UpDecoderBlock2D"]"#, &levels(r#""UpDecoderBlock2D""#));
+    write(dir.path().join("vae/config.json"), vae);
     let tensor = Tensor::zeros((1000, 1000), DType::F32, &CPU).unwrap();
     fs::remove_file(dir.path().join("latentsync_unet.pt")).unwrap();
     write(dir.path().join("latentsync_unet.safetensors"), safetensors(&[("w", tensor)], &[]));
