@@ -95,7 +95,7 @@ pub(super) fn with_rgb<T>(frame: &Tensor, f: impl FnOnce(Rgb) -> Result<T>) -> R
     let (height, width, channels) = frame.dims3()?;
     if channels != 3 || frame.dtype() != DType::U8 || height == 0 || width == 0 {
         bail!(
-            "face detection: frame is {:?} {:?}, expected (height, width, 3) U8",
+            "face detection: frame is {:?} {:?}, expected (height, width, 3) u8",
             frame.shape(),
             frame.dtype()
         );
